@@ -1,0 +1,65 @@
+"""``luthier finetune DATA``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from luthier.recipe import ENTRIES, Entry
+
+_SECTIONS = {
+    "data": "data",
+    "model": "model",
+    "strategy": "strategy",
+    "optimizer": "optimizer",
+    "schedule": "schedule",
+    "regularisation": "regularisation",
+    "training": "training",
+    "machine": "machine",
+}
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments: every field of the recipe is a flag."""
+    parser.add_argument("data", metavar="DATA", help=ENTRIES["data"].knob.help)
+    parser.add_argument("--out", metavar="RUN", help="new folder of the run [runs/NAME]")
+    parser.add_argument("--recipe", metavar="FILE", help="a recipe.toml; flags go on top of it")
+    parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+    groups = {name: parser.add_argument_group(title) for name, title in _SECTIONS.items()}
+    for entry in ENTRIES.values():
+        if entry.name != "data":
+            _add_flag(groups[entry.section], entry)
+
+
+def _add_flag(group: argparse._ArgumentGroup, entry: Entry) -> None:
+    text = _help(entry)
+    if entry.type is bool:
+        action = argparse.BooleanOptionalAction
+        group.add_argument(entry.flag, action=action, default=None, help=text)
+    elif entry.type is tuple:
+        group.add_argument(entry.flag, nargs=3, type=float, metavar=("R", "G", "B"), help=text)
+    else:
+        metavar = "|".join(entry.knob.choices) or {int: "N", float: "X"}.get(entry.type, "NAME")
+        group.add_argument(entry.flag, type=entry.type, metavar=metavar, help=text)
+
+
+def _help(entry: Entry) -> str:
+    knob = entry.knob
+    default = "" if knob.default in (None, False) else f" [{knob.default}]"
+    only = f"; with {ENTRIES[knob.only[0]].flag} {' or '.join(knob.only[1])}" if knob.only else ""
+    return (knob.help + default + only).replace("%", "%%")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Fine-tune, and print the result."""
+    from luthier.run.finetune import finetune  # noqa: PLC0415 - torch comes with it
+
+    given = {name: getattr(arguments, name) for name in ENTRIES if name != "data"}
+    result = finetune(
+        arguments.data,
+        out=arguments.out,
+        recipe_file=arguments.recipe,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    print(json.dumps(result.summary) if arguments.json else result.model)
+    return 0

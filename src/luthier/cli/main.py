@@ -1,0 +1,66 @@
+"""The command line. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from luthier import __version__
+from luthier.cli.parser import Parser
+from luthier.errors import LuthierError
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: the module ``luthier.cli.NAME`` has ``add(parser)`` and ``run(arguments)``."""
+
+    name: str
+    help: str
+
+
+COMMANDS = (
+    Command("finetune", "fine-tune an image classifier on a folder of photos"),
+    Command("resume", "continue a run where it was stopped or killed"),
+    Command("demo", "see the whole life of a model in under a minute"),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status.
+
+    0: it did what was asked. 1: the answer is no (damaged, does not fit, diverged).
+    2: the request was wrong. 130: interrupted, after a safe save where a run was under way.
+    """
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(argv)
+    except LuthierError as error:
+        print(f"luthier: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("luthier: interrupted", file=sys.stderr)
+        return 130
+    except OSError as error:
+        print(f"luthier: {error}", file=sys.stderr)
+        return 1
+
+
+def _dispatch(argv: list[str]) -> int:
+    parser = Parser(
+        prog="luthier",
+        description="Looks after a PyTorch model file for its whole life.",
+    )
+    parser.add_argument("--version", action="version", version=f"luthier {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    chosen = next((a for a in argv if not a.startswith("-")), None)
+    modules = {}
+    for command in COMMANDS:
+        sub = commands.add_parser(command.name, help=command.help, description=command.help + ".")
+        if command.name == chosen:
+            modules[chosen] = importlib.import_module(f"luthier.cli.{chosen}")
+            modules[chosen].add(sub)
+    arguments = parser.parse_args(argv)
+    status: int = modules[arguments.command].run(arguments)
+    return status

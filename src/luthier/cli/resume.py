@@ -1,0 +1,25 @@
+"""``luthier resume RUN``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("run_folder", metavar="RUN", help="the run's folder")
+    parser.add_argument("--device", metavar="NAME", help="another device than before")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="another number of workers; it changes no bit"
+    )
+    parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Continue the run to its end, and print the result."""
+    from luthier.run.finetune import resume  # noqa: PLC0415 - torch comes with it
+
+    result = resume(arguments.run_folder, device=arguments.device, workers=arguments.workers)
+    print(json.dumps(result.summary) if arguments.json else result.model)
+    return 0

@@ -1,0 +1,122 @@
+"""A file's bytes → an upright RGB image, or the reason why not."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from luthier import vision
+
+# The extensions of torchvision.datasets.ImageFolder, so that scores compare.
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What reading an image file once showed.
+
+    Attributes:
+        sha256: of its bytes; empty if they could not be read.
+        problem: why it is no image, or None.
+    """
+
+    sha256: str
+    problem: str | None
+
+
+def decode(content: bytes) -> Image.Image:
+    """Decode an image of any mode into RGB, turned as its EXIF orientation says.
+
+    Transparent parts are laid over white; 16-bit values are scaled down to 8 bits; of an
+    animation the first frame is taken.
+
+    Raises:
+        OSError, ValueError, SyntaxError, Image.DecompressionBombError: it is no image, or
+            truncated, or too large; see ``describe``.
+    """
+    fast = _decode_compiled(content)
+    if fast is not None:
+        return fast
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd but readable metadata, and of large images
+        with Image.open(BytesIO(content)) as opened:
+            opened.load()
+            return _to_rgb(ImageOps.exif_transpose(opened))
+
+
+def _decode_compiled(content: bytes) -> Image.Image | None:
+    """Decode a JPEG with torchvision's compiled decoder where that loads beside this torch."""
+    if content[:2] != b"\xff\xd8" or not vision.compiled_part_loads("image"):
+        return None
+    io = vision.load("torchvision.io")
+    data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    try:
+        pixels = io.decode_jpeg(data, mode=io.ImageReadMode.RGB, apply_exif_orientation=True)
+    except RuntimeError:  # CMYK and rarer kinds: Pillow reads or refuses them
+        return None
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        return _wide_to_rgb(image)
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _wide_to_rgb(image: Image.Image) -> Image.Image:
+    # Pillow's own conversion clips at 255, which turns 16-bit photographs white.
+    values = np.asarray(image).astype(np.float64)
+    top = values.max(initial=0.0)
+    if image.mode.startswith("I") and top > 255:
+        values = values / 257.0  # 65535 → 255
+    elif image.mode == "F" and top <= 1.0:
+        values = values * 255.0
+    return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8)).convert("RGB")
+
+
+def describe(error: Exception, content: bytes) -> str:
+    """Say in a few words why bytes are no image."""
+    if not content:
+        return "empty file"
+    if isinstance(error, Image.UnidentifiedImageError):
+        return f"not an image: begins with {content[:12]!r}"
+    return str(error) or type(error).__name__
+
+
+def inspect(path: Path) -> Inspection:
+    """Read and decode one image file completely."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        return Inspection("", error.strerror or str(error))
+    digest = hashlib.sha256(content).hexdigest()
+    try:
+        decode(content)
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        return Inspection(digest, describe(error, content))
+    return Inspection(digest, None)
+
+
+def inspect_all(
+    paths: Iterable[Path], progress: Callable[[], object] = lambda: None
+) -> Iterator[Inspection]:
+    """Inspect many files on all cores, in order; ``progress`` is called after each."""
+    with ThreadPoolExecutor() as pool:  # decoding lets go of the interpreter's lock
+        for inspection in pool.map(inspect, paths):
+            progress()
+            yield inspection

@@ -1,0 +1,108 @@
+"""Samples → batches of tensors, in worker processes or in this one.
+
+What a worker needs to know to be exact travels with each index, as ``(epoch, index)``: so
+workers may persist, and their number cannot matter.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from luthier.data.images import decode
+from luthier.data.order import batch_bounds, order
+from luthier.data.photos import Sample
+from luthier.data.transforms import Transform, keyed_randomness
+from luthier.keys import key
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+class _Keyed(Dataset[tuple[torch.Tensor, int]]):
+    def __init__(self, samples: Sequence[Sample], transform: Transform, seed: int) -> None:
+        self.samples, self.transform, self.seed = samples, transform, seed
+
+    def __getitem__(self, where: tuple[int, int]) -> tuple[torch.Tensor, int]:
+        epoch, index = where
+        sample = self.samples[index]
+        image = decode(sample.path.read_bytes())
+        with keyed_randomness(key(self.seed, "augment", epoch, index)):
+            return self.transform(image), sample.label
+
+
+@dataclass
+class _Plan(Sampler[list[tuple[int, int]]]):
+    """Which samples make which batch; read in the main process alone."""
+
+    images: int
+    batch_size: int
+    seed: int
+    shuffle: bool
+    epoch: int = 0
+    first: int = 0
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        indices = order(self.images, self.seed, self.epoch) if self.shuffle else range(self.images)
+        for start, stop in batch_bounds(self.images, self.batch_size)[self.first :]:
+            yield [(self.epoch, index) for index in indices[start:stop]]
+
+    def __len__(self) -> int:
+        return len(batch_bounds(self.images, self.batch_size)) - self.first
+
+
+def _ignore_interrupt(_worker: int) -> None:
+    # Ctrl-C reaches every process of the terminal; the main one decides when to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class Batches:
+    """Batches of a list of samples, the same for any number of workers.
+
+    Args:
+        samples: what to read; the order of "not shuffled".
+        transform: an RGB image → a float tensor ``[3, height, width]``.
+        batch_size: images a batch.
+        seed: decides order and augmentation.
+        shuffle: give every epoch an order of its own.
+        workers: processes that read images; 0 reads in this one.
+        pin_memory: allocate batches where an accelerator copies from fastest.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        transform: Transform,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = False,
+        workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        self._plan = _Plan(len(samples), batch_size, seed, shuffle)
+        self._loader = DataLoader(
+            _Keyed(samples, transform, seed),
+            batch_sampler=self._plan,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            worker_init_fn=_ignore_interrupt,
+            pin_memory=pin_memory,
+        )
+
+    def sizes(self) -> list[int]:
+        """Return the number of images in each batch of an epoch."""
+        plan = self._plan
+        return [stop - start for start, stop in batch_bounds(plan.images, plan.batch_size)]
+
+    def epoch(self, epoch: int = 0, first: int = 0) -> Iterator[Batch]:
+        """Give the batches of an epoch from batch ``first`` on; those before cost nothing.
+
+        Yields:
+            images, float ``[batch, 3, height, width]``, and labels, int64 ``[batch]``.
+        """
+        self._plan.epoch, self._plan.first = epoch, first
+        yield from self._loader

@@ -1,0 +1,98 @@
+"""One tree of errors: what happened, to which thing, and what to do about it.
+
+The exit status of the command line follows from the branch: 1 means the answer is
+no (damaged, does not fit, moved), 2 means the request was wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LuthierError(Exception):
+    """Base of everything that luthier raises on purpose.
+
+    Args:
+        what: the thing, what was expected of it and what was found.
+        cure: what the user can do now; printed on a line of its own.
+    """
+
+    exit_status = 2
+
+    def __init__(self, what: str, *, cure: str | None = None) -> None:
+        super().__init__(what if cure is None else f"{what}\n  {cure}")
+        self.what = what
+        self.cure = cure
+
+
+class RecipeError(LuthierError):
+    """A key, flag or combination that makes no sense; nothing was started."""
+
+
+class DataError(LuthierError):
+    """The images or their labels cannot be used."""
+
+
+class ModelError(LuthierError):
+    """The model cannot be built, or its head cannot be found."""
+
+
+class WeightsUnavailableError(LuthierError):
+    """Published weights could not be fetched, or no such weights exist."""
+
+
+class UnsupportedFileError(LuthierError):
+    """A file of a kind that luthier does not read."""
+
+
+class RunFolderError(LuthierError):
+    """A run's folder is in use, incomplete or not one."""
+
+
+class MissingExtraError(LuthierError):
+    """An optional dependency is needed and not installed."""
+
+
+class DamagedError(LuthierError):
+    """A file is truncated or its content differs from its checksum."""
+
+    exit_status = 1
+
+
+class DoesNotFitError(LuthierError):
+    """Weights do not cover the model that they should go into."""
+
+    exit_status = 1
+
+
+class FrozenMovedError(LuthierError):
+    """A part that was to stay frozen differs from its start."""
+
+    exit_status = 1
+
+
+class DivergedError(LuthierError):
+    """The loss is no longer a finite number."""
+
+    exit_status = 1
+
+
+class InterruptedRunError(LuthierError):
+    """The run was asked to stop and has saved its state."""
+
+    exit_status = 130
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``" (did you mean 'x'?)"`` for the nearest known name, or ``""``."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {found[0]!r}?)" if found else ""
+
+
+def missing_extra(package: str, extra: str, why: str) -> MissingExtraError:
+    """Build the error for an optional dependency that is not installed."""
+    return MissingExtraError(
+        f"{why} needs the package {package!r}, which is not installed",
+        cure=f"install it with: pip install 'luthier[{extra}]'",
+    )

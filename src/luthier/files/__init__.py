@@ -1,0 +1,1 @@
+"""Bytes on disk ⇄ named tensors; runs no code from a file."""

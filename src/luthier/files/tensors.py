@@ -1,0 +1,157 @@
+"""Read a weights file into named tensors; write named tensors as safetensors.
+
+A file's kind is told by its content, never by its name.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import save_file
+
+from luthier.errors import DamagedError, UnsupportedFileError
+from luthier.files import durable
+from luthier.values import TensorSpec
+
+METADATA_KEY = "luthier"
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+
+
+@dataclass(frozen=True)
+class Archive:
+    """What a weights file holds.
+
+    Attributes:
+        path: the file.
+        kind: "safetensors" or "torch".
+        tensors: by name, on the CPU.
+        metadata: the description that luthier wrote into the file; empty in foreign files.
+        sha256: of the file's bytes.
+    """
+
+    path: Path
+    kind: str
+    tensors: Mapping[str, torch.Tensor]
+    metadata: Mapping[str, Any]
+    sha256: str
+
+
+def spec(tensor: torch.Tensor) -> TensorSpec:
+    """Return a tensor's shape and dtype."""
+    return TensorSpec(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+
+
+def read(path: Path) -> Archive:
+    """Read the tensors of a safetensors file or of a state_dict saved by torch.
+
+    No code from the file is run: a torch file is read by torch's restricted unpickler, and
+    there is no other way behind it.
+
+    Raises:
+        UnsupportedFileError: no such file, or no weights file that can be read as data.
+        DamagedError: the file is truncated or its content contradicts itself.
+    """
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise UnsupportedFileError(f"weights file {path} {what}")
+    with path.open("rb") as file:
+        start = file.read(9)
+    if not start:
+        raise DamagedError(f"weights file {path} is empty")
+    if start[8:9] == b"{":
+        tensors, metadata = _read_safetensors(path)
+        return Archive(path, "safetensors", tensors, metadata, durable.sha256(path))
+    if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
+        return Archive(path, "torch", _read_torch(path), {}, durable.sha256(path))
+    raise UnsupportedFileError(
+        f"{path} is no weights file: it begins with {start[:8]!r}",
+        cure="luthier reads safetensors files and state_dicts written by torch.save",
+    )
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    try:
+        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
+            described = (file.metadata() or {}).get(METADATA_KEY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = json.loads(described) if described else {}
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise DamagedError(f"safetensors file {path} is damaged: {error}") from error
+    return tensors, metadata
+
+
+def _read_torch(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of its own storage classes here
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UnsupportedFileError(
+            f"{path} holds more than tensors and plain containers, and nothing in it was run:"
+            f" {_first_sentence(error)}",
+            cure="save the model's state_dict() instead of the model",
+        ) from error
+    except (RuntimeError, EOFError, ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
+        raise DamagedError(
+            f"{path} is truncated or damaged: {_first_sentence(error)}"
+        ) from error
+    return _state_dict(path, content)
+
+
+def _state_dict(path: Path, content: Any) -> dict[str, torch.Tensor]:
+    candidates = [content]
+    if isinstance(content, Mapping):
+        candidates += [content[name] for name in _WRAPPERS if name in content]
+    for candidate in candidates:
+        if isinstance(candidate, Mapping) and candidate:
+            tensors = {k: v for k, v in candidate.items() if isinstance(v, torch.Tensor)}
+            if len(tensors) == len(candidate):
+                return {str(k): v.detach() for k, v in tensors.items()}
+    found = sorted(map(str, content))[:8] if isinstance(content, Mapping) else type(content).__name__
+    raise UnsupportedFileError(
+        f"{path} holds no state_dict: expected tensors by name, at the top or under one of"
+        f" {', '.join(_WRAPPERS)}; found {found}"
+    )
+
+
+def _first_sentence(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].split(". ")[0] or type(error).__name__
+
+
+def write(
+    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Write named tensors as a safetensors file, atomically and durably.
+
+    Args:
+        path: the file; an old one is replaced in one step.
+        tensors: any device and memory format; tensors that share memory are written twice.
+        metadata: plain JSON values, put under the key ``luthier`` of the file's metadata.
+    """
+    with durable.new_file(path) as temporary:
+        write_in_place(temporary, tensors, metadata)
+
+
+def write_in_place(
+    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Write as ``write`` does, but straight to ``path``: for inside a new directory."""
+    plain = {name: _plain(tensor) for name, tensor in tensors.items()}
+    storages = [t.untyped_storage().data_ptr() for t in plain.values() if t.numel()]
+    if len(set(storages)) < len(storages):
+        plain = {name: tensor.clone() for name, tensor in plain.items()}
+    described = {} if metadata is None else {METADATA_KEY: json.dumps(metadata, sort_keys=True)}
+    save_file(plain, str(path), metadata={"format": "pt", **described})
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("cpu").contiguous()

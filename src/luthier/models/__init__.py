@@ -1,0 +1,15 @@
+"""A model by name: built, its head found and replaced, its published weights fetched."""
+
+from luthier.models.build import build
+from luthier.models.heads import Head, check_head, find_head, replace_head
+from luthier.models.published import Start, start_weights
+
+__all__ = [
+    "Head",
+    "Start",
+    "build",
+    "check_head",
+    "find_head",
+    "replace_head",
+    "start_weights",
+]

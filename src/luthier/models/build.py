@@ -1,0 +1,116 @@
+"""Build a model from its name, with its weights at their random start."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import nn
+
+from luthier import vision
+from luthier.errors import ModelError, missing_extra, nearest
+
+TIMM = "timm/"
+
+
+def build(name: str, classes: int) -> nn.Module:
+    """Build the model that a name stands for.
+
+    Args:
+        name: a torchvision classification model (``resnet18``), a timm model
+            (``timm/resnet18``), or ``package.module:callable``, a function or class of the
+            caller's own that returns an ``nn.Module``. Modules in the working directory are
+            found. The callable gets ``num_classes`` if it has such a parameter.
+        classes: number of classes, for callables that ask for it; the head of every other
+            model is that of its published weights.
+
+    Raises:
+        ModelError: no such model, or it cannot be built; near names are given.
+        MissingExtraError: timm is not installed.
+    """
+    if ":" in name:
+        return _own(name, classes)
+    if name.startswith(TIMM):
+        return _timm(name.removeprefix(TIMM))
+    return _torchvision(name)
+
+
+def _torchvision(name: str) -> nn.Module:
+    models = vision.load("torchvision.models")
+    known = models.list_models(module=models)
+    if name not in known:
+        raise ModelError(
+            f"unknown model {name!r}{nearest(name, known)}",
+            cure="give a torchvision model, timm/NAME, or package.module:callable",
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of default initialisations
+        model: nn.Module = models.get_model(name, weights=None)
+    return _without_auxiliary_heads(model)
+
+
+def _without_auxiliary_heads(model: nn.Module) -> nn.Module:
+    # GoogLeNet and Inception v3 train extra classifiers in the middle; torchvision takes them
+    # off its pretrained models in the same way.
+    if getattr(model, "aux_logits", False):
+        model.aux_logits = False  # type: ignore[assignment]
+        for name in ("aux1", "aux2", "AuxLogits"):
+            if hasattr(model, name):
+                setattr(model, name, None)
+    return model
+
+
+def _timm(name: str) -> nn.Module:
+    vision.load()  # timm imports torchvision, which must be mended first
+    try:
+        timm = importlib.import_module("timm")
+    except ModuleNotFoundError:
+        raise missing_extra("timm", "timm", f"the model {TIMM}{name}") from None
+    known = timm.list_models(pretrained=False)
+    if name.split(".")[0] not in known:
+        raise ModelError(f"unknown timm model {name!r}{nearest(name, known)}")
+    model: nn.Module = timm.create_model(name, pretrained=False)
+    return model
+
+
+def _own(name: str, classes: int) -> nn.Module:
+    factory = _find(name)
+    try:
+        takes_classes = "num_classes" in inspect.signature(factory).parameters
+        model = factory(**({"num_classes": classes} if takes_classes else {}))
+    except Exception as error:
+        raise ModelError(f"{name} could not be called: {type(error).__name__}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"{name} returned a {type(model).__name__}, expected a torch.nn.Module")
+    return model
+
+
+def _find(name: str) -> Callable[..., Any]:
+    module_name, _, attribute = name.partition(":")
+    try:
+        with _working_directory_importable():
+            found: Any = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ModelError(
+            f"model {name!r} was not found: {error}", cure="give it as package.module:callable"
+        ) from error
+    if not callable(found):
+        raise ModelError(f"{name} is a {type(found).__name__}, expected a function or class")
+    return found  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def _working_directory_importable() -> Iterator[None]:
+    sys.path.insert(0, os.getcwd())
+    try:
+        yield
+    finally:
+        sys.path.pop(0)

@@ -1,0 +1,192 @@
+"""Where a model starts: a file, weights published by torchvision or timm, or nothing.
+
+Published weights go through torchvision's own table and torch.hub's cache; the file's SHA-256
+must begin with the digits in its name. ``LUTHIER_WEIGHTS_MIRROR`` names another place to fetch
+them from, for machines behind a firewall: ``http://host/path`` in place of the address up to
+the file's name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import urllib.error
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from luthier import vision
+from luthier.errors import DamagedError, ModelError, WeightsUnavailableError, missing_extra, nearest
+from luthier.files import durable, tensors
+from luthier.files.tensors import Archive
+from luthier.models.build import TIMM
+
+MIRROR = "LUTHIER_WEIGHTS_MIRROR"
+_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[A-Za-z]+$")
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a model starts from.
+
+    Attributes:
+        archive: the tensors; None for a random start.
+        source: what to call it in a report.
+        mean: what to subtract from RGB channels in [0, 1].
+        std: what to divide them by.
+        interpolation: "bilinear" or "bicubic", as in the weights' own preprocessing.
+    """
+
+    archive: Archive | None
+    source: str
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    interpolation: str = "bilinear"
+
+
+def start_weights(model: str, weights: str) -> Start:
+    """Return what ``--weights`` stands for with this ``--model``.
+
+    Args:
+        model: as for ``build``.
+        weights: a path, "imagenet", the name of torchvision weights ("IMAGENET1K_V1"), "none".
+
+    Raises:
+        WeightsUnavailableError: there are no such weights, or they could not be fetched; the
+            message says what to fetch and where to put it.
+        DamagedError: the content does not match the hash in the file's name.
+        UnsupportedFileError: see ``luthier.files.tensors.read``.
+    """
+    if weights == "none":
+        return Start(None, "random")
+    if weights != "imagenet" and not _is_published_name(model, weights):
+        return _from_file(model, Path(weights))
+    if ":" in model:
+        raise WeightsUnavailableError(
+            f"there are no published weights of {model}",
+            cure="give --weights FILE, or --weights none to start at random",
+        )
+    if model.startswith(TIMM):
+        return _from_timm(model.removeprefix(TIMM))
+    entry = _torchvision_entry(model, weights)
+    return _described(tensors.read(fetch(entry.url)), f"{model} {entry}", entry)
+
+
+def _is_published_name(model: str, weights: str) -> bool:
+    looks = re.fullmatch(r"[A-Z][A-Z0-9_]+", weights) is not None
+    return looks and ":" not in model and not model.startswith(TIMM) and not Path(weights).exists()
+
+
+def _from_file(model: str, path: Path) -> Start:
+    archive = tensors.read(path)
+    check_name_hash(path, archive.sha256)
+    own = archive.metadata.get("preprocessing")
+    if own:
+        mean, std = tuple(own["mean"]), tuple(own["std"])
+        return Start(archive, str(path), mean, std, own["interpolation"])
+    for entry in _torchvision_entries(model):
+        if entry.url.rpartition("/")[2] == path.name:
+            return _described(archive, str(path), entry)
+    return Start(archive, str(path))
+
+
+def _described(archive: Archive, source: str, entry: Any) -> Start:
+    preset = entry.transforms()
+    interpolation = preset.interpolation.value
+    return Start(archive, source, tuple(preset.mean), tuple(preset.std), interpolation)
+
+
+def _torchvision_entries(model: str) -> list[Any]:
+    models = vision.load("torchvision.models")
+    if model not in models.list_models(module=models):
+        return []
+    return list(models.get_model_weights(model))
+
+
+def _torchvision_entry(model: str, weights: str) -> Any:
+    entries = {entry.name: entry for entry in _torchvision_entries(model)}
+    if not entries:
+        known = vision.load("torchvision.models").list_models()
+        raise ModelError(f"unknown model {model!r}{nearest(model, known)}")
+    if weights == "imagenet":
+        return vision.load("torchvision.models").get_model_weights(model).DEFAULT
+    if weights not in entries:
+        raise WeightsUnavailableError(
+            f"{model} has no weights {weights!r}{nearest(weights, entries)}, and there is no such"
+            f" file; torchvision publishes: {', '.join(entries)}"
+        )
+    return entries[weights]
+
+
+def fetch(url: str) -> Path:
+    """Return the cached file of a published address, fetching it first if need be.
+
+    The cache is torch.hub's (``$TORCH_HOME/hub/checkpoints``). A progress bar is shown on a
+    terminal.
+
+    Raises:
+        WeightsUnavailableError: it is not in the cache and cannot be fetched.
+        DamagedError: its SHA-256 does not begin with the digits in its name.
+    """
+    name = url.rpartition("/")[2]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if not path.exists():
+        mirror = os.environ.get(MIRROR)
+        address = f"{mirror.rstrip('/')}/{name}" if mirror else url
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found = _HASH_IN_NAME.search(name)
+        try:
+            torch.hub.download_url_to_file(
+                address, str(path), found and found[1], progress=sys.stderr.isatty()
+            )
+        except (urllib.error.URLError, OSError) as error:
+            raise WeightsUnavailableError(
+                f"{address} could not be fetched: {error}",
+                cure=f"fetch {url} on a machine with a network and put it at {path}, or give"
+                " --weights FILE",
+            ) from error
+        except RuntimeError as error:  # torch.hub's word for a wrong hash
+            raise DamagedError(f"{address}: {error}", cure="try again, or another mirror") from error
+    check_name_hash(path, durable.sha256(path))
+    return path
+
+
+def check_name_hash(path: Path, sha256: str) -> None:
+    """Compare a file's SHA-256 with the digits in its name, where the name has some.
+
+    Raises:
+        DamagedError: they differ.
+    """
+    found = _HASH_IN_NAME.search(path.name)
+    if found and not sha256.startswith(found[1]):
+        raise DamagedError(
+            f"{path} is damaged: its SHA-256 begins with {sha256[: len(found[1])]}, expected"
+            f" {found[1]} as its name says",
+            cure="remove it and fetch it again",
+        )
+
+
+def _from_timm(name: str) -> Start:
+    vision.load()
+    try:
+        import timm  # noqa: PLC0415 - an extra
+        import timm.data  # noqa: PLC0415
+    except ModuleNotFoundError:
+        raise missing_extra("timm", "timm", f"the model {TIMM}{name}") from None
+    try:
+        model = timm.create_model(name, pretrained=True)
+    except Exception as error:  # the hub client has a tree of its own errors
+        raise WeightsUnavailableError(
+            f"the published weights of {TIMM}{name} could not be fetched: {error}",
+            cure="fetch them on a machine with a network and give --weights FILE",
+        ) from error
+    config = timm.data.resolve_model_data_config(model)
+    archive = Archive(Path(f"{TIMM}{name}"), "timm", model.state_dict(), {}, "")
+    return Start(
+        archive, f"{TIMM}{name}", config["mean"], config["std"], config["interpolation"]
+    )

@@ -1,0 +1,509 @@
+"""The recipe: the one description of a run.
+
+The fields below are at the same time the keys of ``recipe.toml``, the flags of
+``luthier finetune`` and the keyword arguments of ``luthier.finetune``: one list, so that a
+flag cannot exist that nothing reads. A field that is ``None`` has not been decided;
+``resolve`` decides it. A field that would have no effect beside the others is an error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from luthier.errors import RecipeError, nearest
+
+STRATEGIES = (
+    "scratch",
+    "full",
+    "frozen",
+    "zero-lr",
+    "discriminative",
+    "layerwise",
+    "lp-ft",
+    "gradual",
+)
+
+
+@dataclass(frozen=True)
+class Knob:
+    """What is known of a field beyond its type.
+
+    Attributes:
+        help: one line for ``--help``.
+        default: the value that ``resolve`` fills in where the field applies.
+        choices: the allowed values, where they can be listed.
+        only: ``(other field, its values)`` outside of which this one has no effect.
+        low: the least allowed value; ``open_low`` leaves that value itself out.
+        high: the greatest allowed value; ``open_high`` leaves that value itself out.
+    """
+
+    help: str
+    default: Any = None
+    choices: tuple[str, ...] = ()
+    only: tuple[str, tuple[str, ...]] | None = None
+    low: float | None = None
+    high: float | None = None
+    open_low: bool = False
+    open_high: bool = False
+
+
+def _knob(help_text: str, **facts: Any) -> Any:
+    return field(default=None, metadata={"knob": Knob(help_text, **facts)})
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is learned from, and what an image looks like to the model."""
+
+    data: str | None = _knob("folder of class folders, folder with train/ and val/, or CSV/TSV")
+    val_fraction: float | None = _knob(
+        "part of each class kept for validation where DATA has no split of its own [0.2]",
+        low=0.0,
+        high=1.0,
+        open_low=True,
+        open_high=True,
+    )
+    strict_images: bool | None = _knob("an unreadable image is an error", default=False)
+    image_size: int | None = _knob("edge of the square the model sees, pixels", default=224, low=1)
+    resize: int | None = _knob("shorter edge in validation, pixels [256/224 of the above]", low=1)
+    augment: str | None = _knob(
+        "random resized crop and flip, the crop alone, or neither",
+        default="crop-flip",
+        choices=("crop-flip", "crop", "none"),
+    )
+    interpolation: str | None = _knob(
+        "how pixels are resampled [the weights' own]", choices=("bilinear", "bicubic")
+    )
+    mean: tuple[float, float, float] | None = _knob("RGB mean [the weights' own]")
+    std: tuple[float, float, float] | None = _knob(
+        "RGB standard deviation [the weights' own]", low=0.0, open_low=True
+    )
+
+
+@dataclass(frozen=True)
+class Model:
+    """What learns, and what it starts from."""
+
+    model: str | None = _knob(
+        "torchvision name, timm/NAME, or package.module:callable", default="resnet18"
+    )
+    weights: str | None = _knob(
+        "a file, imagenet, a torchvision weights name such as IMAGENET1K_V1, or none [imagenet]"
+    )
+    head_module: str | None = _knob("dotted name of the classifier, where it is not found by itself")
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """Which parameters learn, when, and how fast beside the head."""
+
+    strategy: str | None = _knob("which parts learn, and how fast [full]", choices=STRATEGIES)
+    trunk_lr_scale: float | None = _knob(
+        "trunk's learning rate as a part of the head's",
+        default=0.1,
+        only=("strategy", ("discriminative",)),
+        low=0.0,
+        open_low=True,
+    )
+    layer_decay: float | None = _knob(
+        "learning rate of a block as a part of that of the block above",
+        default=0.75,
+        only=("strategy", ("layerwise",)),
+        low=0.0,
+        high=1.0,
+        open_low=True,
+    )
+    head_epochs: int | None = _knob(
+        "epochs in which the head learns alone [a fifth]", only=("strategy", ("lp-ft",)), low=1
+    )
+    unfreeze_epochs: int | None = _knob(
+        "epochs until the last block is unfrozen [half]", only=("strategy", ("gradual",)), low=1
+    )
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """How a gradient becomes a step."""
+
+    optimizer: str | None = _knob("SGD or AdamW", default="sgd", choices=("sgd", "adamw"))
+    lr: float | None = _knob("learning rate of the head", default=0.001, low=0.0, open_low=True)
+    momentum: float | None = _knob(
+        "momentum of SGD",
+        default=0.9,
+        only=("optimizer", ("sgd",)),
+        low=0.0,
+        high=1.0,
+        open_high=True,
+    )
+    weight_decay: float | None = _knob(
+        "weight decay; norms and biases are left out [sgd 0, adamw 0.01]", low=0.0
+    )
+    clip_norm: float | None = _knob("largest norm of the gradient [no limit]", low=0.0, open_low=True)
+    accumulate: int | None = _knob("batches whose gradients make one step", default=1, low=1)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the learning rate goes on with the run."""
+
+    schedule: str | None = _knob(
+        "how the learning rate falls",
+        default="step",
+        choices=("step", "cosine", "one-cycle", "constant"),
+    )
+    step_size: int | None = _knob(
+        "epochs between two falls", default=7, only=("schedule", ("step",)), low=1
+    )
+    gamma: float | None = _knob(
+        "factor of each fall", default=0.1, only=("schedule", ("step",)), low=0.0, open_low=True
+    )
+    warmup_epochs: float | None = _knob(
+        "epochs in which the learning rate rises from zero",
+        default=0.0,
+        only=("schedule", ("step", "cosine", "constant")),
+        low=0.0,
+    )
+
+
+@dataclass(frozen=True)
+class Regularisation:
+    """What keeps the model from learning the training images by heart."""
+
+    label_smoothing: float | None = _knob(
+        "share of the target spread over all classes", default=0.0, low=0.0, high=1.0, open_high=True
+    )
+    class_weights: str | None = _knob(
+        "weigh the loss against unequal class sizes", default="none", choices=("none", "balanced")
+    )
+    mixup: float | None = _knob("alpha of mixup [off]", low=0.0, open_low=True)
+    cutmix: float | None = _knob("alpha of CutMix [off]", low=0.0, open_low=True)
+    ema: float | None = _knob(
+        "decay of the average of the weights that is validated and kept [off]",
+        low=0.0,
+        high=1.0,
+        open_low=True,
+        open_high=True,
+    )
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long, how much at a time, and what is kept."""
+
+    epochs: int | None = _knob("passes over the training images", default=25, low=1)
+    batch_size: int | None = _knob("images in a batch", default=16, low=1)
+    seed: int | None = _knob("seed of everything random", default=0, low=0)
+    patience: int | None = _knob("epochs without improvement before stopping [no stop]", low=1)
+    save_every: str | None = _knob("'N epochs', 'N steps' or 'N minutes'", default="1 epoch")
+    keep: int | None = _knob("newest checkpoints that are kept", default=2, low=1)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What it runs on. None of it but device and precision can change a result."""
+
+    device: str | None = _knob("auto, cpu, cuda, cuda:N or mps", default="auto")
+    precision: str | None = _knob(
+        "arithmetic of the model", default="auto", choices=("auto", "fp32", "bf16")
+    )
+    workers: int | None = _knob("processes that read images [chosen]", low=0)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a run, in the order of ``recipe.toml``."""
+
+    data: Data = Data()
+    model: Model = Model()
+    strategy: Strategy = Strategy()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    regularisation: Regularisation = Regularisation()
+    training: Training = Training()
+    machine: Machine = Machine()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One field of the recipe: where it stands, its plain type and its knob."""
+
+    section: str
+    name: str
+    type: type
+    knob: Knob
+
+    @property
+    def flag(self) -> str:
+        """The field as a flag of the command line."""
+        return "--" + self.name.replace("_", "-")
+
+    def title(self, value: Any) -> str:
+        """The field with a value, as a user would have written it."""
+        return f"{self.flag} {value}" if not isinstance(value, bool) else self.flag
+
+
+def _sections() -> Iterator[tuple[str, type]]:
+    hints = typing.get_type_hints(Recipe)
+    for section in fields(Recipe):
+        yield section.name, hints[section.name]
+
+
+def _entries() -> Iterator[Entry]:
+    for section, kind in _sections():
+        hints = typing.get_type_hints(kind)
+        for item in fields(kind):
+            plain = next(t for t in typing.get_args(hints[item.name]) if t is not types.NoneType)
+            yield Entry(section, item.name, typing.get_origin(plain) or plain, item.metadata["knob"])
+
+
+ENTRIES: dict[str, Entry] = {entry.name: entry for entry in _entries()}
+
+
+def values(recipe: Recipe) -> dict[str, Any]:
+    """Return every field by name; ``None`` where it is undecided."""
+    return {e.name: getattr(getattr(recipe, e.section), e.name) for e in ENTRIES.values()}
+
+
+def replace(recipe: Recipe, **changes: Any) -> Recipe:
+    """Return the recipe with some fields changed.
+
+    Raises:
+        RecipeError: an unknown field, or a value of the wrong type.
+    """
+    sections: dict[str, dict[str, Any]] = {}
+    for name, value in changes.items():
+        entry = _entry(name)
+        sections.setdefault(entry.section, {})[name] = None if value is None else _cast(entry, value)
+    made = {s: dataclasses.replace(getattr(recipe, s), **kv) for s, kv in sections.items()}
+    return dataclasses.replace(recipe, **made)
+
+
+def _entry(name: str) -> Entry:
+    if name not in ENTRIES:
+        raise RecipeError(f"unknown recipe key {name!r}{nearest(name, ENTRIES)}")
+    return ENTRIES[name]
+
+
+def _cast(entry: Entry, value: Any) -> Any:
+    if entry.type is float and type(value) in (int, float) and math.isfinite(value):
+        return float(value)
+    if entry.type is tuple and isinstance(value, list | tuple):
+        if len(value) == 3 and all(type(v) in (int, float) and math.isfinite(v) for v in value):
+            return tuple(float(v) for v in value)
+    elif type(value) is entry.type and entry.type is not float:
+        return value
+    wanted = "three finite numbers" if entry.type is tuple else f"a {entry.type.__name__}"
+    raise RecipeError(f"{entry.name} takes {wanted}, found {value!r}")
+
+
+# --- TOML -----------------------------------------------------------------------------------
+
+
+def to_toml(recipe: Recipe) -> str:
+    """Return the recipe as TOML; undecided fields are left out."""
+    table: dict[str, dict[str, Any]] = {}
+    for name, value in values(recipe).items():
+        if value is not None:
+            plain = list(value) if isinstance(value, tuple) else value
+            table.setdefault(ENTRIES[name].section, {})[name] = plain
+    return tomli_w.dumps(table)
+
+
+def from_toml(text: str, source: str = "recipe") -> Recipe:
+    """Return the recipe that a TOML text describes.
+
+    Raises:
+        RecipeError: the text is no TOML, or has an unknown section or key (the nearest known
+            one is named), a key in the wrong section, or a value of the wrong type.
+    """
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{source} is not valid TOML: {error}") from error
+    known = [name for name, _ in _sections()]
+    changes: dict[str, Any] = {}
+    for section, table in tables.items():
+        if section not in known or not isinstance(table, dict):
+            raise RecipeError(f"{source}: unknown section [{section}]{nearest(section, known)}")
+        for name, value in table.items():
+            if name not in ENTRIES:
+                raise RecipeError(f"{source}: unknown key {name!r}{nearest(name, ENTRIES)}")
+            if ENTRIES[name].section != section:
+                right = ENTRIES[name].section
+                raise RecipeError(f"{source}: {name!r} stands in [{section}], it goes in [{right}]")
+            changes[name] = value
+    return replace(Recipe(), **changes)
+
+
+def read(path: Path) -> Recipe:
+    """Read a recipe file.
+
+    Raises:
+        RecipeError: the file cannot be read, or see ``from_toml``.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe {path} cannot be read: {error}") from error
+    return from_toml(text, str(path))
+
+
+# --- deciding -------------------------------------------------------------------------------
+
+
+def resolve(recipe: Recipe) -> Recipe:
+    """Fill in what is undecided and does not depend on the data or the machine.
+
+    The result is complete, and resolving it again changes nothing.
+
+    Raises:
+        RecipeError: a value outside its range, or a combination without an effect or sense.
+    """
+    given = values(recipe)
+    filled = dict(given)
+    if filled["weights"] is None:
+        filled["weights"] = "none" if filled["strategy"] == "scratch" else "imagenet"
+    if filled["strategy"] is None:
+        filled["strategy"] = "scratch" if filled["weights"] == "none" else "full"
+    for entry in ENTRIES.values():
+        if filled[entry.name] is None and (entry.knob.only is None or _applies(entry, filled)):
+            filled[entry.name] = entry.knob.default
+    _fill_dependent(given, filled)
+    complete = replace(recipe, **filled)
+    _check_values(complete)
+    _check_effects(given, filled)
+    _check_sense(filled)
+    return complete
+
+
+def _applies(entry: Entry, filled: Mapping[str, Any]) -> bool:
+    if entry.knob.only is None:
+        return True
+    other, allowed = entry.knob.only
+    value = filled[other] if filled[other] is not None else ENTRIES[other].knob.default
+    return value in allowed
+
+
+def _fill_dependent(given: Mapping[str, Any], filled: dict[str, Any]) -> None:
+    if filled["resize"] is None:
+        filled["resize"] = round(filled["image_size"] * 256 / 224)
+    if filled["weight_decay"] is None:
+        filled["weight_decay"] = 0.01 if filled["optimizer"] == "adamw" else 0.0
+    if filled["schedule"] == "one-cycle" and given["momentum"] is None:
+        filled["momentum"] = None
+    if filled["strategy"] == "lp-ft" and filled["head_epochs"] is None:
+        filled["head_epochs"] = max(1, filled["epochs"] // 5)
+    if filled["strategy"] == "gradual" and filled["unfreeze_epochs"] is None:
+        filled["unfreeze_epochs"] = max(1, filled["epochs"] // 2)
+
+
+def _check_values(recipe: Recipe) -> None:
+    for name, value in values(recipe).items():
+        entry = ENTRIES[name]
+        if value is None:
+            continue
+        if entry.knob.choices and value not in entry.knob.choices:
+            known = ", ".join(entry.knob.choices)
+            hint = nearest(str(value), entry.knob.choices)
+            raise RecipeError(f"{entry.flag} {value!r} is unknown{hint}; known are: {known}")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float) and not isinstance(number, bool):
+                _check_range(entry, number)
+    parse_interval(recipe.training.save_every or "")
+
+
+def _check_range(entry: Entry, value: float) -> None:
+    knob = entry.knob
+    if knob.low is not None and (value < knob.low or (knob.open_low and value == knob.low)):
+        word = "above" if knob.open_low else "at least"
+        raise RecipeError(f"{entry.flag} {value} is too small: it must be {word} {knob.low:g}")
+    if knob.high is not None and (value > knob.high or (knob.open_high and value == knob.high)):
+        word = "below" if knob.open_high else "at most"
+        raise RecipeError(f"{entry.flag} {value} is too large: it must be {word} {knob.high:g}")
+
+
+def _check_effects(given: Mapping[str, Any], filled: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        entry = ENTRIES[name]
+        if value is None or entry.knob.only is None or _applies(entry, filled):
+            continue
+        other, allowed = entry.knob.only
+        there = " or ".join(f"{ENTRIES[other].flag} {a}" for a in allowed)
+        raise RecipeError(
+            f"{entry.title(value)} has no effect with {ENTRIES[other].flag} {filled[other]}: it"
+            f" works with {there}"
+        )
+
+
+def _check_sense(filled: Mapping[str, Any]) -> None:
+    strategy, weights = filled["strategy"], filled["weights"]
+    if weights == "none" and strategy != "scratch":
+        why = {
+            "frozen": "a random trunk that is frozen learns nothing",
+            "zero-lr": "a random trunk at learning rate 0 learns nothing",
+        }.get(strategy, "there is nothing to fine-tune in random weights")
+        raise RecipeError(
+            f"--strategy {strategy} with --weights none makes no sense: {why}",
+            cure="give --weights FILE or imagenet, or take --strategy scratch",
+        )
+    if strategy == "scratch" and weights != "none":
+        raise RecipeError(
+            f"--weights {weights} has no effect with --strategy scratch, which starts at random",
+            cure="leave --weights out, or take --strategy full",
+        )
+    if filled["schedule"] == "one-cycle" and filled["momentum"] is not None:
+        raise RecipeError("--momentum has no effect with --schedule one-cycle, which cycles it")
+    if filled["resize"] < filled["image_size"]:
+        raise RecipeError(
+            f"--resize {filled['resize']} is smaller than --image-size {filled['image_size']}: the"
+            " square would reach beyond the image"
+        )
+    for name in ("head_epochs", "warmup_epochs"):
+        if filled[name] is not None and filled[name] >= filled["epochs"]:
+            raise RecipeError(
+                f"{ENTRIES[name].flag} {filled[name]:g} leaves nothing of --epochs {filled['epochs']}"
+            )
+    if filled["unfreeze_epochs"] is not None and filled["unfreeze_epochs"] > filled["epochs"]:
+        raise RecipeError(
+            f"--unfreeze-epochs {filled['unfreeze_epochs']} is longer than --epochs {filled['epochs']}"
+        )
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", filled["device"]):
+        raise RecipeError(
+            f"--device {filled['device']!r} is unknown; known are: auto, cpu, cuda, cuda:N, mps"
+        )
+
+
+@dataclass(frozen=True)
+class Interval:
+    """``count`` of a unit: "epochs", "steps" or "minutes"."""
+
+    count: float
+    unit: str
+
+
+def parse_interval(text: str) -> Interval:
+    """Read ``"5 epochs"``, ``"100 steps"`` or ``"10 minutes"``.
+
+    Raises:
+        RecipeError: anything else, and a count that is not positive.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(epoch|step|minute)s?\s*", text)
+    if found is None or float(found[1]) <= 0:
+        raise RecipeError(
+            f"--save-every {text!r} is not understood: give 'N epochs', 'N steps' or 'N minutes'"
+        )
+    count, unit = float(found[1]), found[2] + "s"
+    if unit != "minutes" and count != int(count):
+        raise RecipeError(f"--save-every {text!r}: a number of {unit} is a whole number")
+    return Interval(count, unit)

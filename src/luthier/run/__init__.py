@@ -1,0 +1,1 @@
+"""The wiring: the whole job, and parts composed for a loop of the caller's own."""

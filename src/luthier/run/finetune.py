@@ -1,0 +1,145 @@
+"""The whole job: ``finetune`` and ``resume``, in Python as on the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from luthier import checkpoint, recipe
+from luthier.errors import RunFolderError
+from luthier.files import durable
+from luthier.recipe import Recipe
+from luthier.report import Console
+from luthier.run.folder import RunFolder, existing_run, new_run
+from luthier.run.job import prepare
+from luthier.run.session import Session
+from luthier.run.stopping import listening
+from luthier.values import Score
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to.
+
+    Attributes:
+        run: its folder.
+        model: the best model by validation, which explains itself.
+        best: its validation.
+        last: the validation of the last epoch.
+        seconds: of training and validation, all sessions together.
+        summary: the content of ``summary.json``.
+    """
+
+    run: Path
+    model: Path
+    best: Score
+    last: Score
+    seconds: float
+    summary: dict[str, Any]
+
+
+def finetune(
+    data: str | Path,
+    *,
+    out: str | Path | None = None,
+    recipe_file: str | Path | None = None,
+    console: Console | None = None,
+    **knobs: Any,
+) -> Result:
+    """Fine-tune an image classifier on a folder of photos.
+
+    Args:
+        data: a folder with ``train/`` and ``val/``, one folder of class folders, or a CSV/TSV.
+        out: the run's folder; it must be new or empty. ``runs/NAME`` by default.
+        recipe_file: a recipe; ``knobs`` go on top.
+        console: where to say things; standard error by default.
+        **knobs: any field of the recipe, by the name of its flag with underscores.
+
+    Raises:
+        LuthierError: see its subclasses; ``InterruptedRunError`` after a signal and a safe save.
+    """
+    console = console or Console()
+    base = recipe.read(Path(recipe_file)) if recipe_file is not None else Recipe()
+    wanted = recipe.resolve(recipe.replace(base, **knobs, data=str(data)))
+    folder = new_run(Path(out) if out is not None else None, str(data))
+    job = prepare(wanted, console)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    console.log_to(folder.log)
+    durable.write_text(folder.recipe, recipe.to_toml(job.recipe))
+    console.say(f"run {folder.path}")
+    return _run_to_end(Session(job, folder, console), console)
+
+
+def resume(
+    run: str | Path,
+    *,
+    device: str | None = None,
+    workers: int | None = None,
+    console: Console | None = None,
+) -> Result:
+    """Continue a run at its newest sound checkpoint, to the same bits.
+
+    Args:
+        run: its folder.
+        device: another device than before.
+        workers: another number of workers than before; it changes no bit.
+        console: where to say things; standard error by default.
+
+    Raises:
+        RunFolderError: there is no run. LuthierError: as ``finetune``.
+    """
+    console = console or Console()
+    folder = existing_run(Path(run))
+    if folder.summary.exists():
+        console.say(f"run {folder.path} is finished; nothing to resume")
+        return _result(folder, json.loads(folder.summary.read_text(encoding="utf-8")))
+    changes = {"device": device, "workers": workers}
+    given = recipe.read(folder.recipe)
+    wanted = recipe.replace(given, **{k: v for k, v in changes.items() if v is not None})
+    for place in (folder.path, folder.checkpoints):
+        durable.sweep(place)
+    found = checkpoint.newest(folder.checkpoints)
+    job = prepare(recipe.resolve(wanted), console, resumed=found is not None)
+    console.log_to(folder.log)
+    if found is None:
+        console.say(f"run {folder.path} has no checkpoint yet: it starts from the beginning")
+        return _run_to_end(Session(job, folder, console), console)
+    job = dataclasses.replace(job, start=found.content.facts["start"])
+    session = Session(job, folder, console)
+    session.restore(found.content)
+    for damaged in found.passed_over:
+        console.say(f"passed over: {damaged}")
+    at = session.progress.at
+    console.say(
+        f"run {folder.path} continues at step {at.step} (epoch {at.epoch + 1}, batch {at.batch})"
+    )
+    return _run_to_end(session, console)
+
+
+def _run_to_end(session: Session, console: Console) -> Result:
+    with listening() as stop:
+        session.run(stop)
+    summary = session.finish()
+    result = _result(session.folder, summary)
+    console.say(f"audit: {session.audit()}")
+    console.say(f"best  epoch {result.best.epoch}: {result.best.accuracy}")
+    console.say(f"last  epoch {result.last.epoch}: {result.last.accuracy}")
+    console.say(f"model {result.model}")
+    return result
+
+
+def _result(folder: RunFolder, summary: dict[str, Any]) -> Result:
+    if not summary.get("best") or not summary.get("last"):
+        raise RunFolderError(f"{folder.summary} names no best epoch", cure="start a new run")
+    return Result(
+        run=folder.path,
+        model=folder.model,
+        best=Score.from_dict(summary["best"]),
+        last=Score.from_dict(summary["last"]),
+        seconds=summary["seconds"],
+        summary=summary,
+    )
+

@@ -1,0 +1,128 @@
+"""A run's folder: where each thing lies. The layout is specified in ``docs/format.md``."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from luthier.errors import RunFolderError
+from luthier.files import durable
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The places of one run."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe."""
+        return self.path / "recipe.toml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """What was said."""
+        return self.path / "log.txt"
+
+    @property
+    def checkpoints(self) -> Path:
+        """One directory a checkpoint."""
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """The best model."""
+        return self.path / "model.safetensors"
+
+    @property
+    def summary(self) -> Path:
+        """What came out; there once the run is finished."""
+        return self.path / "summary.json"
+
+    @property
+    def curves(self) -> Path:
+        """Loss and accuracy as a picture."""
+        return self.path / "curves.png"
+
+
+def new_run(out: Path | None, data: str) -> RunFolder:
+    """Choose the folder of a new run; ``runs/NAME-OF-THE-DATA`` with a number by default.
+
+    Raises:
+        RunFolderError: ``out`` is a file, or a folder that holds something.
+    """
+    if out is None:
+        base = Path("runs") / (Path(data).stem or "run")
+        out, number = base, 1
+        while out.exists():
+            number += 1
+            out = base.with_name(f"{base.name}-{number}")
+    if out.is_file():
+        raise RunFolderError(f"--out {out} is a file, expected a new folder")
+    if out.is_dir() and any(out.iterdir()):
+        if (out / "recipe.toml").exists():
+            cure = f"continue it with: luthier resume {out}; or give another --out"
+            raise RunFolderError(f"--out {out} holds a run already", cure=cure)
+        raise RunFolderError(f"--out {out} is not empty", cure="give a new folder")
+    return RunFolder(out.resolve())
+
+
+def existing_run(path: Path) -> RunFolder:
+    """Return the folder of a run that was started.
+
+    Raises:
+        RunFolderError: there is no run.
+    """
+    folder = RunFolder(path.resolve())
+    if not folder.recipe.is_file():
+        what = "has no recipe.toml" if path.is_dir() else "does not exist"
+        raise RunFolderError(
+            f"{path} {what}, so there is no run to resume", cure="start one: luthier finetune DATA"
+        )
+    return folder
+
+
+class Metrics:
+    """The lines of ``metrics.jsonl``.
+
+    Args:
+        path: the file; it need not exist.
+        keep: lines to keep of an existing file; a resumed run writes the others again.
+    """
+
+    def __init__(self, path: Path, keep: int) -> None:
+        lines = path.read_bytes().splitlines(keepends=True)[:keep] if path.exists() else []
+        if len(lines) < keep:
+            raise RunFolderError(
+                f"{path} has {len(lines)} lines, expected {keep} at this checkpoint",
+                cure="it was cut or changed by hand; start a new run",
+            )
+        with durable.new_file(path) as temporary:
+            temporary.write_bytes(b"".join(lines))
+        self._file = path.open("a", encoding="utf-8")
+        self.lines = keep
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Add a record."""
+        self._file.write(json.dumps(record) + "\n")
+        self.lines += 1
+
+    def sync(self) -> None:
+        """Flush what was added to the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Flush and close the file."""
+        self.sync()
+        self._file.close()

@@ -1,0 +1,179 @@
+"""From a recipe to everything that a run needs, checked before anything is written."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from luthier import adapt, data, devices, models, recipe, strategies
+from luthier.data import Photos
+from luthier.devices import Chosen
+from luthier.strategies import Policy
+from luthier.keys import key
+from luthier.models import Head, Start
+from luthier.recipe import Recipe
+from luthier.report import Console
+from luthier.training import Precision
+from luthier.values import Block, Preprocessing
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that is ready to start.
+
+    Attributes:
+        recipe: resolved, with what data, weights and machine decided filled in.
+        photos: every image readable.
+        chosen: device, precision, workers.
+        model: on its device, with its new head and the start's weights.
+        head: its head.
+        blocks: from the input to the head.
+        policy: which blocks learn.
+        preprocessing: of validation and prediction.
+        start: plain JSON: what the weights come from.
+    """
+
+    recipe: Recipe
+    photos: Photos
+    chosen: Chosen
+    model: nn.Module
+    head: Head
+    blocks: tuple[Block, ...]
+    policy: Policy
+    preprocessing: Preprocessing
+    start: dict[str, Any]
+
+    @property
+    def precision(self) -> Precision:
+        """Where and in which arithmetic the model runs."""
+        return Precision(self.chosen.device.value, self.chosen.precision.value)
+
+
+def prepare(wanted: Recipe, console: Console, *, resumed: bool = False) -> Job:
+    """Read the data, build the model, fit the weights, choose the device; say so.
+
+    Cheap checks come first, and nothing is written.
+
+    Args:
+        wanted: resolved.
+        console: told the device first, then data, weights and strategy.
+        resumed: leave the start's weights out, since a checkpoint brings its own.
+
+    Raises:
+        LuthierError: anything that keeps the run from starting; see each room.
+    """
+    machine = wanted.machine
+    chosen = devices.choose(
+        devices.probe(), machine.device or "auto", machine.precision or "auto", machine.workers
+    )
+    console.say(str(chosen))
+    listing = data.list_images(Path(wanted.data.data or ""))
+    start = _start(wanted, resumed)
+    model, head, plan = _fit(wanted, len(listing.classes), start)
+    photos = _photos(wanted, listing, console)
+    complete = _complete(wanted, photos, chosen, start)
+    blocks = strategies.blocks_of(model, head.name)
+    policy = strategies.policy_of(complete.strategy.strategy or "", recipe.values(complete))
+    _say(console, complete, photos, start, plan)
+    job = Job(
+        recipe=complete,
+        photos=photos,
+        chosen=chosen,
+        model=model,
+        head=head,
+        blocks=blocks,
+        policy=policy,
+        preprocessing=_preprocessing(complete),
+        start=_describe(start, plan),
+    )
+    job.precision.prepare(model)
+    return job
+
+
+def _start(wanted: Recipe, resumed: bool) -> Start:
+    if resumed:
+        return Start(None, "checkpoint")
+    return models.start_weights(wanted.model.model or "", wanted.model.weights or "")
+
+
+def _fit(wanted: Recipe, classes: int, start: Start) -> tuple[nn.Module, Head, str]:
+    seed = wanted.training.seed or 0
+    name = wanted.model.model or ""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(key(seed, "init"))
+        model = models.build(name, classes)
+        torch.default_generator.manual_seed(key(seed, "head"))
+        head = models.replace_head(
+            model, models.find_head(model, wanted.model.head_module), classes
+        )
+    report = ""
+    if start.archive is not None:
+        of_head = [t for t in model.state_dict() if t.startswith(f"{head.name}.")]
+        report = str(adapt.load(model, start.archive, head=of_head))
+    models.check_head(model, head, wanted.data.image_size or 224)
+    return model, head, report
+
+
+def _photos(wanted: Recipe, listing: data.Listing, console: Console) -> Photos:
+    console.start(len(listing.images), 0, unit="image checked")
+    try:
+        return data.open_photos(
+            listing,
+            val_fraction=wanted.data.val_fraction,
+            strict=bool(wanted.data.strict_images),
+            seed=wanted.training.seed or 0,
+            progress=lambda _done, _total: console.advance(1),
+        )
+    finally:
+        console.stop()
+
+
+def _complete(wanted: Recipe, photos: Photos, chosen: Chosen, start: Start) -> Recipe:
+    given = wanted.data
+    weights = wanted.model.weights or ""
+    is_file = weights != "none" and Path(weights).is_file()
+    return recipe.replace(
+        wanted,
+        data=str(Path(given.data or "").resolve()),
+        val_fraction=photos.val_fraction,
+        mean=given.mean or start.mean,
+        std=given.std or start.std,
+        interpolation=given.interpolation or start.interpolation,
+        weights=str(Path(weights).resolve()) if is_file else weights,
+        device=chosen.device.value,
+        precision=chosen.precision.value,
+        workers=int(chosen.workers.value),
+    )
+
+
+def _preprocessing(complete: Recipe) -> Preprocessing:
+    how = complete.data
+    assert how.resize and how.image_size and how.interpolation and how.mean and how.std  # noqa: S101, PT018
+    return Preprocessing(how.resize, how.image_size, how.interpolation, how.mean, how.std)
+
+
+def _describe(start: Start, plan: str) -> dict[str, Any]:
+    sha256 = start.archive.sha256 if start.archive is not None else None
+    return {"source": start.source, "sha256": sha256, "loaded": plan}
+
+
+def _say(console: Console, complete: Recipe, photos: Photos, start: Start, plan: str) -> None:
+    classes = ", ".join(photos.classes[:8]) + (", …" if len(photos.classes) > 8 else "")
+    console.say(
+        f"data {complete.data.data}: {len(photos.train)} training and {len(photos.val)} validation"
+        f" images of {len(photos.classes)} classes ({classes})"
+    )
+    for note in photos.notes:
+        console.say(f"  {note}")
+    what = f": {plan}" if plan else ""
+    console.say(f"model {complete.model.model}, weights {start.source}{what}")
+
+
+def architecture(model: str) -> str:
+    """Return a model's name with where it comes from: ``torchvision/resnet18``."""
+    return model if re.search("[:/]", model) else f"torchvision/{model}"

@@ -1,0 +1,52 @@
+"""Parts of luthier composed for a loop of the caller's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from luthier.strategies import apply_rates, blocks_of, new_groups, policy_of
+from luthier.models import find_head
+
+
+def param_groups(
+    model: nn.Module,
+    strategy: str,
+    lr: float,
+    *,
+    head: str | None = None,
+    weight_decay: float = 0.0,
+    trunk_lr_scale: float = 0.1,
+    layer_decay: float = 0.75,
+) -> list[dict[str, Any]]:
+    """Set a model up for a strategy and return the groups for any torch optimizer.
+
+    Freezes what the strategy freezes and puts it in evaluation mode; call
+    ``apply_rates`` again after a ``model.train()`` of your own.
+
+    Args:
+        model: is changed in place.
+        strategy: "full", "scratch", "frozen", "zero-lr", "discriminative" or "layerwise"; those
+            that change from epoch to epoch need ``luthier finetune``.
+        lr: learning rate of the head.
+        head: dotted name of the head, where it is not found by itself.
+        weight_decay: for tensors of two and more dimensions.
+        trunk_lr_scale: of "discriminative".
+        layer_decay: of "layerwise".
+
+    Raises:
+        ModelError: the head was not found.
+        ValueError: an unknown strategy.
+    """
+    settings = {"trunk_lr_scale": trunk_lr_scale, "layer_decay": layer_decay}
+    if strategy in ("lp-ft", "gradual"):
+        raise ValueError(f"{strategy!r} changes from epoch to epoch; use luthier.finetune")
+    blocks = blocks_of(model, find_head(model, head).name)
+    rates = policy_of(strategy, settings).rates(len(blocks) - 1, 0)
+    apply_rates(model, blocks, rates)
+    groups = new_groups(model, blocks, rates, weight_decay=weight_decay)
+    return [
+        {"params": g["params"], "lr": lr * g["rate"], "weight_decay": g["weight_decay"]}
+        for g in groups
+    ]

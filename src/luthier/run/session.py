@@ -1,0 +1,409 @@
+"""One run, from where it stands to its end."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from luthier import __version__
+from luthier import checkpoint, data, report, strategies, training
+from luthier.checkpoint import Content
+from luthier.errors import DoesNotFitError, InterruptedRunError
+from luthier.files import durable, tensors
+from luthier.recipe import Interval, parse_interval
+from luthier.report import Console
+from luthier.run.folder import Metrics, RunFolder
+from luthier.run.job import Job, architecture
+from luthier.run.stopping import StopRequest
+from luthier.training import Learner, Rates, WeightAverage
+from luthier.values import Position, Score, Step, Tally
+
+
+@dataclass
+class Progress:
+    """Where a run stands; with tensors it is all that a checkpoint holds.
+
+    Attributes:
+        at: the position.
+        tally: sums over the batches of the current epoch.
+        best: the best validation so far.
+        last: the latest.
+        stale: epochs since the best.
+        start: digest of every tensor before the first step.
+        lines: of ``metrics.jsonl``.
+    """
+
+    at: Position = Position()
+    tally: Tally = Tally()
+    best: Score | None = None
+    last: Score | None = None
+    stale: int = 0
+    start: dict[str, str] = field(default_factory=dict)
+    lines: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "position": vars(self.at),
+            "tally": vars(self.tally),
+            "best": self.best and self.best.as_dict(),
+            "last": self.last and self.last.as_dict(),
+            "stale": self.stale,
+            "start": self.start,
+            "lines": self.lines,
+        }
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> Progress:
+        """Return the progress that ``as_dict`` described."""
+        return cls(
+            at=Position(**value["position"]),
+            tally=Tally(**value["tally"]),
+            best=value["best"] and Score.from_dict(value["best"]),
+            last=value["last"] and Score.from_dict(value["last"]),
+            stale=value["stale"],
+            start=value["start"],
+            lines=value["lines"],
+        )
+
+
+class Session:
+    """A job under way in its folder.
+
+    Args:
+        job: ready to start.
+        folder: exists, with its recipe.
+        console: told of every epoch.
+    """
+
+    def __init__(self, job: Job, folder: RunFolder, console: Console) -> None:
+        self.job, self.folder, self.console = job, folder, console
+        self.progress = Progress(start=strategies.digests(job.model.state_dict()))
+        self.seconds = 0.0
+        self._train, self._val = self._batches()
+        self._sizes = self._train.sizes()
+        self._rates = job.policy.rates(len(job.blocks) - 1, 0)
+        self._learner = self._make_learner()
+        how = job.recipe.training
+        self._save_every: Interval = parse_interval(how.save_every or "")
+        self._saved_at = time.monotonic()
+        self._frozen = strategies.frozen_blocks(job.policy, len(job.blocks) - 1, self.epochs)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the whole run."""
+        return self.job.recipe.training.epochs or 0
+
+    # --- building ---------------------------------------------------------------------------
+
+    def _batches(self) -> tuple[data.Batches, data.Batches]:
+        job = self.job
+        how = job.recipe.training
+        make = functools.partial(
+            data.Batches,
+            batch_size=how.batch_size or 1,
+            seed=how.seed or 0,
+            workers=int(job.chosen.workers.value),
+            pin_memory=job.chosen.device.value.startswith("cuda"),
+        )
+        learn = data.training_transform(job.preprocessing, job.recipe.data.augment or "none")
+        look = data.evaluation_transform(job.preprocessing)
+        return make(job.photos.train, learn, shuffle=True), make(job.photos.val, look)
+
+    def _make_learner(self) -> Learner:
+        job, recipe = self.job, self.job.recipe
+        strategies.apply_rates(job.model, job.blocks, self._rates)
+        groups = strategies.new_groups(
+            job.model, job.blocks, self._rates, weight_decay=recipe.optimizer.weight_decay or 0.0
+        )
+        ema = recipe.regularisation.ema
+        counts = job.photos.counts()["train"].values()
+        return Learner(
+            model=job.model,
+            optimizer=training.make_optimizer(recipe.optimizer, groups),
+            criterion=training.make_criterion(
+                recipe.regularisation, list(counts), job.chosen.device.value
+            ),
+            precision=job.precision,
+            schedule=self._schedule(),
+            lr=recipe.optimizer.lr or 0.0,
+            seed=recipe.training.seed or 0,
+            accumulate=recipe.optimizer.accumulate or 1,
+            clip_norm=recipe.optimizer.clip_norm,
+            mix=training.make_mix(recipe.regularisation, len(job.photos.classes)),
+            average=WeightAverage(job.model, ema) if ema is not None else None,
+        )
+
+    def _schedule(self) -> functools.partial[Rates]:
+        accumulate = self.job.recipe.optimizer.accumulate or 1
+        per_epoch = -(-len(self._sizes) // accumulate)
+        return functools.partial(
+            training.rates_at,
+            self.job.recipe.schedule,
+            steps_per_epoch=per_epoch,
+            steps=per_epoch * self.epochs,
+        )
+
+    # --- state ------------------------------------------------------------------------------
+
+    def restore(self, saved: Content) -> None:
+        """Continue where a checkpoint stands.
+
+        Raises:
+            DoesNotFitError: the checkpoint belongs to another model.
+        """
+        state = self.job.model.state_dict()
+        theirs = saved.tensors["model"]
+        wrong = sorted(set(state) ^ set(theirs)) or [
+            name for name, tensor in state.items() if tensor.shape != theirs[name].shape
+        ]
+        if wrong:
+            raise DoesNotFitError(
+                f"the checkpoint does not fit the model: {', '.join(wrong[:6])} differ",
+                cure="the data's classes or the model's code have changed since; start a new run",
+            )
+        with torch.no_grad():
+            for name, tensor in state.items():
+                tensor.copy_(theirs[name])
+        self.progress = Progress.from_dict(dict(saved.state))
+        self.seconds = saved.facts["seconds"]
+        for epoch in range(self.progress.at.epoch + 1):
+            self._enter(epoch)
+        checkpoint.restore_optimizer(self._learner.optimizer, saved.tensors.get("optimizer", {}))
+        if self._learner.average is not None:
+            self._learner.average.load(saved.tensors["average"])
+
+    def _enter(self, epoch: int) -> None:
+        """Let the blocks that are due in this epoch join."""
+        job = self.job
+        rates = job.policy.rates(len(job.blocks) - 1, min(epoch, self.epochs - 1))
+        decay = job.recipe.optimizer.weight_decay or 0.0
+        for group in strategies.new_groups(
+            job.model, job.blocks, rates, self._rates, weight_decay=decay
+        ):
+            self._learner.optimizer.add_param_group(group)
+        strategies.apply_rates(job.model, job.blocks, rates)
+        self._rates = rates
+
+    def _save(self, metrics: Metrics) -> None:
+        metrics.sync()
+        self.progress.lines = metrics.lines
+        parts = {
+            "model": self.job.model.state_dict(),
+            "optimizer": checkpoint.capture_optimizer(self._learner.optimizer),
+        }
+        if self._learner.average is not None:
+            parts["average"] = self._learner.average.tensors
+        facts = {
+            "epoch": self.progress.at.epoch,
+            "seconds": self.seconds,
+            "start": self.job.start,
+            "environment": environment(self.job),
+            "metrics": self.progress.last and self.progress.last.as_dict(),
+        }
+        content = Content(parts, self.progress.as_dict(), facts)
+        keep = self.job.recipe.training.keep or 1
+        checkpoint.save(self.folder.checkpoints, self.progress.at.step, content, keep)
+        self._saved_at = time.monotonic()
+
+    # --- running ----------------------------------------------------------------------------
+
+    def run(self, stop: StopRequest) -> None:
+        """Train to the end, saving on the way.
+
+        Raises:
+            InterruptedRunError: ``stop`` was asked for; the state has been saved.
+            DivergedError, FrozenMovedError, OSError: see the rooms.
+        """
+        metrics = Metrics(self.folder.metrics, self.progress.lines)
+        done = self.progress.at.epoch * sum(self._sizes) + self.progress.tally.images
+        self.console.start(self.epochs * sum(self._sizes), done)
+        try:
+            with torch.random.fork_rng():
+                while self.progress.at.epoch < self.epochs and not self._has_stopped_early():
+                    self._epoch(metrics, stop)
+            self._save(metrics)
+        finally:
+            metrics.close()
+            self.console.stop()
+
+    def _epoch(self, metrics: Metrics, stop: StopRequest) -> None:
+        progress, started = self.progress, time.monotonic()
+        self._enter(progress.at.epoch)
+        batches = self._train.epoch(progress.at.epoch, progress.at.batch)
+        lr = self._learner.lr
+        with contextlib.closing(batches):
+            for step in training.train_epoch(self._learner, batches, self._sizes, progress.at):
+                lr = step.lr
+                self._take(step, metrics)
+                if stop.asked and step.stepped:
+                    self.seconds += time.monotonic() - started
+                    self._save_and_leave(metrics)
+                elif self._due(step):
+                    self._save(metrics)
+        seconds = time.monotonic() - started
+        self._record(metrics, "train", progress.tally, lr, seconds)
+        started = time.monotonic()
+        tally = self._validate()
+        self.seconds += seconds + time.monotonic() - started
+        self._record(metrics, "val", tally, lr, time.monotonic() - started)
+        self._judge(Score(progress.at.epoch + 1, tally.loss, tally.accuracy))
+        progress.at = Position(progress.at.epoch + 1, 0, progress.at.step)
+        progress.tally = Tally()
+        if self._due(None):
+            self._save(metrics)
+        if stop.asked and progress.at.epoch < self.epochs:
+            self._save_and_leave(metrics)
+
+    def _take(self, step: Step, metrics: Metrics) -> None:
+        progress = self.progress
+        progress.at = replace(progress.at, batch=step.batch, step=step.step)
+        progress.tally = progress.tally.add(step.loss, step.correct, step.images)
+        metrics.add(
+            {
+                "kind": "step",
+                "epoch": step.epoch + 1,
+                "iteration": step.epoch * len(self._sizes) + step.batch,
+                "step": step.step,
+                "loss": step.loss,
+                "lr": step.lr,
+            }
+        )
+        self.console.step(step, progress.tally, self.epochs)
+
+    def _record(
+        self, metrics: Metrics, kind: str, tally: Tally, lr: float, seconds: float
+    ) -> None:
+        epoch = self.progress.at.epoch + 1
+        record = {
+            "kind": kind,
+            "epoch": epoch,
+            "iteration": epoch * len(self._sizes),
+            "step": self.progress.at.step,
+            "loss": tally.loss,
+            "accuracy": tally.accuracy.value,
+            "correct": tally.correct,
+            "images": tally.images,
+            "lr": lr,
+            "seconds": round(seconds, 3),
+        }
+        metrics.add(record)
+        metrics.sync()
+        self.console.say(report.epoch_line(record, self.epochs, self.epochs * len(self._sizes)))
+
+    def _validate(self) -> Tally:
+        job, average = self.job, self._learner.average
+        with average.in_place_of_weights() if average else contextlib.nullcontext():
+            return training.evaluate(job.model, self._val.epoch(), job.precision)
+
+    def _judge(self, score: Score) -> None:
+        progress = self.progress
+        progress.last = score
+        progress.stale += 1
+        if score.better_than(progress.best):
+            progress.best, progress.stale = score, 0
+            self._publish(score)
+
+    def _has_stopped_early(self) -> bool:
+        patience = self.job.recipe.training.patience
+        return patience is not None and self.progress.stale >= patience
+
+    def _due(self, step: Step | None) -> bool:
+        count, unit = self._save_every.count, self._save_every.unit
+        if step is None:
+            return unit == "epochs" and self.progress.at.epoch % count == 0
+        if not step.stepped:
+            return False
+        if unit == "minutes":
+            return time.monotonic() - self._saved_at >= 60 * count
+        return unit == "steps" and step.step % count == 0
+
+    def _save_and_leave(self, metrics: Metrics) -> None:
+        self._save(metrics)
+        at = self.progress.at
+        raise InterruptedRunError(
+            f"stopped and saved at step {at.step} (epoch {at.epoch + 1}, batch {at.batch})",
+            cure=f"continue with: luthier resume {self.folder.path}",
+        )
+
+    # --- results ----------------------------------------------------------------------------
+
+    def audit(self) -> strategies.Audit:
+        """Compare the model with its start.
+
+        Raises:
+            FrozenMovedError: a frozen part moved.
+        """
+        now = strategies.digests(self.job.model.state_dict())
+        return strategies.inspect_moves(self.job.blocks, self.progress.start, now, self._frozen)
+
+    def _publish(self, score: Score) -> None:
+        self.audit()
+        average = self._learner.average
+        state = average.tensors if average else self.job.model.state_dict()
+        tensors.write(self.folder.model, state, self._description(score))
+
+    def _description(self, score: Score) -> dict[str, Any]:
+        job = self.job
+        how = job.recipe
+        return {
+            "format": 1,
+            "luthier": __version__,
+            "architecture": architecture(how.model.model or ""),
+            "arguments": {"num_classes": len(job.photos.classes)},
+            "head": job.head.name,
+            "classes": list(job.photos.classes),
+            "preprocessing": job.preprocessing.as_dict(),
+            "training": {
+                "strategy": how.strategy.strategy,
+                "seed": how.training.seed,
+                "epochs": how.training.epochs,
+                "validation": score.as_dict(),
+            },
+            "start": {"source": job.start["source"], "sha256": job.start["sha256"]},
+        }
+
+    def finish(self) -> dict[str, Any]:
+        """Audit, draw the curves, write the summary; return it as plain JSON values."""
+        audit = self.audit()
+        job, progress = self.job, self.progress
+        title = f"{job.recipe.model.model}, {job.recipe.strategy.strategy}"
+        with durable.new_file(self.folder.curves) as temporary:
+            report.draw_curves(report.read_metrics(self.folder.metrics), temporary, title)
+        summary = {
+            "run": str(self.folder.path),
+            "model": str(self.folder.model),
+            "strategy": job.recipe.strategy.strategy,
+            "best": progress.best and progress.best.as_dict(),
+            "last": progress.last and progress.last.as_dict(),
+            "epochs": progress.at.epoch,
+            "steps": progress.at.step,
+            "seconds": round(self.seconds, 3),
+            "classes": list(job.photos.classes),
+            "images": job.photos.counts(),
+            "unreadable": [list(pair) for pair in job.photos.unreadable],
+            "start": job.start,
+            "audit": [list(row) for row in audit.moved],
+            "environment": environment(job),
+        }
+        durable.write_text(self.folder.summary, json.dumps(summary, indent=1) + "\n")
+        return summary
+
+
+def environment(job: Job) -> dict[str, Any]:
+    """Return what the exactness contract depends on, as plain JSON values."""
+    return {
+        "luthier": __version__,
+        "torch": str(torch.__version__),
+        "device": job.chosen.device.value,
+        "precision": job.chosen.precision.value,
+        "threads": torch.get_num_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "processes": 1,
+    }

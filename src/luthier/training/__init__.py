@@ -1,0 +1,21 @@
+"""The step loop as a generator; schedules, mixing, averaging, evaluation."""
+
+from luthier.training.average import WeightAverage
+from luthier.training.evaluate import evaluate
+from luthier.training.loop import Learner, train_epoch
+from luthier.training.parts import make_criterion, make_mix, make_optimizer
+from luthier.training.precision import Precision
+from luthier.training.schedule import Rates, rates_at
+
+__all__ = [
+    "Learner",
+    "Precision",
+    "Rates",
+    "WeightAverage",
+    "evaluate",
+    "make_criterion",
+    "make_mix",
+    "make_optimizer",
+    "rates_at",
+    "train_epoch",
+]

@@ -1,0 +1,38 @@
+"""Loss and accuracy of a model on batches it does not learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from luthier.training.precision import Precision
+from luthier.values import Tally
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    precision: Precision,
+) -> Tally:
+    """Return the plain cross-entropy (no smoothing, no weights) and accuracy.
+
+    The model is in evaluation mode inside and every module in its own mode again after.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    tally = Tally()
+    try:
+        for images, labels in batches:
+            inputs, targets = precision.place(images), precision.place(labels)
+            with precision.autocast():
+                scores = model(inputs).float()
+            loss = F.cross_entropy(scores, targets).item()
+            tally = tally.add(loss, int((scores.argmax(1) == targets).sum()), len(labels))
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return tally

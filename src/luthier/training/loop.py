@@ -1,0 +1,138 @@
+"""The step loop: batches in, steps out. Logging, saving and stopping are the caller's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from luthier.errors import DivergedError
+from luthier.keys import key
+from luthier.training.average import WeightAverage
+from luthier.training.precision import Precision
+from luthier.training.schedule import Rates
+from luthier.values import Position, Step
+
+Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Mix = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+@dataclass
+class Learner:
+    """What a step changes and what it needs.
+
+    Attributes:
+        model: in the modes that its policy asks for.
+        optimizer: its groups carry ``rate``, their part of the head's learning rate.
+        criterion: scores ``[batch, classes]`` and targets → mean loss over the batch.
+        precision: where and how the model runs.
+        schedule: optimizer step, from 0 → rates.
+        lr: learning rate of the head before the schedule.
+        seed: decides dropout, drop-path and mixing, with the batch's number.
+        accumulate: batches whose gradients make one step.
+        clip_norm: largest norm of the gradient, or None.
+        mix: mixup or CutMix of a batch, or None; labels become class shares.
+        average: the moving average of the weights, or None.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    criterion: Criterion
+    precision: Precision
+    schedule: Callable[[int], Rates]
+    lr: float
+    seed: int = 0
+    accumulate: int = 1
+    clip_norm: float | None = None
+    mix: Mix | None = None
+    average: WeightAverage | None = None
+
+
+def train_epoch(
+    learner: Learner,
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    sizes: list[int],
+    at: Position,
+) -> Iterator[Step]:
+    """Train on the rest of an epoch and yield a ``Step`` after each batch.
+
+    Gradients of ``accumulate`` batches are weighted by their images, so that they make the
+    gradient of one large batch; the last, shorter group of an epoch makes a step too.
+
+    Args:
+        learner: is changed in place.
+        batches: from batch ``at.batch`` on; ``at`` must be the start of a group.
+        sizes: images in each batch of the whole epoch.
+        at: where the run stands.
+
+    Raises:
+        DivergedError: the loss is not finite; the optimizer has not moved on it.
+    """
+    step = at.step
+    learner.optimizer.zero_grad()
+    for number, (images, labels) in enumerate(batches, start=at.batch):
+        rates = _set_rates(learner, step)
+        start = number - number % learner.accumulate
+        group = sum(sizes[start : start + learner.accumulate])
+        loss, correct = _backward(learner, images, labels, at.epoch * len(sizes) + number, group)
+        stepped = (number + 1) % learner.accumulate == 0 or number + 1 == len(sizes)
+        if stepped:
+            _step(learner, step)
+            step += 1
+        yield Step(
+            epoch=at.epoch,
+            batch=number + 1,
+            step=step,
+            loss=loss,
+            correct=correct,
+            images=len(labels),
+            lr=learner.lr * rates.factor,
+            stepped=stepped,
+        )
+
+
+def _set_rates(learner: Learner, step: int) -> Rates:
+    rates = learner.schedule(step)
+    for group in learner.optimizer.param_groups:
+        group["lr"] = learner.lr * group["rate"] * rates.factor
+        if rates.momentum is not None and "momentum" in group:
+            group["momentum"] = rates.momentum
+        elif rates.momentum is not None:
+            group["betas"] = (rates.momentum, group["betas"][1])
+    return rates
+
+
+def _backward(
+    learner: Learner, images: torch.Tensor, labels: torch.Tensor, number: int, group: int
+) -> tuple[float, int]:
+    rank = 0
+    torch.manual_seed(key(learner.seed, "model", number, rank))
+    inputs, targets = learner.precision.place(images), learner.precision.place(labels)
+    if learner.mix is not None:
+        inputs, targets = learner.mix(inputs, targets)
+    with learner.precision.autocast():
+        scores = learner.model(inputs)
+    scores = scores.float()
+    loss = learner.criterion(scores, targets)
+    value = loss.item()
+    if not math.isfinite(value):
+        raise DivergedError(
+            f"the loss became {value} in batch {number + 1} of the run",
+            cure="lower --lr, or give --clip-norm 1; the last checkpoint is still good",
+        )
+    (loss * (len(labels) / group)).backward()  # type: ignore[no-untyped-call]
+    main = targets.argmax(1) if targets.ndim == 2 else targets
+    return value, int((scores.detach().argmax(1) == main).sum())
+
+
+def _step(learner: Learner, step: int) -> None:
+    if learner.clip_norm is not None:
+        params = [p for g in learner.optimizer.param_groups for p in g["params"]]
+        nn.utils.clip_grad_norm_(params, learner.clip_norm)
+    learner.optimizer.step()
+    learner.optimizer.zero_grad()
+    if learner.average is not None:
+        learner.average.update(step)

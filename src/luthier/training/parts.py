@@ -1,0 +1,47 @@
+"""Optimizer, loss and mixing, as the recipe names them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from luthier import vision
+from luthier.recipe import Optimizer, Regularisation
+from luthier.training.loop import Criterion, Mix
+
+
+def make_optimizer(how: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """Build the optimizer of a resolved recipe over groups of parameters."""
+    assert how.lr is not None  # noqa: S101
+    if how.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=how.lr)
+    return torch.optim.SGD(groups, lr=how.lr, momentum=0.9 if how.momentum is None else how.momentum)
+
+
+def make_criterion(how: Regularisation, class_counts: Sequence[int], device: str) -> Criterion:
+    """Build the training loss: cross-entropy with label smoothing and class weights.
+
+    "balanced" weighs class ``c`` by ``images / (classes * images of c)``.
+    """
+    weight = None
+    if how.class_weights == "balanced":
+        total, classes = sum(class_counts), len(class_counts)
+        weight = torch.tensor([total / (classes * n) for n in class_counts], device=device)
+    return nn.CrossEntropyLoss(weight=weight, label_smoothing=how.label_smoothing or 0.0)
+
+
+def make_mix(how: Regularisation, classes: int) -> Mix | None:
+    """Build mixup (Zhang et al. 2018), CutMix (Yun et al. 2019), or one of both a batch."""
+    if how.mixup is None and how.cutmix is None:
+        return None
+    v2 = vision.load("torchvision.transforms.v2")
+    kinds: list[Any] = []
+    if how.mixup is not None:
+        kinds.append(v2.MixUp(alpha=how.mixup, num_classes=classes))
+    if how.cutmix is not None:
+        kinds.append(v2.CutMix(alpha=how.cutmix, num_classes=classes))
+    mix: Mix = kinds[0] if len(kinds) == 1 else v2.RandomChoice(kinds)
+    return mix

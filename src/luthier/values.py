@@ -1,0 +1,203 @@
+"""Plain frozen values that pass between the rooms of the house. No torch here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Something that was chosen automatically, and why.
+
+    ``str(choice)`` is what a first line of output shows: ``"fp32 (asked for)"``.
+    """
+
+    value: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.value} ({self.reason})"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Shape and dtype of a tensor, without its content."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True)
+class Proportion:
+    """``correct`` of ``total``; prints with its 95 % interval."""
+
+    correct: int
+    total: int
+
+    @property
+    def value(self) -> float:
+        """The proportion as a number in [0, 1]; NaN of nothing."""
+        return self.correct / self.total if self.total else math.nan
+
+    def interval(self, z: float = 1.959963984540054) -> tuple[float, float]:
+        """Return the Wilson score interval (Wilson 1927, JASA 22:209) as two numbers in [0, 1].
+
+        Args:
+            z: the normal quantile; the default gives 95 %.
+        """
+        if not self.total:
+            return 0.0, 1.0
+        n, p = self.total, self.value
+        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        return max(0.0, centre - half), min(1.0, centre + half)
+
+    def __str__(self) -> str:
+        low, high = self.interval()
+        return (
+            f"{100 * self.value:.2f} % ({self.correct} of {self.total} images,"
+            f" 95 % interval {100 * low:.1f} to {100 * high:.1f} %)"
+        )
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What happens to an image before the model sees it.
+
+    Attributes:
+        resize: length of the shorter edge after resizing, in pixels.
+        image_size: edge of the square that is cropped from the centre, in pixels.
+        interpolation: "bilinear" or "bicubic", with antialiasing.
+        mean: subtracted from each RGB channel, whose values lie in [0, 1].
+        std: each channel is divided by it.
+    """
+
+    resize: int
+    image_size: int
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of a model, in order from the input (first) to the head (last).
+
+    Attributes:
+        name: dotted name of the module that the block is, such as ``"layer4"``.
+        modules: dotted names of the modules that belong to it.
+        tensors: names of its parameters and buffers, as in ``state_dict``.
+        parameters: names of its parameters.
+    """
+
+    name: str
+    modules: tuple[str, ...]
+    tensors: tuple[str, ...]
+    parameters: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands.
+
+    Attributes:
+        epoch: epochs that are finished, validation included.
+        batch: batches of the current epoch that are finished.
+        step: optimizer steps taken since the start of the run.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one batch of training gave.
+
+    Attributes:
+        epoch: counted from 0.
+        batch: batches of this epoch done, this one included.
+        step: optimizer steps done since the start of the run, this one included.
+        loss: mean criterion over the images of the batch.
+        correct: images whose largest output was their label.
+        images: images in the batch.
+        lr: learning rate of the head's group at this batch.
+        stepped: whether the optimizer moved; False while gradients accumulate.
+    """
+
+    epoch: int
+    batch: int
+    step: int
+    loss: float
+    correct: int
+    images: int
+    lr: float
+    stepped: bool
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Sums over images; adding a step gives a new tally."""
+
+    loss_sum: float = 0.0
+    correct: int = 0
+    images: int = 0
+
+    def add(self, loss: float, correct: int, images: int) -> Tally:
+        """Return the tally with a batch of mean ``loss`` over ``images`` added."""
+        return Tally(self.loss_sum + loss * images, self.correct + correct, self.images + images)
+
+    @property
+    def loss(self) -> float:
+        """Mean loss an image; NaN of nothing."""
+        return self.loss_sum / self.images if self.images else math.nan
+
+    @property
+    def accuracy(self) -> Proportion:
+        """Share of images classified right."""
+        return Proportion(self.correct, self.images)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A validation result and the epoch (counted from 1) that it belongs to."""
+
+    epoch: int
+    loss: float
+    accuracy: Proportion
+
+    def better_than(self, other: Score | None) -> bool:
+        """Tell whether more images are right, or as many at a lower loss."""
+        if other is None:
+            return True
+        mine, theirs = self.accuracy.correct, other.accuracy.correct
+        return mine > theirs or (mine == theirs and self.loss < other.loss)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the score as plain JSON values, interval included."""
+        low, high = self.accuracy.interval()
+        return {
+            "epoch": self.epoch,
+            "loss": self.loss,
+            "correct": self.accuracy.correct,
+            "images": self.accuracy.total,
+            "accuracy": self.accuracy.value,
+            "interval95": [low, high],
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Score:
+        """Return the score that ``as_dict`` described."""
+        accuracy = Proportion(int(value["correct"]), int(value["images"]))
+        return cls(int(value["epoch"]), float(value["loss"]), accuracy)
