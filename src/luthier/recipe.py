@@ -101,7 +101,9 @@ class Model:
     weights: str | None = _knob(
         "a file, imagenet, a torchvision weights name such as IMAGENET1K_V1, or none [imagenet]"
     )
-    head_module: str | None = _knob("dotted name of the classifier, where it is not found by itself")
+    head_module: str | None = _knob(
+        "dotted name of the classifier, where it is not found by itself"
+    )
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,9 @@ class Optimizer:
     weight_decay: float | None = _knob(
         "weight decay; norms and biases are left out [sgd 0, adamw 0.01]", low=0.0
     )
-    clip_norm: float | None = _knob("largest norm of the gradient [no limit]", low=0.0, open_low=True)
+    clip_norm: float | None = _knob(
+        "largest norm of the gradient [no limit]", low=0.0, open_low=True
+    )
     accumulate: int | None = _knob("batches whose gradients make one step", default=1, low=1)
 
 
@@ -181,7 +185,11 @@ class Regularisation:
     """What keeps the model from learning the training images by heart."""
 
     label_smoothing: float | None = _knob(
-        "share of the target spread over all classes", default=0.0, low=0.0, high=1.0, open_high=True
+        "share of the target spread over all classes",
+        default=0.0,
+        low=0.0,
+        high=1.0,
+        open_high=True,
     )
     class_weights: str | None = _knob(
         "weigh the loss against unequal class sizes", default="none", choices=("none", "balanced")
@@ -264,7 +272,9 @@ def _entries() -> Iterator[Entry]:
         hints = typing.get_type_hints(kind)
         for item in fields(kind):
             plain = next(t for t in typing.get_args(hints[item.name]) if t is not types.NoneType)
-            yield Entry(section, item.name, typing.get_origin(plain) or plain, item.metadata["knob"])
+            yield Entry(
+                section, item.name, typing.get_origin(plain) or plain, item.metadata["knob"]
+            )
 
 
 ENTRIES: dict[str, Entry] = {entry.name: entry for entry in _entries()}
@@ -284,7 +294,9 @@ def replace(recipe: Recipe, **changes: Any) -> Recipe:
     sections: dict[str, dict[str, Any]] = {}
     for name, value in changes.items():
         entry = _entry(name)
-        sections.setdefault(entry.section, {})[name] = None if value is None else _cast(entry, value)
+        sections.setdefault(entry.section, {})[name] = (
+            None if value is None else _cast(entry, value)
+        )
     made = {s: dataclasses.replace(getattr(recipe, s), **kv) for s, kv in sections.items()}
     return dataclasses.replace(recipe, **made)
 

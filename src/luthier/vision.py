@@ -42,7 +42,7 @@ def compiled_part_loads(library: str) -> bool:
         # Windows and macOS name it otherwise; there torchvision's own import decides.
         return folder is not None and not any(folder.glob("*.so"))
     try:
-        torch.ops.load_library(found)
+        torch.ops.load_library(found)  # type: ignore[no-untyped-call]
     except OSError:
         return False
     return True
@@ -59,7 +59,7 @@ def _declare_missing_operators() -> None:
         return
     source = (folder / "_meta_registrations.py").read_text(encoding="utf-8")
     names = re.findall(r'register_fake\("torchvision::(\w+)"\)', source)
-    library = torch.library.Library("torchvision", "DEF")
+    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     for name in names:
-        library.define(name + _SCHEMA)
+        library.define(name + _SCHEMA)  # type: ignore[no-untyped-call]
     _declared.append(library)

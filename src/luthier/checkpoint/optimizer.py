@@ -50,7 +50,9 @@ def restore_optimizer(
         kind, _, name = full.partition("/")
         parameter = parameters.get(name)
         if parameter is None:
-            raise DoesNotFitError(f"the checkpoint has optimizer state {full}, and no such parameter")
+            raise DoesNotFitError(
+                f"the checkpoint has optimizer state {full}, and no such parameter"
+            )
         if tensor.ndim and tensor.shape != parameter.shape:
             shapes = f"{tuple(tensor.shape)}, the parameter {tuple(parameter.shape)}"
             raise DoesNotFitError(f"optimizer state {full} has shape {shapes}")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from luthier import vision
 
@@ -93,7 +93,7 @@ def describe(error: Exception, content: bytes) -> str:
     """Say in a few words why bytes are no image."""
     if not content:
         return "empty file"
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return f"not an image: begins with {content[:12]!r}"
     return str(error) or type(error).__name__
 

@@ -104,7 +104,9 @@ def _from_split_folders(data: Path, train: Path) -> Listing:
     held_out = data / found[0]
     notes = []
     if len(found) > 1:
-        notes.append(f"validation images are those of {found[0]}/; {', '.join(found[1:])}/ is unused")
+        notes.append(
+            f"validation images are those of {found[0]}/; {', '.join(found[1:])}/ is unused"
+        )
     extra = [name for name in _class_folders(held_out) if name not in classes]
     if extra:
         raise DataError(
@@ -116,7 +118,9 @@ def _from_split_folders(data: Path, train: Path) -> Listing:
     if lacking:
         notes.append(f"{held_out} has no images of {', '.join(lacking)}")
     more, more_others = _walk(data, held_out, [c for c in classes if c not in lacking], "val")
-    return Listing(data, tuple(classes), tuple(images + more), tuple(others + more_others), tuple(notes))
+    return Listing(
+        data, tuple(classes), tuple(images + more), tuple(others + more_others), tuple(notes)
+    )
 
 
 def _walk(
@@ -153,7 +157,9 @@ def _from_table(table: Path) -> Listing:
     if not images:
         raise DataError(f"{table} lists no images")
     if len({image.split is None for image in images}) == 2:
-        raise DataError(f"{table}: some rows have a split and some have none", cure="fill or drop it")
+        raise DataError(
+            f"{table}: some rows have a split and some have none", cure="fill or drop it"
+        )
     return Listing(table, tuple(sorted({image.label for image in images})), tuple(images))
 
 

@@ -7,7 +7,8 @@ workers may persist, and their number cannot matter.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -84,21 +85,24 @@ class Batches:
         pin_memory: bool = False,
     ) -> None:
         self._plan = _Plan(len(samples), batch_size, seed, shuffle)
-        self._loader = DataLoader(
-            _Keyed(samples, transform, seed),
-            batch_sampler=self._plan,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            worker_init_fn=_ignore_interrupt,
-            pin_memory=pin_memory,
-        )
+        with warnings.catch_warnings():
+            # torch warns of more workers than cores; who asks for them knows.
+            warnings.filterwarnings("ignore", message="This DataLoader will create")
+            self._loader = DataLoader(
+                _Keyed(samples, transform, seed),
+                batch_sampler=self._plan,
+                num_workers=workers,
+                persistent_workers=workers > 0,
+                worker_init_fn=_ignore_interrupt,
+                pin_memory=pin_memory,
+            )
 
     def sizes(self) -> list[int]:
         """Return the number of images in each batch of an epoch."""
         plan = self._plan
         return [stop - start for start, stop in batch_bounds(plan.images, plan.batch_size)]
 
-    def epoch(self, epoch: int = 0, first: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int = 0, first: int = 0) -> Generator[Batch]:
         """Give the batches of an epoch from batch ``first`` on; those before cost nothing.
 
         Yields:

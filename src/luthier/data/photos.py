@@ -132,12 +132,12 @@ def _check_classes(
     without = [name for name in listing.classes if name not in learnable]
     if without:
         why = f"; {len(unreadable)} are unreadable:\n{_listed(unreadable)}" if unreadable else ""
-        raise DataError(f"{listing.root} has no readable training image of {', '.join(without)}{why}")
+        raise DataError(
+            f"{listing.root} has no readable training image of {', '.join(without)}{why}"
+        )
 
 
-def _check_sides(
-    listing: Listing, train: tuple[Sample, ...], val: tuple[Sample, ...]
-) -> None:
+def _check_sides(listing: Listing, train: tuple[Sample, ...], val: tuple[Sample, ...]) -> None:
     if not val:
         raise DataError(
             f"{listing.root} has no readable validation image",

@@ -96,7 +96,7 @@ def _precision(found: Probe, device: str, asked: str) -> Choice:
         return Choice(asked, "asked for")
     if device.startswith("cuda") and found.cuda_bf16:
         return Choice("bf16", "computed in hardware here")
-    return Choice("fp32", f"the default on {device.split(':')[0]}")
+    return Choice("fp32", f"the default on {device.split(':', maxsplit=1)[0]}")
 
 
 def _workers(found: Probe, asked: int | None) -> Choice:

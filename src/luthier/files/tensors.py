@@ -16,13 +16,30 @@ from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import save_file
 
 from luthier.errors import DamagedError, UnsupportedFileError
 from luthier.files import durable
 from luthier.values import TensorSpec
 
 METADATA_KEY = "luthier"
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.complex64: "C64",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 
 
@@ -101,9 +118,7 @@ def _read_torch(path: Path) -> dict[str, torch.Tensor]:
             cure="save the model's state_dict() instead of the model",
         ) from error
     except (RuntimeError, EOFError, ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
-        raise DamagedError(
-            f"{path} is truncated or damaged: {_first_sentence(error)}"
-        ) from error
+        raise DamagedError(f"{path} is truncated or damaged: {_first_sentence(error)}") from error
     return _state_dict(path, content)
 
 
@@ -116,7 +131,9 @@ def _state_dict(path: Path, content: Any) -> dict[str, torch.Tensor]:
             tensors = {k: v for k, v in candidate.items() if isinstance(v, torch.Tensor)}
             if len(tensors) == len(candidate):
                 return {str(k): v.detach() for k, v in tensors.items()}
-    found = sorted(map(str, content))[:8] if isinstance(content, Mapping) else type(content).__name__
+    found = (
+        sorted(map(str, content))[:8] if isinstance(content, Mapping) else type(content).__name__
+    )
     raise UnsupportedFileError(
         f"{path} holds no state_dict: expected tensors by name, at the top or under one of"
         f" {', '.join(_WRAPPERS)}; found {found}"
@@ -134,7 +151,7 @@ def write(
 
     Args:
         path: the file; an old one is replaced in one step.
-        tensors: any device and memory format; tensors that share memory are written twice.
+        tensors: on any device; tensors that share memory are each written whole.
         metadata: plain JSON values, put under the key ``luthier`` of the file's metadata.
     """
     with durable.new_file(path) as temporary:
@@ -144,14 +161,31 @@ def write(
 def write_in_place(
     path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any] | None = None
 ) -> None:
-    """Write as ``write`` does, but straight to ``path``: for inside a new directory."""
-    plain = {name: _plain(tensor) for name, tensor in tensors.items()}
-    storages = [t.untyped_storage().data_ptr() for t in plain.values() if t.numel()]
-    if len(set(storages)) < len(storages):
-        plain = {name: tensor.clone() for name, tensor in plain.items()}
-    described = {} if metadata is None else {METADATA_KEY: json.dumps(metadata, sort_keys=True)}
-    save_file(plain, str(path), metadata={"format": "pt", **described})
+    """Write as ``write`` does, but straight to ``path``: for inside a new directory.
 
+    The same tensors and metadata give the same bytes. (The ``safetensors`` package writes the
+    metadata in an order of chance, so the format, which is a page long, is written here.)
 
-def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().to("cpu").contiguous()
+    Raises:
+        TypeError: a dtype that safetensors does not know; the tensor is named.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    if metadata is not None:
+        header["__metadata__"][METADATA_KEY] = json.dumps(metadata, sort_keys=True)
+    # Wide dtypes first, so that every tensor begins at a multiple of its item's size.
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    offset = 0
+    for name, tensor in ordered:
+        if tensor.dtype not in _DTYPES:
+            raise TypeError(f"tensor {name!r} is {tensor.dtype}, which safetensors cannot hold")
+        end = offset + tensor.numel() * tensor.element_size()
+        shape, dtype = list(tensor.shape), _DTYPES[tensor.dtype]
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, tensor in ordered:
+            plain = tensor.detach().to("cpu").contiguous()
+            file.write(plain.flatten().view(torch.uint8).numpy().data)

@@ -73,7 +73,7 @@ def _timm(name: str) -> nn.Module:
     except ModuleNotFoundError:
         raise missing_extra("timm", "timm", f"the model {TIMM}{name}") from None
     known = timm.list_models(pretrained=False)
-    if name.split(".")[0] not in known:
+    if name.split(".", maxsplit=1)[0] not in known:
         raise ModelError(f"unknown timm model {name!r}{nearest(name, known)}")
     model: nn.Module = timm.create_model(name, pretrained=False)
     return model

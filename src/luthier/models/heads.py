@@ -67,9 +67,8 @@ def replace_head(model: nn.Module, head: Head, classes: int) -> Head:
     old = model.get_submodule(head.name)
     bias = old.bias is not None
     if isinstance(old, nn.Conv2d):
-        new: nn.Module = nn.Conv2d(
-            old.in_channels, classes, old.kernel_size, old.stride, old.padding, bias=bias
-        )
+        kernel, stride, padding = old.kernel_size, old.stride, old.padding
+        new: nn.Module = nn.Conv2d(old.in_channels, classes, kernel, stride, padding, bias=bias)  # type: ignore[arg-type]
     else:
         assert isinstance(old, nn.Linear)  # noqa: S101 - find_head gives nothing else
         new = nn.Linear(old.in_features, classes, bias=bias)

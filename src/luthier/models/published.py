@@ -151,7 +151,9 @@ def fetch(url: str) -> Path:
                 " --weights FILE",
             ) from error
         except RuntimeError as error:  # torch.hub's word for a wrong hash
-            raise DamagedError(f"{address}: {error}", cure="try again, or another mirror") from error
+            raise DamagedError(
+                f"{address}: {error}", cure="try again, or another mirror"
+            ) from error
     check_name_hash(path, durable.sha256(path))
     return path
 
@@ -187,6 +189,4 @@ def _from_timm(name: str) -> Start:
         ) from error
     config = timm.data.resolve_model_data_config(model)
     archive = Archive(Path(f"{TIMM}{name}"), "timm", model.state_dict(), {}, "")
-    return Start(
-        archive, f"{TIMM}{name}", config["mean"], config["std"], config["interpolation"]
-    )
+    return Start(archive, f"{TIMM}{name}", config["mean"], config["std"], config["interpolation"])

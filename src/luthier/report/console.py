@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -86,7 +87,7 @@ class Console:
             self._bar = None
 
 
-def epoch_line(record: dict[str, float | int | str], epochs: int, iterations: int) -> str:
+def epoch_line(record: Mapping[str, Any], epochs: int, iterations: int) -> str:
     """Return the one line an epoch for training or validation.
 
     Args:

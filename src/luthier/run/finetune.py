@@ -142,4 +142,3 @@ def _result(folder: RunFolder, summary: dict[str, Any]) -> Result:
         seconds=summary["seconds"],
         summary=summary,
     )
-

@@ -13,11 +13,11 @@ from torch import nn
 from luthier import adapt, data, devices, models, recipe, strategies
 from luthier.data import Photos
 from luthier.devices import Chosen
-from luthier.strategies import Policy
 from luthier.keys import key
 from luthier.models import Head, Start
 from luthier.recipe import Recipe
 from luthier.report import Console
+from luthier.strategies import Policy
 from luthier.training import Precision
 from luthier.values import Block, Preprocessing
 

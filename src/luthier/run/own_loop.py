@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from luthier.strategies import apply_rates, blocks_of, new_groups, policy_of
 from luthier.models import find_head
+from luthier.strategies import apply_rates, blocks_of, new_groups, policy_of
 
 
 def param_groups(

@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from luthier import __version__
-from luthier import checkpoint, data, report, strategies, training
+from luthier import __version__, checkpoint, data, report, strategies, training
 from luthier.checkpoint import Content
 from luthier.errors import DoesNotFitError, InterruptedRunError
 from luthier.files import durable, tensors
@@ -39,8 +38,8 @@ class Progress:
         lines: of ``metrics.jsonl``.
     """
 
-    at: Position = Position()
-    tally: Tally = Tally()
+    at: Position = field(default_factory=Position)
+    tally: Tally = field(default_factory=Tally)
     best: Score | None = None
     last: Score | None = None
     stale: int = 0
@@ -242,11 +241,10 @@ class Session:
             for step in training.train_epoch(self._learner, batches, self._sizes, progress.at):
                 lr = step.lr
                 self._take(step, metrics)
-                if stop.asked and step.stepped:
-                    self.seconds += time.monotonic() - started
-                    self._save_and_leave(metrics)
-                elif self._due(step):
-                    self._save(metrics)
+                # The last step of an epoch is saved once its validation is done: one step
+                # number, one state.
+                if step.stepped and step.batch < len(self._sizes):
+                    self._save_if_asked(metrics, stop, started, self._due(step))
         seconds = time.monotonic() - started
         self._record(metrics, "train", progress.tally, lr, seconds)
         started = time.monotonic()
@@ -256,10 +254,8 @@ class Session:
         self._judge(Score(progress.at.epoch + 1, tally.loss, tally.accuracy))
         progress.at = Position(progress.at.epoch + 1, 0, progress.at.step)
         progress.tally = Tally()
-        if self._due(None):
-            self._save(metrics)
-        if stop.asked and progress.at.epoch < self.epochs:
-            self._save_and_leave(metrics)
+        if progress.at.epoch < self.epochs:
+            self._save_if_asked(metrics, stop, time.monotonic(), self._due(step))
 
     def _take(self, step: Step, metrics: Metrics) -> None:
         progress = self.progress
@@ -277,9 +273,7 @@ class Session:
         )
         self.console.step(step, progress.tally, self.epochs)
 
-    def _record(
-        self, metrics: Metrics, kind: str, tally: Tally, lr: float, seconds: float
-    ) -> None:
+    def _record(self, metrics: Metrics, kind: str, tally: Tally, lr: float, seconds: float) -> None:
         epoch = self.progress.at.epoch + 1
         record = {
             "kind": kind,
@@ -314,17 +308,23 @@ class Session:
         patience = self.job.recipe.training.patience
         return patience is not None and self.progress.stale >= patience
 
-    def _due(self, step: Step | None) -> bool:
+    def _due(self, step: Step) -> bool:
         count, unit = self._save_every.count, self._save_every.unit
-        if step is None:
-            return unit == "epochs" and self.progress.at.epoch % count == 0
-        if not step.stepped:
-            return False
         if unit == "minutes":
             return time.monotonic() - self._saved_at >= 60 * count
-        return unit == "steps" and step.step % count == 0
+        if unit == "epochs":
+            return self.progress.at.batch == 0 and self.progress.at.epoch % count == 0
+        return step.step % count == 0
 
-    def _save_and_leave(self, metrics: Metrics) -> None:
+    def _save_if_asked(
+        self, metrics: Metrics, stop: StopRequest, started: float, due: bool
+    ) -> None:
+        if not (stop.asked or due):
+            return
+        if not stop.asked:
+            self._save(metrics)
+            return
+        self.seconds += time.monotonic() - started
         self._save(metrics)
         at = self.progress.at
         raise InterruptedRunError(

@@ -24,7 +24,7 @@ def digests(state: Mapping[str, torch.Tensor]) -> dict[str, str]:
         if plain.is_floating_point():
             plain = plain + 0.0
         digest = hashlib.blake2b(f"{plain.dtype}{tuple(plain.shape)}".encode(), digest_size=16)
-        digest.update(plain.flatten().view(torch.uint8).numpy())
+        digest.update(plain.flatten().view(torch.uint8).numpy().data)
         found[name] = digest.hexdigest()
     return found
 
@@ -47,7 +47,9 @@ class Audit:
 
 
 def _span(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 4 else f"{names[0]} … {names[-1]} ({len(names)} blocks)"
+    return (
+        ", ".join(names) if len(names) <= 4 else f"{names[0]} … {names[-1]} ({len(names)} blocks)"
+    )
 
 
 def inspect_moves(

@@ -32,7 +32,7 @@ def blocks_of(model: nn.Module, head: str) -> tuple[Block, ...]:
     state = list(model.state_dict(keep_vars=True))
     loose = [t for t in state if not t.startswith((*prefixes, f"{head}."))]
     named = {name for name, _ in model.named_parameters()}
-    made = []
+    made: list[Block] = []
     for group in [*tops, [head]]:
         tensors = [t for t in state if t.startswith(tuple(f"{name}." for name in group))]
         if not made:

@@ -7,7 +7,7 @@ means that gradients are computed and the optimizer holds the block, but does no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -88,22 +88,19 @@ class Gradual:
 
 def policy_of(strategy: str, settings: Mapping[str, Any]) -> Policy:
     """Return the policy value of a strategy's name and its settings (as in the recipe)."""
-    match strategy:
-        case "scratch" | "full":
-            return Uniform()
-        case "frozen":
-            return Trunk(None)
-        case "zero-lr":
-            return Trunk(0.0)
-        case "discriminative":
-            return Trunk(settings["trunk_lr_scale"])
-        case "layerwise":
-            return Layerwise(settings["layer_decay"])
-        case "lp-ft":
-            return HeadFirst(settings["head_epochs"])
-        case "gradual":
-            return Gradual(settings["unfreeze_epochs"])
-    raise ValueError(f"unknown strategy {strategy!r}")
+    makers: dict[str, Callable[[], Policy]] = {
+        "scratch": Uniform,
+        "full": Uniform,
+        "frozen": lambda: Trunk(None),
+        "zero-lr": lambda: Trunk(0.0),
+        "discriminative": lambda: Trunk(settings["trunk_lr_scale"]),
+        "layerwise": lambda: Layerwise(settings["layer_decay"]),
+        "lp-ft": lambda: HeadFirst(settings["head_epochs"]),
+        "gradual": lambda: Gradual(settings["unfreeze_epochs"]),
+    }
+    if strategy not in makers:
+        raise ValueError(f"unknown strategy {strategy!r}")
+    return makers[strategy]()
 
 
 def frozen_blocks(policy: Policy, trunk_blocks: int, epochs: int) -> frozenset[int]:

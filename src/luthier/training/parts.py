@@ -18,7 +18,9 @@ def make_optimizer(how: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.
     assert how.lr is not None  # noqa: S101
     if how.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=how.lr)
-    return torch.optim.SGD(groups, lr=how.lr, momentum=0.9 if how.momentum is None else how.momentum)
+    return torch.optim.SGD(
+        groups, lr=how.lr, momentum=0.9 if how.momentum is None else how.momentum
+    )
 
 
 def make_criterion(how: Regularisation, class_counts: Sequence[int], device: str) -> Criterion:

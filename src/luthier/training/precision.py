@@ -27,9 +27,7 @@ class Precision:
     def place(self, tensor: torch.Tensor) -> torch.Tensor:
         """Bring a batch to the device; images become channels-last."""
         if tensor.ndim == 4:
-            return tensor.to(
-                self.device, memory_format=torch.channels_last, non_blocking=True
-            )
+            return tensor.to(self.device, memory_format=torch.channels_last, non_blocking=True)
         return tensor.to(self.device, non_blocking=True)
 
     def prepare(self, model: nn.Module) -> nn.Module:

@@ -1,0 +1,43 @@
+"""Small real inputs: image folders written to disk, and the shared data where it is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+LENET = "luthier.models.lenet:LeNet"
+
+
+def write_photos(root: Path, classes: dict[str, int], size: int = 40, seed: int = 0) -> Path:
+    """Write noisy PNGs whose mean colour tells the class."""
+    generator = np.random.default_rng(seed)
+    for index, (name, count) in enumerate(classes.items()):
+        folder = root / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            pixels = generator.normal(60 + 60 * index, 50, (size, size, 3)).clip(0, 255)
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number:03d}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train and val of two classes: 17 and 11 training images, 6 and 5 validation images."""
+    root = tmp_path_factory.mktemp("photos")
+    write_photos(root / "train", {"cat": 17, "dog": 11}, seed=1)
+    write_photos(root / "val", {"cat": 6, "dog": 5}, seed=2)
+    return root
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The shared data of real photos and weights."""
+    beside = Path(__file__).resolve().parents[2] / "shared"
+    found = Path(os.environ.get("LUTHIER_SHARED", beside)) / "data"
+    if not found.is_dir():
+        pytest.skip(f"no shared data at {found}; set LUTHIER_SHARED to where it is")
+    return found

@@ -1,0 +1,179 @@
+"""The exactness contract: training is a function of (recipe, step)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import LENET, write_photos
+from safetensors.torch import load_file
+
+import luthier
+from luthier import checkpoint
+from luthier.errors import InterruptedRunError
+from luthier.report import Console
+from luthier.run import finetune as job
+
+SMALL = {"model": LENET, "image_size": 32, "batch_size": 4, "epochs": 2, "workers": 0, "seed": 3}
+
+
+def run(data: Path, out: Path, **knobs: Any) -> luthier.Result:
+    given = SMALL | knobs
+    if "strategy" not in given and "weights" not in given:
+        given["weights"] = "none"
+    return luthier.finetune(data, out=out, console=Console(quiet=True), **given)
+
+
+def bits(run_folder: Path) -> dict[str, bytes]:
+    """The last checkpoint, tensor by tensor and without times, the best model, the metrics."""
+    last = sorted((run_folder / "checkpoints").iterdir())[-1]
+    found = {"state": (last / "state.json").read_bytes()}
+    for part in sorted(last.glob("*.safetensors")):
+        for name, tensor in load_file(part).items():
+            found[f"{part.stem}:{name}"] = tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
+    found["best"] = (run_folder / "model.safetensors").read_bytes()
+    records = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    timeless = [{k: v for k, v in r.items() if k != "seconds"} for r in records]
+    found["metrics"] = json.dumps(timeless).encode()
+    return found
+
+
+def differences(a: dict[str, bytes], b: dict[str, bytes]) -> list[str]:
+    return [name for name in sorted(a.keys() | b.keys()) if a.get(name) != b.get(name)]
+
+
+class StopAt(Console):
+    """Asks its run to stop after so many batches, as a signal would."""
+
+    def __init__(self, batches: int) -> None:
+        super().__init__(quiet=True)
+        self.left = batches
+        self.request: Any = None
+
+    def step(self, *facts: Any) -> None:
+        super().step(*facts)
+        self.left -= 1
+        if self.left == 0:
+            self.request.asked = True
+
+
+@pytest.fixture
+def stop_at(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Give a console that stops its run after a number of batches."""
+
+    def make(batches: int) -> StopAt:
+        console = StopAt(batches)
+        listening = job.listening
+
+        class Listening:
+            def __enter__(self) -> Any:
+                self.inner = listening()
+                console.request = self.inner.__enter__()
+                return console.request
+
+            def __exit__(self, *error: object) -> None:
+                self.inner.__exit__(*error)
+
+        monkeypatch.setattr(job, "listening", Listening)
+        return console
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def trunk(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
+    """Weights of a LeNet that has learned three other classes."""
+    folder = tmp_path_factory.mktemp("trunk")
+    data = write_photos(folder / "data", {"x": 9, "y": 9, "z": 9}, seed=5)
+    return run(data, folder / "run", epochs=1).model
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_the_number_of_workers_changes_no_bit(photos: Path, tmp_path: Path, workers: int) -> None:
+    run(photos, tmp_path / "a")
+    run(photos, tmp_path / "b", workers=workers)
+    assert differences(bits(tmp_path / "a"), bits(tmp_path / "b")) == []
+
+
+def test_another_seed_changes_order_augmentation_and_head(photos: Path, tmp_path: Path) -> None:
+    run(photos, tmp_path / "a")
+    run(photos, tmp_path / "b", seed=4)
+    assert len(differences(bits(tmp_path / "a"), bits(tmp_path / "b"))) > 10
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "adamw, cosine, warm-up, clipping": {
+        "optimizer": "adamw",
+        "schedule": "cosine",
+        "warmup_epochs": 0.5,
+        "clip_norm": 0.5,
+    },
+    "one-cycle, average, accumulation": {"schedule": "one-cycle", "ema": 0.9, "accumulate": 3},
+    "mixup and CutMix, smoothing, class weights": {
+        "mixup": 0.2,
+        "cutmix": 1.0,
+        "label_smoothing": 0.1,
+        "class_weights": "balanced",
+    },
+    "bf16": {"precision": "bf16"},
+    "frozen": {"strategy": "frozen"},
+    "gradual": {"strategy": "gradual", "unfreeze_epochs": 1},
+    "lp-ft": {"strategy": "lp-ft", "head_epochs": 1},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("batches", [1, 6, 7, 10, 13])
+def test_a_stopped_run_ends_with_the_same_bits(
+    photos: Path, tmp_path: Path, trunk: Path, stop_at: Any, variant: str, batches: int
+) -> None:
+    knobs = dict(VARIANTS[variant])
+    if "strategy" in knobs:
+        knobs["weights"] = str(trunk)
+    run(photos, tmp_path / "whole", **knobs)
+    console = stop_at(batches)
+    with pytest.raises(InterruptedRunError):
+        luthier.finetune(
+            photos, out=tmp_path / "cut", console=console, **(SMALL | {"weights": "none"} | knobs)
+        )
+    assert not (tmp_path / "cut" / "summary.json").exists()
+    luthier.resume(tmp_path / "cut", workers=1, console=Console(quiet=True))
+    assert differences(bits(tmp_path / "whole"), bits(tmp_path / "cut")) == []
+
+
+def test_a_finished_run_is_left_alone(photos: Path, tmp_path: Path) -> None:
+    first = run(photos, tmp_path / "a", epochs=1)
+    before = bits(tmp_path / "a")
+    again = luthier.resume(tmp_path / "a", console=Console(quiet=True))
+    assert again == first
+    assert differences(before, bits(tmp_path / "a")) == []
+
+
+def test_a_damaged_checkpoint_is_passed_over(photos: Path, tmp_path: Path, stop_at: Any) -> None:
+    run(photos, tmp_path / "whole")
+    console = stop_at(9)
+    with pytest.raises(InterruptedRunError):
+        luthier.finetune(
+            photos,
+            out=tmp_path / "cut",
+            console=console,
+            save_every="2 steps",
+            weights="none",
+            **SMALL,
+        )
+    checkpoints = tmp_path / "cut" / "checkpoints"
+    assert checkpoint.steps_in(checkpoints) == [8, 9]
+    damaged = checkpoints / "step-00000009" / "optimizer.safetensors"
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    luthier.resume(tmp_path / "cut", console=Console(quiet=True))
+    said = (tmp_path / "cut" / "log.txt").read_text()
+    assert "optimizer.safetensors has another SHA-256" in said
+    assert "continues at step 8" in said
+    whole, cut = bits(tmp_path / "whole"), bits(tmp_path / "cut")
+    assert differences(whole, cut) == []
