@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import LENET, write_photos
 from safetensors.torch import load_file
 
 import luthier
+from conftest import LENET, write_photos
 from luthier import checkpoint
 from luthier.errors import InterruptedRunError
 from luthier.report import Console
@@ -84,7 +84,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.fixture(scope="module")
-def trunk(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
+def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of a LeNet that has learned three other classes."""
     folder = tmp_path_factory.mktemp("trunk")
     data = write_photos(folder / "data", {"x": 9, "y": 9, "z": 9}, seed=5)

@@ -76,7 +76,7 @@ def open_photos(
     has_split = any(image.split is not None for image in listing.images)
     if has_split and val_fraction is not None:
         raise DataError(
-            f"--val-fraction {val_fraction} has no effect: {listing.root} has its own validation images"
+            f"--val-fraction {val_fraction} has no effect: {listing.root} has its own split"
         )
     inspections = _inspect(listing, progress)
     unreadable = tuple(

@@ -55,6 +55,15 @@ class RunFolder:
         return self.path / "curves.png"
 
 
+def free_folder(base: Path) -> Path:
+    """Return ``base``, or ``base-2`` and so on where it exists already."""
+    free, number = base, 1
+    while free.exists():
+        number += 1
+        free = base.with_name(f"{base.name}-{number}")
+    return free
+
+
 def new_run(out: Path | None, data: str) -> RunFolder:
     """Choose the folder of a new run; ``runs/NAME-OF-THE-DATA`` with a number by default.
 
@@ -62,11 +71,7 @@ def new_run(out: Path | None, data: str) -> RunFolder:
         RunFolderError: ``out`` is a file, or a folder that holds something.
     """
     if out is None:
-        base = Path("runs") / (Path(data).stem or "run")
-        out, number = base, 1
-        while out.exists():
-            number += 1
-            out = base.with_name(f"{base.name}-{number}")
+        out = free_folder(Path("runs") / (Path(data).resolve().stem or "run"))
     if out.is_file():
         raise RunFolderError(f"--out {out} is a file, expected a new folder")
     if out.is_dir() and any(out.iterdir()):

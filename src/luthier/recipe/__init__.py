@@ -1,0 +1,39 @@
+"""The recipe: the one description of a run.
+
+The fields below are at the same time the keys of ``recipe.toml``, the flags of
+``luthier finetune`` and the keyword arguments of ``luthier.finetune``: one list, so that a
+flag cannot exist that nothing reads. A field that is ``None`` has not been decided;
+``resolve`` decides it. A field that would have no effect beside the others is an error.
+"""
+
+from luthier.recipe.deciding import Interval, parse_interval, resolve
+from luthier.recipe.fields import (
+    ENTRIES,
+    STRATEGIES,
+    Entry,
+    Optimizer,
+    Recipe,
+    Regularisation,
+    Schedule,
+    replace,
+    values,
+)
+from luthier.recipe.text import from_toml, read, to_toml
+
+__all__ = [
+    "ENTRIES",
+    "STRATEGIES",
+    "Entry",
+    "Interval",
+    "Optimizer",
+    "Recipe",
+    "Regularisation",
+    "Schedule",
+    "from_toml",
+    "parse_interval",
+    "read",
+    "replace",
+    "resolve",
+    "to_toml",
+    "values",
+]

@@ -1,0 +1,156 @@
+"""Fill in what a recipe leaves open, and refuse what makes no sense. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from luthier.errors import RecipeError, nearest
+from luthier.recipe.fields import ENTRIES, Entry, Recipe, replace, values
+
+
+def resolve(recipe: Recipe) -> Recipe:
+    """Fill in what is undecided and does not depend on the data or the machine.
+
+    The result is complete, and resolving it again changes nothing.
+
+    Raises:
+        RecipeError: a value outside its range, or a combination without an effect or sense.
+    """
+    given = values(recipe)
+    filled = dict(given)
+    if filled["weights"] is None:
+        filled["weights"] = "none" if filled["strategy"] == "scratch" else "imagenet"
+    if filled["strategy"] is None:
+        filled["strategy"] = "scratch" if filled["weights"] == "none" else "full"
+    for entry in ENTRIES.values():
+        if filled[entry.name] is None and (entry.knob.only is None or _applies(entry, filled)):
+            filled[entry.name] = entry.knob.default
+    _fill_dependent(given, filled)
+    complete = replace(recipe, **filled)
+    _check_values(complete)
+    _check_effects(given, filled)
+    _check_sense(filled)
+    return complete
+
+
+def _applies(entry: Entry, filled: Mapping[str, Any]) -> bool:
+    if entry.knob.only is None:
+        return True
+    other, allowed = entry.knob.only
+    value = filled[other] if filled[other] is not None else ENTRIES[other].knob.default
+    return value in allowed
+
+
+def _fill_dependent(given: Mapping[str, Any], filled: dict[str, Any]) -> None:
+    if filled["resize"] is None:
+        filled["resize"] = round(filled["image_size"] * 256 / 224)
+    if filled["weight_decay"] is None:
+        filled["weight_decay"] = 0.01 if filled["optimizer"] == "adamw" else 0.0
+    if filled["schedule"] == "one-cycle" and given["momentum"] is None:
+        filled["momentum"] = None
+    if filled["strategy"] == "lp-ft" and filled["head_epochs"] is None:
+        filled["head_epochs"] = max(1, filled["epochs"] // 5)
+    if filled["strategy"] == "gradual" and filled["unfreeze_epochs"] is None:
+        filled["unfreeze_epochs"] = max(1, filled["epochs"] // 2)
+
+
+def _check_values(recipe: Recipe) -> None:
+    for name, value in values(recipe).items():
+        entry = ENTRIES[name]
+        if value is None:
+            continue
+        if entry.knob.choices and value not in entry.knob.choices:
+            known = ", ".join(entry.knob.choices)
+            hint = nearest(str(value), entry.knob.choices)
+            raise RecipeError(f"{entry.flag} {value!r} is unknown{hint}; known are: {known}")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float) and not isinstance(number, bool):
+                _check_range(entry, number)
+    parse_interval(recipe.training.save_every or "")
+
+
+def _check_range(entry: Entry, value: float) -> None:
+    knob = entry.knob
+    if knob.low is not None and (value < knob.low or (knob.open_low and value == knob.low)):
+        word = "above" if knob.open_low else "at least"
+        raise RecipeError(f"{entry.flag} {value} is too small: it must be {word} {knob.low:g}")
+    if knob.high is not None and (value > knob.high or (knob.open_high and value == knob.high)):
+        word = "below" if knob.open_high else "at most"
+        raise RecipeError(f"{entry.flag} {value} is too large: it must be {word} {knob.high:g}")
+
+
+def _check_effects(given: Mapping[str, Any], filled: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        entry = ENTRIES[name]
+        if value is None or entry.knob.only is None or _applies(entry, filled):
+            continue
+        other, allowed = entry.knob.only
+        there = " or ".join(f"{ENTRIES[other].flag} {a}" for a in allowed)
+        raise RecipeError(
+            f"{entry.title(value)} has no effect with {ENTRIES[other].flag} {filled[other]}: it"
+            f" works with {there}"
+        )
+
+
+def _check_sense(filled: Mapping[str, Any]) -> None:
+    strategy, weights = filled["strategy"], filled["weights"]
+    if weights == "none" and strategy != "scratch":
+        why = {
+            "frozen": "a random trunk that is frozen learns nothing",
+            "zero-lr": "a random trunk at learning rate 0 learns nothing",
+        }.get(strategy, "there is nothing to fine-tune in random weights")
+        raise RecipeError(
+            f"--strategy {strategy} with --weights none makes no sense: {why}",
+            cure="give --weights FILE or imagenet, or take --strategy scratch",
+        )
+    if strategy == "scratch" and weights != "none":
+        raise RecipeError(
+            f"--weights {weights} has no effect with --strategy scratch, which starts at random",
+            cure="leave --weights out, or take --strategy full",
+        )
+    if filled["schedule"] == "one-cycle" and filled["momentum"] is not None:
+        raise RecipeError("--momentum has no effect with --schedule one-cycle, which cycles it")
+    if filled["resize"] < filled["image_size"]:
+        raise RecipeError(
+            f"--resize {filled['resize']} is smaller than --image-size {filled['image_size']}: the"
+            " square would reach beyond the image"
+        )
+    for name in ("head_epochs", "warmup_epochs"):
+        if filled[name] is not None and filled[name] >= filled["epochs"]:
+            flag, epochs = ENTRIES[name].flag, filled["epochs"]
+            raise RecipeError(f"{flag} {filled[name]:g} leaves nothing of --epochs {epochs}")
+    unfreeze, epochs = filled["unfreeze_epochs"], filled["epochs"]
+    if unfreeze is not None and unfreeze > epochs:
+        raise RecipeError(f"--unfreeze-epochs {unfreeze} is longer than --epochs {epochs}")
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", filled["device"]):
+        raise RecipeError(
+            f"--device {filled['device']!r} is unknown; known are: auto, cpu, cuda, cuda:N, mps"
+        )
+
+
+@dataclass(frozen=True)
+class Interval:
+    """``count`` of a unit: "epochs", "steps" or "minutes"."""
+
+    count: float
+    unit: str
+
+
+def parse_interval(text: str) -> Interval:
+    """Read ``"5 epochs"``, ``"100 steps"`` or ``"10 minutes"``.
+
+    Raises:
+        RecipeError: anything else, and a count that is not positive.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(epoch|step|minute)s?\s*", text)
+    if found is None or float(found[1]) <= 0:
+        raise RecipeError(
+            f"--save-every {text!r} is not understood: give 'N epochs', 'N steps' or 'N minutes'"
+        )
+    count, unit = float(found[1]), found[2] + "s"
+    if unit != "minutes" and count != int(count):
+        raise RecipeError(f"--save-every {text!r}: a number of {unit} is a whole number")
+    return Interval(count, unit)
