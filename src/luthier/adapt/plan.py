@@ -45,8 +45,11 @@ class LoadPlan:
     def __str__(self) -> str:
         wanted = len(self.loaded) + len(self.missing) + len(self.misshapen)
         lines = [f"{len(self.loaded)} of {wanted} tensors loaded"]
-        if self.kept or self.dropped:
-            lines[0] += f", {len(self.kept)} new: {_some(self.kept)}"
+        new = [name for name in self.kept if not name.endswith(_OPTIONAL)]
+        if new:
+            lines[0] += f", {len(new)} new: {_some(new)}"
+        if len(new) < len(self.kept):
+            lines.append(f"  counts of batches that start at 0: {len(self.kept) - len(new)}")
         if self.cast:
             lines.append(f"  cast: {_some([f'{n} {a} → {b}' for n, a, b in self.cast])}")
         if self.misshapen:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from luthier import __version__
 from luthier.cli.parser import Parser
-from luthier.errors import LuthierError
+from luthier.errors import LuthierError, RecipeError, nearest
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,10 @@ def _dispatch(argv: list[str]) -> int:
     parser.add_argument("--version", action="version", version=f"luthier {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     chosen = next((a for a in argv if not a.startswith("-")), None)
+    names = [command.name for command in COMMANDS]
+    if chosen is not None and chosen not in names:
+        hint = nearest(chosen, names)
+        raise RecipeError(f"unknown command {chosen!r}{hint}", cure="see: luthier --help")
     modules = {}
     for command in COMMANDS:
         sub = commands.add_parser(command.name, help=command.help, description=command.help + ".")

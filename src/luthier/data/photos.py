@@ -86,7 +86,7 @@ def open_photos(
     )
     if strict and unreadable:
         raise DataError(
-            f"{len(unreadable)} unreadable images in {listing.root}:\n{_listed(unreadable)}",
+            f"{_count(unreadable)} in {listing.root}:\n{_listed(unreadable)}",
             cure="mend or remove them, or leave --strict-images out",
         )
     good = [
@@ -162,8 +162,7 @@ def _notes(
         shown = ", ".join(listing.other_files[:3]) + (", …" if count > 3 else "")
         notes.append(f"{count} {noun} no image by extension and left out: {shown}")
     if unreadable:
-        noun = "image" if len(unreadable) == 1 else "images"
-        notes.append(f"{len(unreadable)} unreadable {noun} left out:\n{_listed(unreadable)}")
+        notes.append(f"{_count(unreadable)} left out:\n{_listed(unreadable)}")
     both = _on_both_sides(good, validates)
     if both:
         shown = "\n".join(f"  {a} = {b}" for a, b in both[:_SHOWN])
@@ -182,6 +181,10 @@ def _on_both_sides(good: list[tuple[Listed, str]], validates: set[int]) -> list[
         for i, (image, digest) in enumerate(good)
         if i in validates and digest in learned
     ]
+
+
+def _count(unreadable: tuple[tuple[str, str], ...]) -> str:
+    return f"{len(unreadable)} unreadable image{'' if len(unreadable) == 1 else 's'}"
 
 
 def _listed(unreadable: tuple[tuple[str, str], ...]) -> str:

@@ -83,6 +83,12 @@ def _is_published_name(model: str, weights: str) -> bool:
 
 
 def _from_file(model: str, path: Path) -> Start:
+    if not path.exists():
+        names = ["imagenet", "none", *(entry.name for entry in _torchvision_entries(model))]
+        raise WeightsUnavailableError(
+            f"weights file {path} does not exist{nearest(str(path), names)}",
+            cure="give a file, imagenet or none",
+        )
     archive = tensors.read(path)
     check_name_hash(path, archive.sha256)
     own = archive.metadata.get("preprocessing")
