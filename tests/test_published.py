@@ -17,7 +17,7 @@ import torch
 
 from luthier import vision
 from luthier.adapt import load
-from luthier.errors import DamagedError, ModelError, UnsupportedFileError, WeightsUnavailableError
+from luthier.errors import DamagedError, ModelError, WeightsUnavailableError
 from luthier.files import durable, tensors
 from luthier.models import build, start_weights
 from luthier.models.published import IMAGENET_MEAN, IMAGENET_STD, fetch
@@ -216,8 +216,10 @@ def test_an_own_model_has_no_published_weights() -> None:
 
 
 def test_a_file_that_does_not_exist_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedFileError, match=r"missing\.pth does not exist"):
+    with pytest.raises(WeightsUnavailableError, match=r"missing\.pth does not exist"):
         start_weights("resnet18", str(tmp_path / "missing.pth"))
+    with pytest.raises(WeightsUnavailableError, match="did you mean 'imagenet'"):
+        start_weights("resnet18", "imagnet")
 
 
 def test_none_is_a_random_start() -> None:
