@@ -84,6 +84,8 @@ def _list(data: Path) -> Listing:
     if not classes:
         inside = "is empty" if not any(data.iterdir()) else "holds no class folders"
         raise DataError(f"the folder {data} {inside}", cure=_LAYOUTS)
+    if "train" in classes and set(classes) <= {"train", *VALIDATION_NAMES}:
+        raise DataError(f"{train} holds no class folders", cure=_LAYOUTS)
     images, others = _walk(data, data, classes, None)
     return Listing(data, tuple(classes), tuple(images), tuple(others))
 

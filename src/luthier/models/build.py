@@ -14,9 +14,8 @@ from typing import Any
 from torch import nn
 
 from luthier import vision
-from luthier.errors import ModelError, missing_extra, nearest
-
-TIMM = "timm/"
+from luthier.errors import ModelError, nearest
+from luthier.models import from_timm
 
 
 def build(name: str, classes: int) -> nn.Module:
@@ -36,8 +35,8 @@ def build(name: str, classes: int) -> nn.Module:
     """
     if ":" in name:
         return _own(name, classes)
-    if name.startswith(TIMM):
-        return _timm(name.removeprefix(TIMM))
+    if name.startswith(from_timm.PREFIX):
+        return from_timm.build(name.removeprefix(from_timm.PREFIX))
     return _torchvision(name)
 
 
@@ -63,19 +62,6 @@ def _without_auxiliary_heads(model: nn.Module) -> nn.Module:
         for name in ("aux1", "aux2", "AuxLogits"):
             if hasattr(model, name):
                 setattr(model, name, None)
-    return model
-
-
-def _timm(name: str) -> nn.Module:
-    vision.load()  # timm imports torchvision, which must be mended first
-    try:
-        timm = importlib.import_module("timm")
-    except ModuleNotFoundError:
-        raise missing_extra("timm", "timm", f"the model {TIMM}{name}") from None
-    known = timm.list_models(pretrained=False)
-    if name.split(".", maxsplit=1)[0] not in known:
-        raise ModelError(f"unknown timm model {name!r}{nearest(name, known)}")
-    model: nn.Module = timm.create_model(name, pretrained=False)
     return model
 
 

@@ -19,10 +19,11 @@ from typing import Any
 import torch
 
 from luthier import vision
-from luthier.errors import DamagedError, ModelError, WeightsUnavailableError, missing_extra, nearest
+from luthier.errors import DamagedError, ModelError, WeightsUnavailableError, nearest
 from luthier.files import durable, tensors
 from luthier.files.tensors import Archive
-from luthier.models.build import TIMM
+from luthier.models import from_timm
+from luthier.models.from_timm import PREFIX as TIMM
 
 MIRROR = "LUTHIER_WEIGHTS_MIRROR"
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[A-Za-z]+$")
@@ -72,7 +73,9 @@ def start_weights(model: str, weights: str) -> Start:
             cure="give --weights FILE, or --weights none to start at random",
         )
     if model.startswith(TIMM):
-        return _from_timm(model.removeprefix(TIMM))
+        name = model.removeprefix(TIMM)
+        archive = Archive(Path(model), "timm", from_timm.published_weights(name), {}, "")
+        return Start(archive, model, **from_timm.normalisation(name))
     entry = _torchvision_entry(model, weights)
     return _described(tensors.read(fetch(entry.url)), f"{model} {entry}", entry)
 
@@ -95,6 +98,8 @@ def _from_file(model: str, path: Path) -> Start:
     if own:
         mean, std = tuple(own["mean"]), tuple(own["std"])
         return Start(archive, str(path), mean, std, own["interpolation"])
+    if model.startswith(TIMM):
+        return Start(archive, str(path), **from_timm.normalisation(model.removeprefix(TIMM)))
     for entry in _torchvision_entries(model):
         if entry.url.rpartition("/")[2] == path.name:
             return _described(archive, str(path), entry)
@@ -177,22 +182,3 @@ def check_name_hash(path: Path, sha256: str) -> None:
             f" {found[1]} as its name says",
             cure="remove it and fetch it again",
         )
-
-
-def _from_timm(name: str) -> Start:
-    vision.load()
-    try:
-        import timm  # noqa: PLC0415 - an extra
-        import timm.data  # noqa: PLC0415
-    except ModuleNotFoundError:
-        raise missing_extra("timm", "timm", f"the model {TIMM}{name}") from None
-    try:
-        model = timm.create_model(name, pretrained=True)
-    except Exception as error:  # the hub client has a tree of its own errors
-        raise WeightsUnavailableError(
-            f"the published weights of {TIMM}{name} could not be fetched: {error}",
-            cure="fetch them on a machine with a network and give --weights FILE",
-        ) from error
-    config = timm.data.resolve_model_data_config(model)
-    archive = Archive(Path(f"{TIMM}{name}"), "timm", model.state_dict(), {}, "")
-    return Start(archive, f"{TIMM}{name}", config["mean"], config["std"], config["interpolation"])

@@ -224,7 +224,7 @@ class Session:
         done = self.progress.at.epoch * sum(self._sizes) + self.progress.tally.images
         self.console.start(self.epochs * sum(self._sizes), done)
         try:
-            with torch.random.fork_rng():
+            with torch.random.fork_rng(devices=[]), training.reproducible():
                 while self.progress.at.epoch < self.epochs and not self._has_stopped_early():
                     self._epoch(metrics, stop)
             self._save(metrics)

@@ -4,7 +4,7 @@ from luthier.training.average import WeightAverage
 from luthier.training.evaluate import evaluate
 from luthier.training.loop import Learner, train_epoch
 from luthier.training.parts import make_criterion, make_mix, make_optimizer
-from luthier.training.precision import Precision
+from luthier.training.precision import Precision, reproducible
 from luthier.training.schedule import Rates, rates_at
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "make_mix",
     "make_optimizer",
     "rates_at",
+    "reproducible",
     "train_epoch",
 ]
