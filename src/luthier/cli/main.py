@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from luthier import __version__
 from luthier.cli.parser import Parser
 from luthier.errors import LuthierError, RecipeError, nearest
+from luthier.version import __version__
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -159,7 +158,9 @@ def _preprocessing(complete: Recipe) -> Preprocessing:
 
 def _describe(start: Start, plan: str) -> dict[str, Any]:
     sha256 = start.archive.sha256 if start.archive is not None else None
-    return {"source": start.source, "sha256": sha256, "loaded": plan}
+    # A model file is handed on: it names the file it came from, not a path of this machine.
+    source = Path(start.source).name if Path(start.source).is_file() else start.source
+    return {"source": source, "sha256": sha256, "loaded": plan}
 
 
 def _say(console: Console, complete: Recipe, photos: Photos, start: Start, plan: str) -> None:
@@ -172,8 +173,3 @@ def _say(console: Console, complete: Recipe, photos: Photos, start: Start, plan:
         console.say(f"  {note}")
     what = f": {plan}" if plan else ""
     console.say(f"model {complete.model.model}, weights {start.source}{what}")
-
-
-def architecture(model: str) -> str:
-    """Return a model's name with where it comes from: ``torchvision/resnet18``."""
-    return model if re.search("[:/]", model) else f"torchvision/{model}"

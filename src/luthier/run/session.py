@@ -6,70 +6,24 @@ import contextlib
 import functools
 import json
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from luthier import __version__, checkpoint, data, report, strategies, training
+from luthier import checkpoint, data, report, strategies, training
 from luthier.checkpoint import Content
 from luthier.errors import DoesNotFitError, InterruptedRunError
 from luthier.files import durable, tensors
 from luthier.recipe import Interval, parse_interval
 from luthier.report import Console
+from luthier.run import results
 from luthier.run.folder import Metrics, RunFolder
-from luthier.run.job import Job, architecture
+from luthier.run.job import Job
+from luthier.run.progress import Progress
 from luthier.run.stopping import StopRequest
 from luthier.training import Learner, Rates, WeightAverage
 from luthier.values import Position, Score, Step, Tally
-
-
-@dataclass
-class Progress:
-    """Where a run stands; with tensors it is all that a checkpoint holds.
-
-    Attributes:
-        at: the position.
-        tally: sums over the batches of the current epoch.
-        best: the best validation so far.
-        last: the latest.
-        stale: epochs since the best.
-        start: digest of every tensor before the first step.
-        lines: of ``metrics.jsonl``.
-    """
-
-    at: Position = field(default_factory=Position)
-    tally: Tally = field(default_factory=Tally)
-    best: Score | None = None
-    last: Score | None = None
-    stale: int = 0
-    start: dict[str, str] = field(default_factory=dict)
-    lines: int = 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {
-            "position": vars(self.at),
-            "tally": vars(self.tally),
-            "best": self.best and self.best.as_dict(),
-            "last": self.last and self.last.as_dict(),
-            "stale": self.stale,
-            "start": self.start,
-            "lines": self.lines,
-        }
-
-    @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> Progress:
-        """Return the progress that ``as_dict`` described."""
-        return cls(
-            at=Position(**value["position"]),
-            tally=Tally(**value["tally"]),
-            best=value["best"] and Score.from_dict(value["best"]),
-            last=value["last"] and Score.from_dict(value["last"]),
-            stale=value["stale"],
-            start=value["start"],
-            lines=value["lines"],
-        )
 
 
 class Session:
@@ -203,7 +157,7 @@ class Session:
             "epoch": self.progress.at.epoch,
             "seconds": self.seconds,
             "start": self.job.start,
-            "environment": environment(self.job),
+            "environment": results.environment(self.job),
             "metrics": self.progress.last and self.progress.last.as_dict(),
         }
         content = Content(parts, self.progress.as_dict(), facts)
@@ -347,63 +301,15 @@ class Session:
         self.audit()
         average = self._learner.average
         state = average.tensors if average else self.job.model.state_dict()
-        tensors.write(self.folder.model, state, self._description(score))
-
-    def _description(self, score: Score) -> dict[str, Any]:
-        job = self.job
-        how = job.recipe
-        return {
-            "format": 1,
-            "luthier": __version__,
-            "architecture": architecture(how.model.model or ""),
-            "arguments": {"num_classes": len(job.photos.classes)},
-            "head": job.head.name,
-            "classes": list(job.photos.classes),
-            "preprocessing": job.preprocessing.as_dict(),
-            "training": {
-                "strategy": how.strategy.strategy,
-                "seed": how.training.seed,
-                "epochs": how.training.epochs,
-                "validation": score.as_dict(),
-            },
-            "start": {"source": job.start["source"], "sha256": job.start["sha256"]},
-        }
+        tensors.write(self.folder.model, state, results.description(self.job, score))
 
     def finish(self) -> dict[str, Any]:
         """Audit, draw the curves, write the summary; return it as plain JSON values."""
         audit = self.audit()
-        job, progress = self.job, self.progress
+        job = self.job
         title = f"{job.recipe.model.model}, {job.recipe.strategy.strategy}"
         with durable.new_file(self.folder.curves) as temporary:
             report.draw_curves(report.read_metrics(self.folder.metrics), temporary, title)
-        summary = {
-            "run": str(self.folder.path),
-            "model": str(self.folder.model),
-            "strategy": job.recipe.strategy.strategy,
-            "best": progress.best and progress.best.as_dict(),
-            "last": progress.last and progress.last.as_dict(),
-            "epochs": progress.at.epoch,
-            "steps": progress.at.step,
-            "seconds": round(self.seconds, 3),
-            "classes": list(job.photos.classes),
-            "images": job.photos.counts(),
-            "unreadable": [list(pair) for pair in job.photos.unreadable],
-            "start": job.start,
-            "audit": [list(row) for row in audit.moved],
-            "environment": environment(job),
-        }
+        summary = results.summary(job, self.folder, self.progress, self.seconds, audit)
         durable.write_text(self.folder.summary, json.dumps(summary, indent=1) + "\n")
         return summary
-
-
-def environment(job: Job) -> dict[str, Any]:
-    """Return what the exactness contract depends on, as plain JSON values."""
-    return {
-        "luthier": __version__,
-        "torch": str(torch.__version__),
-        "device": job.chosen.device.value,
-        "precision": job.chosen.precision.value,
-        "threads": torch.get_num_threads(),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-        "processes": 1,
-    }

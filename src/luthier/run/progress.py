@@ -1,0 +1,56 @@
+"""Where a run stands, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from luthier.values import Position, Score, Tally
+
+
+@dataclass
+class Progress:
+    """Where a run stands; with tensors it is all that a checkpoint holds.
+
+    Attributes:
+        at: the position.
+        tally: sums over the batches of the current epoch.
+        best: the best validation so far.
+        last: the latest.
+        stale: epochs since the best.
+        start: digest of every tensor before the first step.
+        lines: of ``metrics.jsonl``.
+    """
+
+    at: Position = field(default_factory=Position)
+    tally: Tally = field(default_factory=Tally)
+    best: Score | None = None
+    last: Score | None = None
+    stale: int = 0
+    start: dict[str, str] = field(default_factory=dict)
+    lines: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "position": vars(self.at),
+            "tally": vars(self.tally),
+            "best": self.best and self.best.as_dict(),
+            "last": self.last and self.last.as_dict(),
+            "stale": self.stale,
+            "start": self.start,
+            "lines": self.lines,
+        }
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> Progress:
+        """Return the progress that ``as_dict`` described."""
+        return cls(
+            at=Position(**value["position"]),
+            tally=Tally(**value["tally"]),
+            best=value["best"] and Score.from_dict(value["best"]),
+            last=value["last"] and Score.from_dict(value["last"]),
+            stale=value["stale"],
+            start=value["start"],
+            lines=value["lines"],
+        )

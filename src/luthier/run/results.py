@@ -1,0 +1,76 @@
+"""What a run hands over: the model's description of itself, and the summary."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+
+from luthier.run.folder import RunFolder
+from luthier.run.job import Job
+from luthier.run.progress import Progress
+from luthier.strategies import Audit
+from luthier.values import Score
+from luthier.version import __version__
+
+
+def description(job: Job, score: Score) -> dict[str, Any]:
+    """Return what goes into a model file so that it needs nothing else; plain JSON values."""
+    how = job.recipe
+    return {
+        "format": 1,
+        "luthier": __version__,
+        "architecture": _architecture(how.model.model or ""),
+        "arguments": {"num_classes": len(job.photos.classes)},
+        "head": job.head.name,
+        "classes": list(job.photos.classes),
+        "preprocessing": job.preprocessing.as_dict(),
+        "training": {
+            "strategy": how.strategy.strategy,
+            "seed": how.training.seed,
+            "epochs": how.training.epochs,
+            "validation": score.as_dict(),
+        },
+        "start": {"source": job.start["source"], "sha256": job.start["sha256"]},
+    }
+
+
+def summary(
+    job: Job, folder: RunFolder, progress: Progress, seconds: float, audit: Audit
+) -> dict[str, Any]:
+    """Return what came out of a run as plain JSON values."""
+    return {
+        "run": str(folder.path),
+        "model": str(folder.model),
+        "strategy": job.recipe.strategy.strategy,
+        "best": progress.best and progress.best.as_dict(),
+        "last": progress.last and progress.last.as_dict(),
+        "epochs": progress.at.epoch,
+        "steps": progress.at.step,
+        "seconds": round(seconds, 3),
+        "classes": list(job.photos.classes),
+        "images": job.photos.counts(),
+        "unreadable": [list(pair) for pair in job.photos.unreadable],
+        "start": job.start,
+        "audit": [list(row) for row in audit.moved],
+        "environment": environment(job),
+    }
+
+
+def environment(job: Job) -> dict[str, Any]:
+    """Return what the exactness contract depends on, as plain JSON values."""
+    return {
+        "luthier": __version__,
+        "torch": str(torch.__version__),
+        "device": job.chosen.device.value,
+        "precision": job.chosen.precision.value,
+        "threads": torch.get_num_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "processes": 1,
+    }
+
+
+def _architecture(model: str) -> str:
+    """Return a model's name with where it comes from: ``torchvision/resnet18``."""
+    return model if re.search("[:/]", model) else f"torchvision/{model}"
