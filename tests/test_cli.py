@@ -190,11 +190,12 @@ def test_a_signal_and_resume_end_with_the_bits_of_a_whole_run(
         env=ENVIRONMENT,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("val   epoch 2/"):
-                process.send_signal(number)
+                os.killpg(process.pid, number)  # workers too, as a terminal and schedulers do
                 break
         said = process.stderr.read()
     if number == signal.SIGKILL:

@@ -55,9 +55,11 @@ class _Plan(Sampler[list[tuple[int, int]]]):
         return len(batch_bounds(self.images, self.batch_size)) - self.first
 
 
-def _ignore_interrupt(_worker: int) -> None:
-    # Ctrl-C reaches every process of the terminal; the main one decides when to stop.
+def _leave_signals_to_the_run(_worker: int) -> None:
+    # Ctrl-C and a scheduler's SIGTERM reach every process of the group; the main one decides
+    # when to stop, and its end is the workers' end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class Batches:
@@ -93,7 +95,7 @@ class Batches:
                 batch_sampler=self._plan,
                 num_workers=workers,
                 persistent_workers=workers > 0,
-                worker_init_fn=_ignore_interrupt,
+                worker_init_fn=_leave_signals_to_the_run,
                 pin_memory=pin_memory,
             )
 
