@@ -205,20 +205,20 @@ def test_the_tables_of_this_file_are_complete() -> None:
     assert ranged == RANGES.keys()
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=50)
 @given(recipes())
 def test_a_resolved_recipe_comes_back_from_toml_equal(made: Recipe) -> None:
     resolved = resolve(made)
     assert from_toml(to_toml(resolved)) == resolved
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=30)
 @given(recipes())
 def test_an_undecided_recipe_comes_back_from_toml_equal(made: Recipe) -> None:
     assert from_toml(to_toml(made)) == made
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=50)
 @given(recipes())
 def test_resolving_twice_changes_nothing_and_what_was_given_stays(made: Recipe) -> None:
     resolved = resolve(made)

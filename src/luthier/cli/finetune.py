@@ -21,6 +21,7 @@ _SECTIONS = {
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments: every field of the recipe is a flag."""
+    parser.usage = "luthier finetune DATA [--out RUN] [--recipe FILE] [--json] [--FLAG VALUE ...]"
     parser.add_argument("data", metavar="DATA", help=ENTRIES["data"].knob.help)
     parser.add_argument("--out", metavar="RUN", help="new folder of the run [runs/NAME]")
     parser.add_argument("--recipe", metavar="FILE", help="a recipe.toml; flags go on top of it")
@@ -45,7 +46,7 @@ def _add_flag(group: argparse._ArgumentGroup, entry: Entry) -> None:
 
 def _help(entry: Entry) -> str:
     knob = entry.knob
-    default = "" if knob.default in (None, False) else f" [{knob.default}]"
+    default = "" if knob.default is None or knob.default is False else f" [{knob.default}]"
     only = f"; with {ENTRIES[knob.only[0]].flag} {' or '.join(knob.only[1])}" if knob.only else ""
     return (knob.help + default + only).replace("%", "%%")
 

@@ -61,7 +61,8 @@ def _dispatch(argv: list[str]) -> int:
         raise RecipeError(f"unknown command {chosen!r}{hint}", cure="see: luthier --help")
     modules = {}
     for command in COMMANDS:
-        sub = commands.add_parser(command.name, help=command.help, description=command.help + ".")
+        text = command.help[0].upper() + command.help[1:] + "."
+        sub = commands.add_parser(command.name, help=command.help, description=text)
         if command.name == chosen:
             modules[chosen] = importlib.import_module(f"luthier.cli.{chosen}")
             modules[chosen].add(sub)
