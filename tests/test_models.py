@@ -39,18 +39,12 @@ SMALL = (
 OTHER_FAMILIES = (
     "alexnet",
     "convnext_tiny",
-    "efficientnet_v2_s",
-    "googlenet",
-    "inception_v3",
-    "maxvit_t",
     "mobilenet_v3_small",
     "regnet_x_32gf",
     "resnext50_32x4d",
     "swin_t",
-    "swin_v2_t",
     "vgg16",
     "vit_b_16",
-    "wide_resnet50_2",
 )
 
 
@@ -103,9 +97,8 @@ def test_the_head_of_every_torchvision_model_is_found_and_replaced(name: str) ->
 def test_a_forward_gives_one_score_a_class_in_every_family(name: str) -> None:
     model = skeleton(name)
     replace_head(model, find_head(model), 3)
-    size = 299 if name == "inception_v3" else 224
     with torch.no_grad():
-        scores = model.to("meta").eval()(torch.empty(2, 3, size, size, device="meta"))
+        scores = model.to("meta").eval()(torch.empty(2, 3, 224, 224, device="meta"))
     assert tuple(scores.shape) == (2, 3)
 
 
@@ -319,7 +312,7 @@ def test_a_layer_taken_for_the_head_by_mistake_is_told_and_how_to_name_it(
     model = Misordered(uses_last=uses_last)
     wrong = replace_head(model, find_head(model), 5)
     assert wrong.name == "embed"
-    with pytest.raises(ModelError, match="'embed'(.|\n)*--head-module"):
+    with pytest.raises(ModelError, match=r"'embed'(.|\n)*--head-module"):
         check_head(model, wrong, 16)
     model = Misordered(uses_last=uses_last)
     check_head(model, replace_head(model, find_head(model, "head"), 5), 16)
@@ -328,12 +321,12 @@ def test_a_layer_taken_for_the_head_by_mistake_is_told_and_how_to_name_it(
 def test_a_layer_that_the_forward_never_uses_is_not_taken_for_the_head() -> None:
     model = Misordered(5)  # gives five scores whatever is done to the other layer
     wrong = replace_head(model, find_head(model), 5)
-    with pytest.raises(ModelError, match="'embed'(.|\n)*--head-module"):
+    with pytest.raises(ModelError, match=r"'embed'(.|\n)*--head-module"):
         check_head(model, wrong, 16)
 
 
 def test_an_image_size_that_the_model_refuses_is_told() -> None:
     model = build("timm/vit_tiny_patch16_224", 3)
-    with pytest.raises(ModelError, match="fails on a 100 x 100 RGB image(.|\n)*--image-size"):
+    with pytest.raises(ModelError, match=r"fails on a 100 x 100 RGB image(.|\n)*--image-size"):
         check_head(model, find_head(model), 100)
     assert model.training

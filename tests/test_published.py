@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import hashlib
 import http.server
 import shutil
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -105,9 +107,10 @@ def test_published_weights_are_fetched_once_and_fit(mirror: Any, shared: Path) -
     again = start_weights("mobilenet_v2", "IMAGENET1K_V1")
     assert mirror.asked == [f"/{MOBILENET}"]
     assert again.archive.sha256 == start.archive.sha256
-    assert again.archive.sha256 == hashlib.sha256(
-        (shared / "weights" / MOBILENET).read_bytes()
-    ).hexdigest()
+    assert (
+        again.archive.sha256
+        == hashlib.sha256((shared / "weights" / MOBILENET).read_bytes()).hexdigest()
+    )
 
 
 def test_a_file_of_the_name_of_published_weights_has_their_preprocessing(
@@ -133,7 +136,7 @@ def test_wrong_bytes_are_damage_and_stay_nowhere(mirror: Any) -> None:
 def test_a_damaged_file_in_the_cache_is_refused(mirror: Any) -> None:
     mirror.cache.mkdir(parents=True)
     (mirror.cache / RESNET).write_bytes(b"not these weights")
-    with pytest.raises(DamagedError, match="expected f37072fd as its name says(.|\n)*remove it"):
+    with pytest.raises(DamagedError, match=r"expected f37072fd as its name says(.|\n)*remove it"):
         start_weights("resnet18", "imagenet")
     assert mirror.asked == []
 
@@ -165,6 +168,10 @@ def test_a_mirror_that_speaks_no_http_is_told_the_same_way(
         with pytest.raises(WeightsUnavailableError) as error:
             start_weights("resnet18", "imagenet")
     assert_tells_what_to_do(error, mirror)
+    del error
+    with warnings.catch_warnings():  # urllib leaves this connection to the garbage collector
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def test_a_mirror_that_is_no_address_is_told_the_same_way(
@@ -206,12 +213,12 @@ def test_an_unknown_name_of_weights_gives_the_nearest_and_all() -> None:
 
 
 def test_an_unknown_model_has_no_published_weights() -> None:
-    with pytest.raises(ModelError, match="unknown model 'resnet81'.*'resnet18'"):
+    with pytest.raises(ModelError, match=r"unknown model 'resnet81'.*'resnet18'"):
         start_weights("resnet81", "imagenet")
 
 
 def test_an_own_model_has_no_published_weights() -> None:
-    with pytest.raises(WeightsUnavailableError, match="of own_net:Net(.|\n)*--weights none"):
+    with pytest.raises(WeightsUnavailableError, match=r"of own_net:Net(.|\n)*--weights none"):
         start_weights("own_net:Net", "imagenet")
 
 
@@ -261,6 +268,13 @@ def test_a_luthier_file_has_its_own_preprocessing(tmp_path: Path) -> None:
     assert (start.mean, start.std) == ((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
     assert start.interpolation == "bicubic"
     assert start.source == str(path)
+
+
+def test_a_file_for_a_timm_model_gets_the_preprocessing_of_timm(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / "w.pt")
+    start = start_weights("timm/vit_tiny_patch16_224", str(tmp_path / "w.pt"))
+    assert (start.mean, start.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    assert start.interpolation == "bicubic"
 
 
 def test_a_foreign_file_gets_the_preprocessing_of_imagenet(tmp_path: Path) -> None:

@@ -103,14 +103,14 @@ def test_constant_stays() -> None:
 def test_warm_up_rises_evenly_and_then_the_schedule_begins(
     name: str, each: int, epochs: int, warmup: float
 ) -> None:
-    schedule = Schedule(name, step_size=2, gamma=0.5, warmup_epochs=warmup)
+    schedule = Schedule(name, step_size=3, gamma=0.5, warmup_epochs=warmup)
     steps, rising = each * epochs, round(warmup * each)
     factors = [rates_at(schedule, step, each, steps).factor for step in range(steps)]
     assert factors[:rising] == pytest.approx([(i + 1) / rising for i in range(rising)])
     assert all(0.0 < factor <= 1.0 for factor in factors)
     if rising < steps:
         assert factors[rising] == 1.0
-    cold = Schedule(name, step_size=2, gamma=0.5, warmup_epochs=0.0)
+    cold = Schedule(name, step_size=3, gamma=0.5, warmup_epochs=0.0)
     if name == "cosine":
         rest = [rates_at(cold, step, each, steps - rising).factor for step in range(steps - rising)]
     else:
@@ -166,8 +166,9 @@ def same_state(a: nn.Module, b: nn.Module) -> bool:
 
 
 def balanced() -> Any:
-    return make_criterion(Regularisation(label_smoothing=0.0, class_weights="balanced"), [9, 3, 1],
-                          "cpu")
+    return make_criterion(
+        Regularisation(label_smoothing=0.0, class_weights="balanced"), [9, 3, 1], "cpu"
+    )
 
 
 CRITERIA = {

@@ -57,9 +57,11 @@ def restore_optimizer(
             shapes = f"{tuple(tensor.shape)}, the parameter {tuple(parameter.shape)}"
             raise DoesNotFitError(f"optimizer state {full} has shape {shapes}")
         placed.append((parameter, kind, tensor))
+    for parameter in parameters.values():
+        optimizer.state.pop(parameter, None)
     for parameter, kind, tensor in placed:
-        if tensor.ndim:  # take the parameter's device and memory format
-            value = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
-        else:  # counts of steps stay where torch keeps them
+        if kind == "step" or tensor.shape != parameter.shape:  # single numbers, kept on the CPU
             value = tensor.clone()
+        else:  # on the parameter's device, in its memory format
+            value = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
         optimizer.state[parameter][kind] = value.detach()

@@ -97,17 +97,19 @@ def verify(path: Path) -> dict[str, Any]:
     """
     try:
         manifest: dict[str, Any] = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
-        files = manifest["files"]
+        files = {n: (f["bytes"], f["sha256"]) for n, f in manifest["files"].items()}
         found_format = manifest["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedError(f"checkpoint {path} has no sound {_MANIFEST}: {error}") from error
     if found_format != FORMAT:
         raise DamagedError(f"checkpoint {path} has format {found_format}, expected {FORMAT}")
-    for name, facts in files.items():
+    if _STATE not in files:
+        raise DamagedError(f"checkpoint {path}: {_MANIFEST} does not list {_STATE}")
+    for name, (size, sha256) in files.items():
         file = path / name
-        if not file.is_file() or file.stat().st_size != facts["bytes"]:
+        if not file.is_file() or file.stat().st_size != size:
             raise DamagedError(f"checkpoint {path}: {name} is missing or has another size")
-        if durable.sha256(file) != facts["sha256"]:
+        if durable.sha256(file) != sha256:
             raise DamagedError(f"checkpoint {path}: {name} has another SHA-256 than when saved")
     return manifest
 

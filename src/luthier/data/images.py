@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -43,14 +44,26 @@ def decode(content: bytes) -> Image.Image:
         OSError, ValueError, SyntaxError, Image.DecompressionBombError: it is no image, or
             truncated, or too large; see ``describe``.
     """
+    with _no_warnings():
+        return _decode(content)
+
+
+@contextlib.contextmanager
+def _no_warnings() -> Iterator[None]:
+    # Of odd but readable metadata, and of large images. This changes the whole process, so a
+    # thread must not enter it while another is inside.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _decode(content: bytes) -> Image.Image:
     fast = _decode_compiled(content)
     if fast is not None:
         return fast
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of odd but readable metadata, and of large images
-        with Image.open(BytesIO(content)) as opened:
-            opened.load()
-            return _to_rgb(ImageOps.exif_transpose(opened))
+    with Image.open(BytesIO(content)) as opened:
+        opened.load()
+        return _to_rgb(ImageOps.exif_transpose(opened))
 
 
 def _decode_compiled(content: bytes) -> Image.Image | None:
@@ -82,7 +95,7 @@ def _wide_to_rgb(image: Image.Image) -> Image.Image:
     # Pillow's own conversion clips at 255, which turns 16-bit photographs white.
     values = np.asarray(image).astype(np.float64)
     top = values.max(initial=0.0)
-    if image.mode.startswith("I") and top > 255:
+    if image.mode.startswith("I;16") or (image.mode == "I" and top > 255):
         values = values / 257.0  # 65535 → 255
     elif image.mode == "F" and top <= 1.0:
         values = values * 255.0
@@ -98,15 +111,14 @@ def describe(error: Exception, content: bytes) -> str:
     return str(error) or type(error).__name__
 
 
-def inspect(path: Path) -> Inspection:
-    """Read and decode one image file completely."""
+def _inspect(path: Path) -> Inspection:
     try:
         content = path.read_bytes()
     except OSError as error:
         return Inspection("", error.strerror or str(error))
     digest = hashlib.sha256(content).hexdigest()
     try:
-        decode(content)
+        _decode(content)
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         return Inspection(digest, describe(error, content))
     return Inspection(digest, None)
@@ -114,9 +126,11 @@ def inspect(path: Path) -> Inspection:
 
 def inspect_all(
     paths: Iterable[Path], progress: Callable[[], object] = lambda: None
-) -> Iterator[Inspection]:
-    """Inspect many files on all cores, in order; ``progress`` is called after each."""
-    with ThreadPoolExecutor() as pool:  # decoding lets go of the interpreter's lock
-        for inspection in pool.map(inspect, paths):
+) -> list[Inspection]:
+    """Read and decode files on all cores, in order; ``progress`` is called after each."""
+    inspections = []
+    with _no_warnings(), ThreadPoolExecutor() as pool:  # decoding lets go of Python's lock
+        for inspection in pool.map(_inspect, paths):
             progress()
-            yield inspection
+            inspections.append(inspection)
+    return inspections

@@ -87,7 +87,7 @@ def _list(data: Path) -> Listing:
     if "train" in classes and set(classes) <= {"train", *VALIDATION_NAMES}:
         raise DataError(f"{train} holds no class folders", cure=_LAYOUTS)
     images, others = _walk(data, data, classes, None)
-    return Listing(data, tuple(classes), tuple(images), tuple(others))
+    return Listing(data, tuple(classes), tuple(images), tuple(others), _loose(data, data))
 
 
 def _class_folders(folder: Path) -> list[str]:
@@ -102,9 +102,10 @@ def _from_split_folders(data: Path, train: Path) -> Listing:
     if not found:
         images, others = _walk(data, train, classes, None)
         note = f"{data} has train/ and no {'/, '.join(VALIDATION_NAMES)}/: train/ is split"
-        return Listing(data, tuple(classes), tuple(images), tuple(others), (note,))
+        loose = _loose(data, train)
+        return Listing(data, tuple(classes), tuple(images), tuple(others), (note, *loose))
     held_out = data / found[0]
-    notes = []
+    notes = list(_loose(data, train) + _loose(data, held_out))
     if len(found) > 1:
         notes.append(
             f"validation images are those of {found[0]}/; {', '.join(found[1:])}/ is unused"
@@ -125,13 +126,26 @@ def _from_split_folders(data: Path, train: Path) -> Listing:
     )
 
 
+def _loose(data: Path, folder: Path) -> tuple[str, ...]:
+    found = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix.lower() in EXTENSIONS)
+    if not found:
+        return ()
+    first = found[0].relative_to(data).as_posix()
+    return (
+        f"images beside the class folders, of no class and left out: {len(found)} ({first}, …)",
+    )
+
+
 def _walk(
     data: Path, folder: Path, classes: Iterable[str], split: str | None
 ) -> tuple[list[Listed], list[str]]:
     images, others = [], []
     for label in classes:
+        found = []
         for root, folders, files in os.walk(folder / label, followlinks=True):
-            folders[:] = sorted(f for f in folders if not f.startswith("."))
+            folders[:] = [f for f in folders if not f.startswith(".")]
+            found.append((root, files))
+        for root, files in sorted(found):  # by whole paths, as ImageFolder: "a b" before "a/b"
             for file in sorted(files):
                 path = Path(root, file)
                 name = path.relative_to(data).as_posix()
@@ -155,7 +169,7 @@ def _from_table(table: Path) -> Listing:
             f"{table} has the columns {header}, expected path, label and, if wanted, split"
         )
     rows.fieldnames = header
-    images = [_from_row(table, number, row) for number, row in enumerate(rows, start=2)]
+    images = [_from_row(table, rows.line_num, row) for row in rows]
     if not images:
         raise DataError(f"{table} lists no images")
     if len({image.split is None for image in images}) == 2:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import warnings
+import weakref
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -55,15 +56,21 @@ class _Plan(Sampler[list[tuple[int, int]]]):
         return len(batch_bounds(self.images, self.batch_size)) - self.first
 
 
+_GRACE = 30  # seconds that a worker outlives a SIGTERM
+
+
 def _leave_signals_to_the_run(_worker: int) -> None:
-    # Ctrl-C and a scheduler's SIGTERM reach every process of the group; the main one decides
-    # when to stop, and its end is the workers' end.
+    # Ctrl-C and a scheduler's SIGTERM reach every process of a group or job. The main one decides
+    # when to stop and then ends its workers; until then it needs them to reach a safe step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda _number, _frame: signal.alarm(_GRACE))
 
 
 class Batches:
     """Batches of a list of samples, the same for any number of workers.
+
+    ``close()`` ends the workers; no batch can be had after it.
 
     Args:
         samples: what to read; the order of "not shuffled".
@@ -90,14 +97,19 @@ class Batches:
         with warnings.catch_warnings():
             # torch warns of more workers than cores; who asks for them knows.
             warnings.filterwarnings("ignore", message="This DataLoader will create")
-            self._loader = DataLoader(
+            loader = DataLoader(
                 _Keyed(samples, transform, seed),
                 batch_sampler=self._plan,
                 num_workers=workers,
                 persistent_workers=workers > 0,
                 worker_init_fn=_leave_signals_to_the_run,
                 pin_memory=pin_memory,
+                generator=torch.Generator(),  # else the global one moves with every epoch
             )
+
+        # The loader's end is its workers' end, also where an interpreter exits with batches open.
+        self._loaders = [loader]
+        self.close = weakref.finalize(self, self._loaders.clear)
 
     def sizes(self) -> list[int]:
         """Return the number of images in each batch of an epoch."""
@@ -111,4 +123,4 @@ class Batches:
             images, float ``[batch, 3, height, width]``, and labels, int64 ``[batch]``.
         """
         self._plan.epoch, self._plan.first = epoch, first
-        yield from self._loader
+        yield from self._loaders[0]

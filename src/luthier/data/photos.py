@@ -114,7 +114,7 @@ def _inspect(listing: Listing, progress: Callable[[int, int], object]) -> list[I
         done += 1
         progress(done, len(listing.images))
 
-    return list(inspect_all((image.path for image in listing.images), count))
+    return inspect_all((image.path for image in listing.images), count)
 
 
 def _validation(good: list[tuple[Listed, str]], fraction: float | None, seed: int) -> set[int]:

@@ -11,8 +11,8 @@ def held_out(labels: Sequence[str], digests: Sequence[str], fraction: float, see
     """Choose the images to validate on.
 
     The choice depends on the seed and on the images' content alone: not on their names, their
-    order or the machine. Copies of an image stay on one side. Every class with two different
-    images or more has at least one on each side.
+    order or the machine. Copies of an image within a class stay on one side. Every class with
+    two different images or more has at least one on each side.
 
     Args:
         labels: class of each image.

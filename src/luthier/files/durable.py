@@ -92,6 +92,7 @@ def sweep(folder: Path) -> list[Path]:
 def remove_directory(path: Path) -> None:
     """Remove a published directory; a kill in the middle leaves no half of it under its name."""
     doomed = _beside(path)
+    shutil.rmtree(doomed, ignore_errors=True)
     path.rename(doomed)
     shutil.rmtree(doomed)
 

@@ -84,9 +84,10 @@ def _find(name: str) -> Callable[..., Any]:
             found: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # an import runs the module's code
         raise ModelError(
-            f"model {name!r} was not found: {error}", cure="give it as package.module:callable"
+            f"model {name!r} was not found: {type(error).__name__}: {error}",
+            cure="give it as package.module:callable",
         ) from error
     if not callable(found):
         raise ModelError(f"{name} is a {type(found).__name__}, expected a function or class")
@@ -95,8 +96,10 @@ def _find(name: str) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def _working_directory_importable() -> Iterator[None]:
-    sys.path.insert(0, os.getcwd())
+    folder = os.getcwd()
+    sys.path.insert(0, folder)
     try:
         yield
     finally:
-        sys.path.pop(0)
+        with contextlib.suppress(ValueError):  # the module may have changed the path
+            sys.path.remove(folder)

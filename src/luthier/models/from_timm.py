@@ -34,7 +34,10 @@ def build(name: str) -> nn.Module:
     known = timm.list_models(pretrained=False)
     if name.split(".", maxsplit=1)[0] not in known:
         raise ModelError(f"unknown timm model {name!r}{nearest(name, known)}")
-    model: nn.Module = timm.create_model(name, pretrained=False)
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=False)
+    except Exception as error:  # such as an unknown tag after the dot
+        raise ModelError(f"timm model {name!r} could not be built: {error}") from error
     return model
 
 

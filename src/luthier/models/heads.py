@@ -83,18 +83,20 @@ def check_head(model: nn.Module, head: Head, image_size: int) -> None:
     """Send two grey images through the model and check that one score a class comes out.
 
     Raises:
-        ModelError: the output has another shape, or the model refuses the image.
+        ModelError: the output has another shape or does not depend on the head, or the model
+            refuses the image.
     """
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.enable_grad():
             output = model(torch.zeros(2, 3, image_size, image_size))
     except Exception as error:
         raise ModelError(
             f"{type(model).__name__} fails on a {image_size} x {image_size} RGB image:"
             f" {type(error).__name__}: {error}",
-            cure="choose another --image-size if the model wants one",
+            cure=f"choose another --image-size if the model wants one, or, if {head.name!r} is not"
+            f" its head, {_ADVICE}",
         ) from error
     finally:
         model.train(was_training)
@@ -103,5 +105,12 @@ def check_head(model: nn.Module, head: Head, image_size: int) -> None:
         raise ModelError(
             f"{head.name!r} was taken for the head of {type(model).__name__}, but with"
             f" {head.outputs} classes two images give {found}, expected (2, {head.outputs})",
+            cure=_ADVICE,
+        )
+    weight = model.get_parameter(f"{head.name}.weight")
+    if torch.autograd.grad(output.sum(), weight, allow_unused=True)[0] is None:
+        raise ModelError(
+            f"{head.name!r} was taken for the head of {type(model).__name__}, but its scores do not"
+            " depend on it",
             cure=_ADVICE,
         )

@@ -8,6 +8,7 @@ the file's name.
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
 import sys
@@ -152,10 +153,12 @@ def fetch(url: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         found = _HASH_IN_NAME.search(name)
         try:
+            if "://" not in address:
+                raise OSError(f"{MIRROR} is no address such as http://host/path")
             torch.hub.download_url_to_file(
                 address, str(path), found and found[1], progress=sys.stderr.isatty()
             )
-        except (urllib.error.URLError, OSError) as error:
+        except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
             raise WeightsUnavailableError(
                 f"{address} could not be fetched: {error}",
                 cure=f"fetch {url} on a machine with a network and put it at {path}, or give"

@@ -305,5 +305,6 @@ def _cast(entry: Entry, value: Any) -> Any:
             return tuple(float(v) for v in value)
     elif type(value) is entry.type and entry.type is not float:
         return value
-    wanted = "three finite numbers" if entry.type is tuple else f"a {entry.type.__name__}"
+    kinds = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text"}
+    wanted = kinds.get(entry.type, "three finite numbers")
     raise RecipeError(f"{entry.name} takes {wanted}, found {value!r}")

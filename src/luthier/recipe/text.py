@@ -36,6 +36,9 @@ def from_toml(text: str, source: str = "recipe") -> Recipe:
     known = [name for name, _ in sections()]
     changes: dict[str, Any] = {}
     for section, table in tables.items():
+        if section in ENTRIES and not isinstance(table, dict | list):
+            right = ENTRIES[section].section
+            raise RecipeError(f"{source}: {section!r} stands in no section, it goes in [{right}]")
         if section not in known or not isinstance(table, dict):
             raise RecipeError(f"{source}: unknown section [{section}]{nearest(section, known)}")
         for name, value in table.items():

@@ -48,7 +48,7 @@ class Console:
 
     def _write_log(self) -> None:
         if self._log is not None and self._said:
-            with self._log.open("a", encoding="utf-8") as file:
+            with self._log.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.writelines(line + "\n" for line in self._said)
             self._said.clear()
 

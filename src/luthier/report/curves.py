@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -54,7 +55,7 @@ def draw_comparison(runs: Mapping[str, Records], path: Path, title: str) -> None
         title: stands above.
     """
     figure, (losses, accuracies) = _figure(title)
-    for colour, (name, records) in zip(_COLOURS, runs.items(), strict=False):
+    for colour, (name, records) in zip(itertools.cycle(_COLOURS), runs.items(), strict=False):
         val = _kind(records, "val")
         losses.plot(*_xy(_kind(records, "train"), "loss"), color=colour, ls="--", lw=1)
         losses.plot(*_xy(val, "loss"), color=colour, marker=".", label=name)
@@ -78,7 +79,7 @@ def _figure(title: str) -> tuple[Figure, tuple[Axes, Axes]]:
     figure = Figure(figsize=(8, 7), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     losses, accuracies = figure.subplots(2, 1, sharex=True)
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     losses.set_ylabel("loss (cross-entropy)")
     accuracies.set_ylabel("accuracy, %")
     accuracies.set_xlabel("iteration (batches)")

@@ -145,6 +145,7 @@ class Session:
         self._rates = rates
 
     def _save(self, metrics: Metrics) -> None:
+        training.check_finite(self.job.model)
         metrics.sync()
         self.progress.lines = metrics.lines
         parts = {
@@ -185,6 +186,8 @@ class Session:
         finally:
             metrics.close()
             self.console.stop()
+            self._train.close()
+            self._val.close()
 
     def _epoch(self, metrics: Metrics, stop: StopRequest) -> None:
         progress, started = self.progress, time.monotonic()

@@ -21,7 +21,7 @@ def digests(state: Mapping[str, torch.Tensor]) -> dict[str, str]:
     found = {}
     for name, tensor in state.items():
         plain = tensor.detach().cpu().contiguous()
-        if plain.is_floating_point():
+        if plain.is_floating_point() and plain.element_size() > 1:  # float8 cannot add
             plain = plain + 0.0
         digest = hashlib.blake2b(f"{plain.dtype}{tuple(plain.shape)}".encode(), digest_size=16)
         digest.update(plain.flatten().view(torch.uint8).numpy().data)

@@ -44,12 +44,12 @@ def blocks_of(model: nn.Module, head: str) -> tuple[Block, ...]:
 
 def _tops(model: nn.Module, head: str) -> list[list[str]]:
     names = _children(model, "", head)
-    total = sum(_size(model, name) for name in names)
+    total = sum(_size(model, name, head) for name in names)
     while names:
-        largest = max(names, key=lambda name: _size(model, name))
+        largest = max(names, key=lambda name: _size(model, name, head))
         inner = _children(model, largest, head)
         holds_head = head.startswith(f"{largest}.")
-        if not inner or (_size(model, largest) < _MAIN_PART * total and not holds_head):
+        if not inner or (_size(model, largest, head) < _MAIN_PART * total and not holds_head):
             break
         at = names.index(largest)
         names[at : at + 1] = inner
@@ -84,5 +84,7 @@ def _has_state(module: nn.Module) -> bool:
     return bool(module.state_dict(keep_vars=True))
 
 
-def _size(model: nn.Module, name: str) -> int:
-    return sum(p.numel() for p in model.get_submodule(name).parameters())
+def _size(model: nn.Module, name: str, head: str) -> int:
+    # The head's own parameters aside: the cut is the same for any number of classes.
+    named = model.get_submodule(name).named_parameters(prefix=name)
+    return sum(p.numel() for full, p in named if not full.startswith(f"{head}."))

@@ -2,7 +2,7 @@
 
 from luthier.training.average import WeightAverage
 from luthier.training.evaluate import evaluate
-from luthier.training.loop import Learner, train_epoch
+from luthier.training.loop import Learner, check_finite, train_epoch
 from luthier.training.parts import make_criterion, make_mix, make_optimizer
 from luthier.training.precision import Precision, reproducible
 from luthier.training.schedule import Rates, rates_at
@@ -12,6 +12,7 @@ __all__ = [
     "Precision",
     "Rates",
     "WeightAverage",
+    "check_finite",
     "evaluate",
     "make_criterion",
     "make_mix",

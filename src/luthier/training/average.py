@@ -28,7 +28,8 @@ class WeightAverage:
         for name, now in self._model.state_dict().items():
             mean = self.tensors[name]
             if mean.is_floating_point():
-                mean.add_(now - mean, alpha=1 - decay)
+                moved = mean + (now - mean) * (1 - decay)
+                mean.copy_(torch.where(now == mean, mean, moved))  # keeps the bits of -inf, -0.0
             else:
                 mean.copy_(now)
 

@@ -94,6 +94,20 @@ def train_epoch(
         )
 
 
+def check_finite(model: nn.Module) -> None:
+    """Look at every weight before it is kept.
+
+    Raises:
+        DivergedError: one is not finite, as after a gradient that was not; it is named.
+    """
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise DivergedError(
+                f"the weights {name} are no longer finite and were not saved",
+                cure="lower --lr, or give --clip-norm 1; the last checkpoint is still good",
+            )
+
+
 def _set_rates(learner: Learner, step: int) -> Rates:
     rates = learner.schedule(step)
     for group in learner.optimizer.param_groups:
@@ -130,7 +144,9 @@ def _backward(
 
 def _step(learner: Learner, step: int) -> None:
     if learner.clip_norm is not None:
-        params = [p for g in learner.optimizer.param_groups for p in g["params"]]
+        # What stands still at rate 0 has gradients too, and must not shorten the others'.
+        groups = learner.optimizer.param_groups
+        params = [p for group in groups if group["rate"] for p in group["params"]]
         nn.utils.clip_grad_norm_(params, learner.clip_norm)
     learner.optimizer.step()
     learner.optimizer.zero_grad()

@@ -28,11 +28,14 @@ def make_criterion(how: Regularisation, class_counts: Sequence[int], device: str
 
     "balanced" weighs class ``c`` by ``images / (classes * images of c)``.
     """
-    weight = None
-    if how.class_weights == "balanced":
-        total, classes = sum(class_counts), len(class_counts)
-        weight = torch.tensor([total / (classes * n) for n in class_counts], device=device)
-    return nn.CrossEntropyLoss(weight=weight, label_smoothing=how.label_smoothing or 0.0)
+    smoothing = how.label_smoothing or 0.0
+    if how.class_weights != "balanced":
+        return nn.CrossEntropyLoss(label_smoothing=smoothing)
+    total, classes = sum(class_counts), len(class_counts)
+    weight = torch.tensor([total / (classes * n) for n in class_counts], device=device)
+    weighted = nn.CrossEntropyLoss(weight, reduction="sum", label_smoothing=smoothing)
+    # Per image, not per weight in its batch: accumulated batches then make one large batch.
+    return lambda scores, targets: weighted(scores, targets) / len(targets)
 
 
 def make_mix(how: Regularisation, classes: int) -> Mix | None:
