@@ -12,14 +12,16 @@ from PIL import Image
 LENET = "luthier.models.lenet:LeNet"
 
 
-def write_photos(root: Path, classes: dict[str, int], size: int = 40, seed: int = 0) -> Path:
-    """Write noisy PNGs whose mean colour tells the class."""
+def write_photos(
+    root: Path, classes: dict[str, int], size: int = 40, seed: int = 0, spread: int = 60
+) -> Path:
+    """Write noisy PNGs whose mean colours lie ``spread`` apart, class by class."""
     generator = np.random.default_rng(seed)
     for index, (name, count) in enumerate(classes.items()):
         folder = root / name
         folder.mkdir(parents=True, exist_ok=True)
         for number in range(count):
-            pixels = generator.normal(60 + 60 * index, 50, (size, size, 3)).clip(0, 255)
+            pixels = generator.normal(60 + spread * index, 50, (size, size, 3)).clip(0, 255)
             Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number:03d}.png")
     return root
 

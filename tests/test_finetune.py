@@ -1,0 +1,147 @@
+"""The main job on small real folders: what each strategy moves, what is kept, what comes out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import luthier
+from conftest import LENET, write_photos
+from luthier import data, models
+from luthier.files import tensors
+from luthier.recipe import STRATEGIES
+from luthier.report import Console, read_metrics
+from luthier.training import Precision, evaluate
+from luthier.values import Preprocessing
+
+SMALL: dict[str, Any] = {"model": LENET, "image_size": 32, "batch_size": 4, "workers": 0}
+
+
+def finetune(photos: Path, out: Path, **knobs: Any) -> luthier.Result:
+    return luthier.finetune(photos, out=out, console=Console(quiet=True), **(SMALL | knobs))
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("start")
+    three = write_photos(folder / "data", {"x": 9, "y": 9, "z": 9}, seed=5)
+    return finetune(three, folder / "run", weights="none", epochs=1).model
+
+
+TRUNK = ("conv1", "conv2", "fc1", "fc2")
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_each_strategy_moves_its_parts_and_no_other(
+    photos: Path, start: Path, tmp_path: Path, strategy: str
+) -> None:
+    weights = {} if strategy == "scratch" else {"weights": str(start)}
+    result = finetune(
+        photos, tmp_path / "run", strategy=strategy, epochs=3, weight_decay=0.1, **weights
+    )
+    moved = {name: count for name, count, _ in result.summary["audit"]}
+    stands = strategy in ("frozen", "zero-lr")
+    assert moved == dict.fromkeys(TRUNK, 0 if stands else 2) | {"fc3": 2}
+    began = tensors.read(start).tensors
+    ended = tensors.read(result.model).tensors
+    for name in TRUNK:
+        same = torch.equal(began[f"{name}.weight"], ended[f"{name}.weight"])
+        assert same is stands or strategy in ("gradual", "lp-ft")  # their best may come early
+    optimizer = tensors.read(
+        sorted((tmp_path / "run" / "checkpoints").iterdir())[-1] / "optimizer.safetensors"
+    )
+    assert any("conv1" in name for name in optimizer.tensors) is (strategy != "frozen")
+
+
+def test_frozen_and_zero_lr_learn_the_same_head(photos: Path, start: Path, tmp_path: Path) -> None:
+    ends = [
+        tensors.read(finetune(photos, tmp_path / s, strategy=s, weights=str(start), epochs=2).model)
+        for s in ("frozen", "zero-lr")
+    ]
+    for name, tensor in ends[0].tensors.items():
+        assert torch.equal(tensor, ends[1].tensors[name]), name
+
+
+def test_the_model_file_needs_nothing_else(photos: Path, tmp_path: Path) -> None:
+    result = finetune(photos, tmp_path / "run", weights="none", epochs=2, lr=0.01)
+    archive = tensors.read(result.model)
+    told = archive.metadata
+    assert told["classes"] == ["cat", "dog"]
+    assert told["architecture"] == LENET
+    model = models.build(told["architecture"], classes=told["arguments"]["num_classes"])
+    luthier.load(model, result.model)
+    how = told["preprocessing"]
+    look = Preprocessing(**how | {"mean": tuple(how["mean"]), "std": tuple(how["std"])})
+    samples = data.open_photos(data.list_images(photos)).val
+    batches = data.Batches(samples, data.evaluation_transform(look), batch_size=4)
+    tally = evaluate(model, batches.epoch(), Precision("cpu"))
+    batches.close()
+    assert tally.accuracy == result.best.accuracy
+    assert tally.loss == pytest.approx(result.best.loss, rel=1e-6)
+
+
+def test_the_best_model_is_kept_and_patience_ends_the_run(tmp_path: Path) -> None:
+    noise = write_photos(tmp_path / "noise", {"a": 12, "b": 12}, spread=0)  # nothing to learn
+    knobs = {"weights": "none", "schedule": "constant", "epochs": 30, "patience": 3}
+    result = finetune(noise, tmp_path / "run", **knobs)
+    scores = [r for r in read_metrics(tmp_path / "run" / "metrics.jsonl") if r["kind"] == "val"]
+    best = max(scores, key=lambda r: (r["correct"], -r["loss"]))
+    assert result.best.epoch == best["epoch"]
+    assert len(scores) == result.last.epoch == best["epoch"] + 3 < 30
+    kept = tensors.read(result.model).metadata["training"]["validation"]
+    assert kept["epoch"] == best["epoch"]
+    assert kept["correct"] == best["correct"]
+
+
+def test_a_table_of_images_trains_like_the_folder_it_lists(photos: Path, tmp_path: Path) -> None:
+    rows = ["path,label,split"]
+    for split in ("train", "val"):
+        for label in ("cat", "dog"):
+            found = sorted((photos / split / label).iterdir())
+            rows += [f"{path},{label},{split}" for path in found]
+    (tmp_path / "photos.csv").write_text("\n".join(rows))
+    knobs = {"weights": "none", "epochs": 1}
+    a = finetune(photos, tmp_path / "a", **knobs)
+    b = finetune(tmp_path / "photos.csv", tmp_path / "b", **knobs)
+    assert a.model.read_bytes() == b.model.read_bytes()
+
+
+def test_everything_at_once_runs(photos: Path, start: Path, tmp_path: Path) -> None:
+    result = finetune(
+        photos,
+        tmp_path / "run",
+        weights=str(start),
+        strategy="layerwise",
+        layer_decay=0.5,
+        optimizer="adamw",
+        schedule="one-cycle",
+        lr=1e-3,
+        weight_decay=0.05,
+        label_smoothing=0.1,
+        class_weights="balanced",
+        clip_norm=1.0,
+        accumulate=2,
+        ema=0.99,
+        mixup=0.2,
+        cutmix=1.0,
+        augment="crop",
+        epochs=2,
+        save_every="3 steps",
+    )
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    kinds = [json.loads(line)["kind"] for line in lines]
+    assert kinds == (["step"] * 7 + ["train", "val"]) * 2
+    assert result.summary["steps"] == 8  # seven batches in groups of two are four steps an epoch
+    checkpoint = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]
+    assert (checkpoint / "average.safetensors").exists()
+
+
+def test_the_callers_random_state_is_left_alone(photos: Path, tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    finetune(photos, tmp_path / "run", weights="none", epochs=1)
+    assert torch.equal(before, torch.get_rng_state())
