@@ -13,6 +13,7 @@ import pytest
 
 import luthier
 from conftest import LENET, write_photos
+from luthier.run.folder import existing_run, held
 
 QUICK = ["--model", LENET, "--image-size", "32", "--workers", "0", "--batch-size", "4"]
 SCRATCH = [*QUICK, "--weights", "none"]
@@ -135,6 +136,7 @@ def test_a_pipe_gets_one_line_an_epoch_and_standard_output_the_model(
     assert "95 % interval" in done.stderr
     assert done.stdout.strip() == str(tmp_path / "run" / "model.safetensors")
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+        ".lock",
         "checkpoints",
         "curves.png",
         "log.txt",
@@ -213,6 +215,26 @@ def test_a_signal_and_resume_end_with_the_bits_of_a_whole_run(
         for text in ((tmp_path / run / "metrics.jsonl").read_text() for run in ("whole", "cut"))
     ]
     assert steps[0] == steps[1] == list(range(1, 85))
+
+
+def test_a_run_at_work_is_held_and_a_kill_frees_it(photos: Path, tmp_path: Path) -> None:
+    words = [*SCRATCH, "--epochs", "100000", "--out", "run"]
+    words[words.index("--workers") + 1] = "1"
+    with subprocess.Popen(
+        command("finetune", photos, *words),
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        assert any(line.startswith("val   epoch 1/") for line in process.stderr)
+        second = call("resume", "run", cwd=tmp_path, status=2)
+        assert f"is in use by process {process.pid}" in second.stderr
+        process.kill()
+        process.stderr.read()
+    with held(existing_run(tmp_path / "run")):
+        pass
 
 
 def test_unreadable_images_are_listed_and_left_out(tmp_path: Path) -> None:

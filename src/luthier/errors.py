@@ -78,6 +78,12 @@ class DivergedError(LuthierError):
     exit_status = 1
 
 
+class CannotWriteError(LuthierError):
+    """The disk is full or refuses; what was saved before is as it was."""
+
+    exit_status = 1
+
+
 class InterruptedRunError(LuthierError):
     """The run was asked to stop and has saved its state."""
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from luthier import checkpoint, recipe
-from luthier.errors import RunFolderError
+from luthier.errors import CannotWriteError, RunFolderError
 from luthier.files import durable
 from luthier.recipe import Recipe
 from luthier.report import Console
-from luthier.run.folder import RunFolder, existing_run, new_run
+from luthier.run.folder import RunFolder, existing_run, held, new_run
 from luthier.run.job import prepare
 from luthier.run.session import Session
 from luthier.run.stopping import listening
 from luthier.values import Score
+
+_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,11 @@ def finetune(
     folder = new_run(Path(out) if out is not None else None, str(data))
     job = prepare(wanted, console)
     folder.path.mkdir(parents=True, exist_ok=True)
-    console.log_to(folder.log)
-    durable.write_text(folder.recipe, recipe.to_toml(job.recipe))
-    console.say(f"run {folder.path}")
-    return _run_to_end(Session(job, folder, console), console)
+    with held(folder):
+        console.log_to(folder.log)
+        durable.write_text(folder.recipe, recipe.to_toml(job.recipe))
+        console.say(f"run {folder.path}")
+        return _run_to_end(Session(job, folder, console), console)
 
 
 def resume(
@@ -97,12 +101,18 @@ def resume(
         console.say(f"run {folder.path} is finished; nothing to resume")
         return _result(folder, json.loads(folder.summary.read_text(encoding="utf-8")))
     changes = {"device": device, "workers": workers}
-    given = recipe.read(folder.recipe)
-    wanted = recipe.replace(given, **{k: v for k, v in changes.items() if v is not None})
+    given = recipe.replace(
+        recipe.read(folder.recipe), **{k: v for k, v in changes.items() if v is not None}
+    )
+    with held(folder):
+        return _continue(recipe.resolve(given), folder, console)
+
+
+def _continue(wanted: Recipe, folder: RunFolder, console: Console) -> Result:
     for place in (folder.path, folder.checkpoints):
         durable.sweep(place)
     found = checkpoint.newest(folder.checkpoints)
-    job = prepare(recipe.resolve(wanted), console, resumed=found is not None)
+    job = prepare(wanted, console, resumed=found is not None)
     console.log_to(folder.log)
     if found is None:
         console.say(f"run {folder.path} has no checkpoint yet: it starts from the beginning")
@@ -120,9 +130,18 @@ def resume(
 
 
 def _run_to_end(session: Session, console: Console) -> Result:
-    with listening() as stop:
-        session.run(stop)
-    summary = session.finish()
+    try:
+        with listening() as stop:
+            session.run(stop)
+        summary = session.finish()
+    except OSError as error:
+        if error.errno not in _DISK_TROUBLE:
+            raise
+        raise CannotWriteError(
+            f"run {session.folder.path} cannot be written: {error.strerror}",
+            cure="its checkpoints are as they were; mend that, then: luthier resume"
+            f" {session.folder.path}",
+        ) from error
     result = _result(session.folder, summary)
     console.say(f"audit: {session.audit()}")
     console.say(f"best  epoch {result.best.epoch}: {result.best.accuracy}")

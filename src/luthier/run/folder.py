@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from luthier.errors import RunFolderError
 from luthier.files import durable
+
+try:
+    import fcntl
+except ImportError:  # Windows has none, and no lock either
+    fcntl = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,30 @@ def existing_run(path: Path) -> RunFolder:
             f"{path} {what}, so there is no run to resume", cure="start one: luthier finetune DATA"
         )
     return folder
+
+
+@contextlib.contextmanager
+def held(folder: RunFolder) -> Iterator[None]:
+    """Keep every other process out of a run's folder; the end of this one frees it.
+
+    Raises:
+        RunFolderError: another process is at work in it.
+    """
+    with (folder.path / ".lock").open("a+", encoding="utf-8") as file:
+        if fcntl is not None:
+            try:
+                # A record lock: forked workers do not hold it, so a kill frees it at once.
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.seek(0)
+                raise RunFolderError(
+                    f"run {folder.path} is in use by process {file.read().strip() or '(unknown)'}",
+                    cure="wait for it, or stop it with Ctrl-C or SIGTERM",
+                ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
 
 
 class Metrics:
