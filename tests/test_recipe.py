@@ -21,6 +21,7 @@ from luthier.recipe import (
     Interval,
     Recipe,
     from_toml,
+    overlay,
     parse_interval,
     read,
     replace,
@@ -513,3 +514,16 @@ def test_other_intervals_are_refused(text: str) -> None:
     with pytest.raises(RecipeError, match=re.escape(f"--save-every {text!r}")):
         parse_interval(text)
     assert f"--save-every {text!r}" in refusal(save_every=text)
+
+
+def test_a_change_on_top_takes_along_what_only_worked_without_it() -> None:
+    base = resolve(replace(Recipe(), strategy="discriminative", weights="a.pth"))
+    assert (base.optimizer.momentum, base.strategy.trunk_lr_scale) == (0.9, 0.1)
+    changed = resolve(overlay(base, optimizer="adamw", strategy="layerwise"))
+    assert (changed.optimizer.momentum, changed.strategy.trunk_lr_scale) == (None, None)
+    assert changed.strategy.layer_decay == 0.75
+    cycled = resolve(overlay(base, schedule="one-cycle"))
+    assert (cycled.schedule.gamma, cycled.optimizer.momentum) == (None, None)
+    with pytest.raises(RecipeError, match=r"--momentum 0\.5 has no effect with --optimizer adamw"):
+        resolve(overlay(base, optimizer="adamw", momentum=0.5))
+    assert overlay(base, epochs=3) == replace(base, epochs=3)

@@ -11,6 +11,27 @@ from luthier.errors import RecipeError, nearest
 from luthier.recipe.fields import ENTRIES, Entry, Recipe, replace, values
 
 
+def overlay(base: Recipe, **changes: Any) -> Recipe:
+    """Put changes on top of a recipe.
+
+    What the recipe says beside a choice that is changed, and what has no effect with the new
+    one, goes: SGD's momentum when the change is to AdamW.
+
+    Raises:
+        RecipeError: see ``replace``.
+    """
+    stale = {
+        entry.name: None
+        for entry in ENTRIES.values()
+        if entry.knob.only is not None
+        and entry.knob.only[0] in changes
+        and not _applies(entry, changes)
+    }
+    if changes.get("schedule") == "one-cycle":
+        stale["momentum"] = None
+    return replace(base, **(stale | changes))
+
+
 def resolve(recipe: Recipe) -> Recipe:
     """Fill in what is undecided and does not depend on the data or the machine.
 

@@ -66,7 +66,7 @@ def finetune(
     """
     console = console or Console()
     base = recipe.read(Path(recipe_file)) if recipe_file is not None else Recipe()
-    wanted = recipe.resolve(recipe.replace(base, **knobs, data=str(data)))
+    wanted = recipe.resolve(recipe.overlay(base, **knobs, data=str(data)))
     folder = new_run(Path(out) if out is not None else None, str(data))
     job = prepare(wanted, console)
     folder.path.mkdir(parents=True, exist_ok=True)
