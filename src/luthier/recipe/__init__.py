@@ -15,6 +15,7 @@ from luthier.recipe.fields import (
     Recipe,
     Regularisation,
     Schedule,
+    decided,
     replace,
     values,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "Recipe",
     "Regularisation",
     "Schedule",
+    "decided",
     "from_toml",
     "overlay",
     "parse_interval",

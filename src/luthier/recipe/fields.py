@@ -8,9 +8,11 @@ import types
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from luthier.errors import RecipeError, nearest
+
+T = TypeVar("T")
 
 STRATEGIES = (
     "scratch",
@@ -273,6 +275,17 @@ ENTRIES: dict[str, Entry] = {entry.name: entry for entry in _entries()}
 def values(recipe: Recipe) -> dict[str, Any]:
     """Return every field by name; ``None`` where it is undecided."""
     return {e.name: getattr(getattr(recipe, e.section), e.name) for e in ENTRIES.values()}
+
+
+def decided(value: T | None) -> T:
+    """Return a field of a resolved recipe, which is never undecided.
+
+    Raises:
+        ValueError: it is; the recipe was not resolved, or the field does not apply.
+    """
+    if value is None:
+        raise ValueError("an undecided field of the recipe was read: resolve the recipe first")
+    return value
 
 
 def replace(recipe: Recipe, **changes: Any) -> Recipe:

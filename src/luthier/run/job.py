@@ -14,7 +14,7 @@ from luthier.data import Photos
 from luthier.devices import Chosen
 from luthier.keys import key
 from luthier.models import Head, Start
-from luthier.recipe import Recipe
+from luthier.recipe import Recipe, decided
 from luthier.report import Console
 from luthier.strategies import Policy
 from luthier.training import Precision
@@ -68,16 +68,16 @@ def prepare(wanted: Recipe, console: Console, *, resumed: bool = False) -> Job:
     """
     machine = wanted.machine
     chosen = devices.choose(
-        devices.probe(), machine.device or "auto", machine.precision or "auto", machine.workers
+        devices.probe(), decided(machine.device), decided(machine.precision), machine.workers
     )
     console.say(str(chosen))
-    listing = data.list_images(Path(wanted.data.data or ""))
+    listing = data.list_images(Path(decided(wanted.data.data)))
     start = _start(wanted, resumed)
     model, head, plan = _fit(wanted, len(listing.classes), start)
     photos = _photos(wanted, listing, console)
     complete = _complete(wanted, photos, chosen, start)
     blocks = strategies.blocks_of(model, head.name)
-    policy = strategies.policy_of(complete.strategy.strategy or "", recipe.values(complete))
+    policy = strategies.policy_of(decided(complete.strategy.strategy), recipe.values(complete))
     _say(console, complete, photos, start, plan)
     job = Job(
         recipe=complete,
@@ -97,12 +97,12 @@ def prepare(wanted: Recipe, console: Console, *, resumed: bool = False) -> Job:
 def _start(wanted: Recipe, resumed: bool) -> Start:
     if resumed:
         return Start(None, "checkpoint")
-    return models.start_weights(wanted.model.model or "", wanted.model.weights or "")
+    return models.start_weights(decided(wanted.model.model), decided(wanted.model.weights))
 
 
 def _fit(wanted: Recipe, classes: int, start: Start) -> tuple[nn.Module, Head, str]:
-    seed = wanted.training.seed or 0
-    name = wanted.model.model or ""
+    seed = decided(wanted.training.seed)
+    name = decided(wanted.model.model)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(key(seed, "init"))
         model = models.build(name, classes)
@@ -114,7 +114,7 @@ def _fit(wanted: Recipe, classes: int, start: Start) -> tuple[nn.Module, Head, s
     if start.archive is not None:
         of_head = [t for t in model.state_dict() if t.startswith(f"{head.name}.")]
         report = str(adapt.load(model, start.archive, head=of_head))
-    models.check_head(model, head, wanted.data.image_size or 224)
+    models.check_head(model, head, decided(wanted.data.image_size))
     return model, head, report
 
 
@@ -125,7 +125,7 @@ def _photos(wanted: Recipe, listing: data.Listing, console: Console) -> Photos:
             listing,
             val_fraction=wanted.data.val_fraction,
             strict=bool(wanted.data.strict_images),
-            seed=wanted.training.seed or 0,
+            seed=decided(wanted.training.seed),
             progress=lambda _done, _total: console.advance(1),
         )
     finally:
@@ -134,11 +134,11 @@ def _photos(wanted: Recipe, listing: data.Listing, console: Console) -> Photos:
 
 def _complete(wanted: Recipe, photos: Photos, chosen: Chosen, start: Start) -> Recipe:
     given = wanted.data
-    weights = wanted.model.weights or ""
+    weights = decided(wanted.model.weights)
     is_file = weights != "none" and Path(weights).is_file()
     return recipe.replace(
         wanted,
-        data=str(Path(given.data or "").resolve()),
+        data=str(Path(decided(given.data)).resolve()),
         val_fraction=photos.val_fraction,
         mean=given.mean or start.mean,
         std=given.std or start.std,
@@ -152,8 +152,13 @@ def _complete(wanted: Recipe, photos: Photos, chosen: Chosen, start: Start) -> R
 
 def _preprocessing(complete: Recipe) -> Preprocessing:
     how = complete.data
-    assert how.resize and how.image_size and how.interpolation and how.mean and how.std  # noqa: S101, PT018
-    return Preprocessing(how.resize, how.image_size, how.interpolation, how.mean, how.std)
+    return Preprocessing(
+        resize=decided(how.resize),
+        image_size=decided(how.image_size),
+        interpolation=decided(how.interpolation),
+        mean=decided(how.mean),
+        std=decided(how.std),
+    )
 
 
 def _describe(start: Start, plan: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from luthier.recipe import decided
 from luthier.run.folder import RunFolder
 from luthier.run.job import Job
 from luthier.run.progress import Progress
@@ -21,7 +22,7 @@ def description(job: Job, score: Score) -> dict[str, Any]:
     return {
         "format": 1,
         "luthier": __version__,
-        "architecture": _architecture(how.model.model or ""),
+        "architecture": _architecture(decided(how.model.model)),
         "arguments": {"num_classes": len(job.photos.classes)},
         "head": job.head.name,
         "classes": list(job.photos.classes),

@@ -15,7 +15,7 @@ from luthier import checkpoint, data, report, strategies, training
 from luthier.checkpoint import Content
 from luthier.errors import DoesNotFitError, InterruptedRunError
 from luthier.files import durable, tensors
-from luthier.recipe import Interval, parse_interval
+from luthier.recipe import Interval, decided, parse_interval
 from luthier.report import Console
 from luthier.run import results
 from luthier.run.folder import Metrics, RunFolder
@@ -44,14 +44,14 @@ class Session:
         self._rates = job.policy.rates(len(job.blocks) - 1, 0)
         self._learner = self._make_learner()
         how = job.recipe.training
-        self._save_every: Interval = parse_interval(how.save_every or "")
+        self._save_every: Interval = parse_interval(decided(how.save_every))
         self._saved_at = time.monotonic()
         self._frozen = strategies.frozen_blocks(job.policy, len(job.blocks) - 1, self.epochs)
 
     @property
     def epochs(self) -> int:
         """Epochs of the whole run."""
-        return self.job.recipe.training.epochs or 0
+        return decided(self.job.recipe.training.epochs)
 
     # --- building ---------------------------------------------------------------------------
 
@@ -60,12 +60,12 @@ class Session:
         how = job.recipe.training
         make = functools.partial(
             data.Batches,
-            batch_size=how.batch_size or 1,
-            seed=how.seed or 0,
+            batch_size=decided(how.batch_size),
+            seed=decided(how.seed),
             workers=int(job.chosen.workers.value),
             pin_memory=job.chosen.device.value.startswith("cuda"),
         )
-        learn = data.training_transform(job.preprocessing, job.recipe.data.augment or "none")
+        learn = data.training_transform(job.preprocessing, decided(job.recipe.data.augment))
         look = data.evaluation_transform(job.preprocessing)
         return make(job.photos.train, learn, shuffle=True), make(job.photos.val, look)
 
@@ -73,7 +73,7 @@ class Session:
         job, recipe = self.job, self.job.recipe
         strategies.apply_rates(job.model, job.blocks, self._rates)
         groups = strategies.new_groups(
-            job.model, job.blocks, self._rates, weight_decay=recipe.optimizer.weight_decay or 0.0
+            job.model, job.blocks, self._rates, weight_decay=decided(recipe.optimizer.weight_decay)
         )
         ema = recipe.regularisation.ema
         counts = job.photos.counts()["train"].values()
@@ -85,16 +85,16 @@ class Session:
             ),
             precision=job.precision,
             schedule=self._schedule(),
-            lr=recipe.optimizer.lr or 0.0,
-            seed=recipe.training.seed or 0,
-            accumulate=recipe.optimizer.accumulate or 1,
+            lr=decided(recipe.optimizer.lr),
+            seed=decided(recipe.training.seed),
+            accumulate=decided(recipe.optimizer.accumulate),
             clip_norm=recipe.optimizer.clip_norm,
             mix=training.make_mix(recipe.regularisation, len(job.photos.classes)),
             average=WeightAverage(job.model, ema) if ema is not None else None,
         )
 
     def _schedule(self) -> functools.partial[Rates]:
-        accumulate = self.job.recipe.optimizer.accumulate or 1
+        accumulate = decided(self.job.recipe.optimizer.accumulate)
         per_epoch = -(-len(self._sizes) // accumulate)
         return functools.partial(
             training.rates_at,
@@ -136,7 +136,7 @@ class Session:
         """Let the blocks that are due in this epoch join."""
         job = self.job
         rates = job.policy.rates(len(job.blocks) - 1, min(epoch, self.epochs - 1))
-        decay = job.recipe.optimizer.weight_decay or 0.0
+        decay = decided(job.recipe.optimizer.weight_decay)
         for group in strategies.new_groups(
             job.model, job.blocks, rates, self._rates, weight_decay=decay
         ):
@@ -162,7 +162,7 @@ class Session:
             "metrics": self.progress.last and self.progress.last.as_dict(),
         }
         content = Content(parts, self.progress.as_dict(), facts)
-        keep = self.job.recipe.training.keep or 1
+        keep = decided(self.job.recipe.training.keep)
         checkpoint.save(self.folder.checkpoints, self.progress.at.step, content, keep)
         self._saved_at = time.monotonic()
 

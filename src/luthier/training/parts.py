@@ -9,18 +9,16 @@ import torch
 from torch import nn
 
 from luthier import vision
-from luthier.recipe import Optimizer, Regularisation
+from luthier.recipe import Optimizer, Regularisation, decided
 from luthier.training.loop import Criterion, Mix
 
 
 def make_optimizer(how: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """Build the optimizer of a resolved recipe over groups of parameters."""
-    assert how.lr is not None  # noqa: S101
+    lr = decided(how.lr)
     if how.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=how.lr)
-    return torch.optim.SGD(
-        groups, lr=how.lr, momentum=0.9 if how.momentum is None else how.momentum
-    )
+        return torch.optim.AdamW(groups, lr=lr)
+    return torch.optim.SGD(groups, lr=lr, momentum=0.9 if how.momentum is None else how.momentum)
 
 
 def make_criterion(how: Regularisation, class_counts: Sequence[int], device: str) -> Criterion:

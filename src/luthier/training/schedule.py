@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from luthier.recipe import Schedule
+from luthier.recipe import Schedule, decided
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ def rates_at(schedule: Schedule, step: int, steps_per_epoch: int, steps: int) ->
     if schedule.schedule == "cosine":
         return Rates(0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))))
     if schedule.schedule == "step":
-        assert schedule.gamma is not None and schedule.step_size is not None  # noqa: S101, PT018
-        return Rates(schedule.gamma ** (step // steps_per_epoch // schedule.step_size))
+        falls = step // steps_per_epoch // decided(schedule.step_size)
+        return Rates(decided(schedule.gamma) ** falls)
     return Rates(1.0)
 
 
