@@ -7,6 +7,7 @@ import functools
 import json
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -310,7 +311,8 @@ class Session:
         """Audit, draw the curves, write the summary; return it as plain JSON values."""
         audit = self.audit()
         job = self.job
-        title = f"{job.recipe.model.model}, {job.recipe.strategy.strategy}"
+        photos = Path(decided(job.recipe.data.data)).name
+        title = f"{job.recipe.model.model}, {job.recipe.strategy.strategy}, on {photos}"
         with durable.new_file(self.folder.curves) as temporary:
             report.draw_curves(report.read_metrics(self.folder.metrics), temporary, title)
         summary = results.summary(job, self.folder, self.progress, self.seconds, audit)
