@@ -31,7 +31,7 @@ _LEARN = {**_LOOK, **_LENET, "weights": "none", "lr": 0.01, "epochs": 6, "batch_
 _TUNE = {**_LOOK, **_LENET, "lr": 0.005, "epochs": 15, "batch_size": 5, "step_size": 10}
 _FEW = 5  # training images a class in the second half
 _HELD_OUT = 60  # validation images a class there
-_CRASH_AT = 70  # batches; in the middle of the fourth epoch
+_CRASH_AT = 80  # batches; in the middle of the fourth epoch
 
 
 @dataclass(frozen=True)
