@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 import luthier
 from conftest import LENET, write_photos
 from luthier import checkpoint
-from luthier.errors import InterruptedRunError
+from luthier.errors import DoesNotFitError, InterruptedRunError
 from luthier.report import Console
 from luthier.run import finetune as job
 
@@ -151,6 +151,19 @@ def test_a_finished_run_is_left_alone(photos: Path, tmp_path: Path) -> None:
     again = luthier.resume(tmp_path / "a", console=Console(quiet=True))
     assert again == first
     assert differences(before, bits(tmp_path / "a")) == []
+
+
+def test_a_run_whose_images_have_changed_is_not_continued(tmp_path: Path, stop_at: Any) -> None:
+    data = write_photos(tmp_path / "data", {"a": 9, "b": 9})
+    console = stop_at(2)
+    with pytest.raises(InterruptedRunError):
+        luthier.finetune(data, out=tmp_path / "cut", console=console, weights="none", **SMALL)
+    image = data / "a" / "003.png"
+    moved = image.rename(tmp_path / "aside.png")
+    with pytest.raises(DoesNotFitError, match="are not those that the run began with"):
+        luthier.resume(tmp_path / "cut", console=Console(quiet=True))
+    moved.rename(image)
+    luthier.resume(tmp_path / "cut", console=Console(quiet=True))
 
 
 def test_a_damaged_checkpoint_is_passed_over(photos: Path, tmp_path: Path, stop_at: Any) -> None:

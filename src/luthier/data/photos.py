@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,6 +38,7 @@ class Photos:
         val_fraction: what the data was split by; None where it has a split of its own.
         unreadable: (name, reason) of the images that were left out.
         notes: what a reader should know: files ignored, copies on both sides, and so on.
+        fingerprint: hash of every image's bytes, label and side, in order.
     """
 
     classes: tuple[str, ...]
@@ -44,6 +47,7 @@ class Photos:
     val_fraction: float | None
     unreadable: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
+    fingerprint: str
 
     def counts(self) -> dict[str, Any]:
         """Return the numbers of images as plain JSON values, by split and class."""
@@ -103,7 +107,15 @@ def open_photos(
     train, val = map(tuple, sides)
     _check_sides(listing, train, val)
     notes = (*listing.notes, *_notes(listing, good, validates, unreadable))
-    return Photos(listing.classes, train, val, fraction, unreadable, notes)
+    fingerprint = _fingerprint(good, validates)
+    return Photos(listing.classes, train, val, fraction, unreadable, notes, fingerprint)
+
+
+def _fingerprint(good: list[tuple[Listed, str]], validates: set[int]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for index, (image, sha256) in enumerate(good):
+        digest.update(json.dumps([sha256, image.label, index in validates]).encode())
+    return digest.hexdigest()
 
 
 def _inspect(listing: Listing, progress: Callable[[int, int], object]) -> list[Inspection]:

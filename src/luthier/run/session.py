@@ -110,8 +110,13 @@ class Session:
         """Continue where a checkpoint stands.
 
         Raises:
-            DoesNotFitError: the checkpoint belongs to another model.
+            DoesNotFitError: the checkpoint belongs to another model or other images.
         """
+        if saved.facts["data"] != self.job.photos.fingerprint:
+            raise DoesNotFitError(
+                f"the images in {self.job.recipe.data.data} are not those that the run began with",
+                cure="put them back as they were, or start a new run from its model.safetensors",
+            )
         state = self.job.model.state_dict()
         theirs = saved.tensors["model"]
         wrong = sorted(set(state) ^ set(theirs)) or [
@@ -159,6 +164,7 @@ class Session:
             "epoch": self.progress.at.epoch,
             "seconds": self.seconds,
             "start": self.job.start,
+            "data": self.job.photos.fingerprint,
             "environment": results.environment(self.job),
             "metrics": self.progress.last and self.progress.last.as_dict(),
         }
