@@ -6,6 +6,7 @@ workers may persist, and their number cannot matter.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import warnings
 import weakref
@@ -67,6 +68,14 @@ def _leave_signals_to_the_run(_worker: int) -> None:
         signal.signal(signal.SIGTERM, lambda _number, _frame: signal.alarm(_GRACE))
 
 
+@contextlib.contextmanager
+def _as_many_workers_as_asked() -> Iterator[None]:
+    # torch warns of more workers than cores; who asks for them knows.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        yield
+
+
 class Batches:
     """Batches of a list of samples, the same for any number of workers.
 
@@ -94,9 +103,7 @@ class Batches:
         pin_memory: bool = False,
     ) -> None:
         self._plan = _Plan(len(samples), batch_size, seed, shuffle)
-        with warnings.catch_warnings():
-            # torch warns of more workers than cores; who asks for them knows.
-            warnings.filterwarnings("ignore", message="This DataLoader will create")
+        with _as_many_workers_as_asked():
             loader = DataLoader(
                 _Keyed(samples, transform, seed),
                 batch_sampler=self._plan,
@@ -106,7 +113,6 @@ class Batches:
                 pin_memory=pin_memory,
                 generator=torch.Generator(),  # else the global one moves with every epoch
             )
-
         # The loader's end is its workers' end, also where an interpreter exits with batches open.
         self._loaders = [loader]
         self.close = weakref.finalize(self, self._loaders.clear)
@@ -123,4 +129,6 @@ class Batches:
             images, float ``[batch, 3, height, width]``, and labels, int64 ``[batch]``.
         """
         self._plan.epoch, self._plan.first = epoch, first
-        yield from self._loaders[0]
+        with _as_many_workers_as_asked():
+            batches = iter(self._loaders[0])
+        yield from batches
