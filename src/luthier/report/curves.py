@@ -43,6 +43,9 @@ def draw_curves(records: Records, path: Path, title: str) -> None:
     if best is not None:
         text = f"best {100 * best['accuracy']:.1f} % (epoch {best['epoch']})"
         accuracies.axhline(100 * best["accuracy"], color=_COLOURS[1], lw=0.8, ls=":", label=text)
+    for axes in (losses, accuracies):
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize=9, loc="best")
     _finish(figure, losses, accuracies, path)
 
 
@@ -61,6 +64,8 @@ def draw_comparison(runs: Mapping[str, Records], path: Path, title: str) -> None
         losses.plot(*_xy(val, "loss"), color=colour, marker=".", label=name)
         accuracies.plot(*_xy(val, "accuracy", 100), color=colour, marker=".", label=name)
     losses.plot([], [], color="grey", ls="--", lw=1, label="training")
+    # One legend beside the panels: so many curves leave no room between them.
+    figure.legend(*losses.get_legend_handles_labels(), frameon=False, loc="outside right upper")
     _finish(figure, losses, accuracies, path)
 
 
@@ -88,10 +93,8 @@ def _figure(title: str) -> tuple[Figure, tuple[Axes, Axes]]:
 
 
 def _finish(figure: Figure, losses: Axes, accuracies: Axes, path: Path) -> None:
-    for axes, place in ((losses, "upper right"), (accuracies, "lower right")):
+    for axes in (losses, accuracies):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False, fontsize=9, loc=place)
     losses.set_ylim(bottom=0)
     figure.savefig(path, format="png", metadata={"Software": "luthier"})
