@@ -7,17 +7,6 @@ import json
 
 from luthier.recipe import ENTRIES, Entry
 
-_SECTIONS = {
-    "data": "data",
-    "model": "model",
-    "strategy": "strategy",
-    "optimizer": "optimizer",
-    "schedule": "schedule",
-    "regularisation": "regularisation",
-    "training": "training",
-    "machine": "machine",
-}
-
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments: every field of the recipe is a flag."""
@@ -26,7 +15,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="RUN", help="new folder of the run [runs/NAME]")
     parser.add_argument("--recipe", metavar="FILE", help="a recipe.toml; flags go on top of it")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
-    groups = {name: parser.add_argument_group(title) for name, title in _SECTIONS.items()}
+    sections = dict.fromkeys(entry.section for entry in ENTRIES.values())
+    groups = {name: parser.add_argument_group(name) for name in sections}
     for entry in ENTRIES.values():
         if entry.name != "data":
             _add_flag(groups[entry.section], entry)

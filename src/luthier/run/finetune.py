@@ -143,7 +143,6 @@ def _run_to_end(session: Session, console: Console) -> Result:
             f" {session.folder.path}",
         ) from error
     result = _result(session.folder, summary)
-    console.say(f"audit: {session.audit()}")
     console.say(f"best  epoch {result.best.epoch}: {result.best.accuracy}")
     console.say(f"last  epoch {result.last.epoch}: {result.last.accuracy}")
     console.say(f"model {result.model}")

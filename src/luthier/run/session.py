@@ -314,8 +314,9 @@ class Session:
         tensors.write(self.folder.model, state, results.description(self.job, score))
 
     def finish(self) -> dict[str, Any]:
-        """Audit, draw the curves, write the summary; return it as plain JSON values."""
+        """Audit, say what moved, draw the curves; write the summary and return it."""
         audit = self.audit()
+        self.console.say(f"audit: {audit}")
         job = self.job
         photos = Path(decided(job.recipe.data.data)).name
         title = f"{job.recipe.model.model}, {job.recipe.strategy.strategy}, on {photos}"
