@@ -32,8 +32,8 @@ from luthier.data import (
 )
 from luthier.data.images import Inspection, inspect_all
 from luthier.data.order import batch_bounds, order
+from luthier.data.randomness import keyed_randomness
 from luthier.data.split import held_out
-from luthier.data.transforms import keyed_randomness
 from luthier.errors import DataError
 from luthier.keys import key
 from luthier.values import Preprocessing
@@ -140,9 +140,9 @@ def test_a_table_is_listed(tmp_path: Path, suffix: str, mark: str) -> None:
     assert listing.classes == ("cat", "dog")
     assert [(i.name, i.label, i.split) for i in listing.images] == [
         ("a.png", "dog", "train"),
-        ("deep/b.png", "cat", "train"),
         ("c.png", "dog", "val"),
         ("d.png", "cat", "val"),
+        ("deep/b.png", "cat", "train"),
     ]
     photos = opened(table)
     assert names(photos.train, tmp_path) == ["a.png", "deep/b.png"]
@@ -160,7 +160,17 @@ def test_a_table_of_a_spreadsheet_without_a_split_is_split(tmp_path: Path) -> No
 def test_a_table_names_images_anywhere(tmp_path: Path) -> None:
     a, b = put(tmp_path / "x" / "a.png"), put(tmp_path / "y" / "b.png")
     table = put(tmp_path / "lists" / "t.csv", f"path,label\n{a},A\n../y/b.png,B\n".encode())
-    assert [i.path.resolve() for i in list_images(table).images] == [a, b]
+    assert {i.path.resolve() for i in list_images(table).images} == {a, b}
+
+
+def test_the_order_of_a_tables_rows_means_nothing(tmp_path: Path) -> None:
+    folder_of(tmp_path, *(f"{i}.png" for i in range(10)))
+    rows = [f"{i}.png,{'xy'[i % 2]}" for i in range(10)]
+    found = []
+    for ordered in (rows, rows[::-1]):
+        table = put(tmp_path / "table.csv", "\n".join(["path,label", *ordered]).encode())
+        found.append((opened(table).train, opened(table).val))
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize(

@@ -386,18 +386,6 @@ def test_removing_a_directory_leaves_its_neighbours(tmp_path: Path) -> None:
     assert names(tmp_path) == ["step-2"]
 
 
-def test_removing_goes_on_over_what_a_killed_process_of_the_same_number_left(
-    tmp_path: Path,
-) -> None:
-    (tmp_path / "step-1").mkdir()
-    (tmp_path / "step-1" / "a").touch()
-    left = tmp_path / f".tmp-step-1-{os.getpid()}"  # in a container, numbers come again
-    left.mkdir()
-    (left / "half").touch()
-    durable.remove_directory(tmp_path / "step-1")
-    assert names(tmp_path) == []
-
-
 def test_sweeping_removes_leftovers_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / ".tmp-file-1").touch()
     (tmp_path / ".tmp-step-1").mkdir()

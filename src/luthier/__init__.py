@@ -18,28 +18,40 @@ if TYPE_CHECKING:
     from luthier.run.finetune import Result as Result
     from luthier.run.finetune import finetune as finetune
     from luthier.run.finetune import resume as resume
+    from luthier.run.loop import Run as Run
+    from luthier.run.own_loop import load_optimizer as load_optimizer
     from luthier.run.own_loop import param_groups as param_groups
+    from luthier.run.prove import prove as prove
+    from luthier.run.verify import verify as verify
 
 _HOMES = {
     "LuthierError": "luthier.errors",
     "Result": "luthier.run.finetune",
+    "Run": "luthier.run.loop",
     "demo": "luthier.run.demo",
     "finetune": "luthier.run.finetune",
     "load": "luthier.adapt",
+    "load_optimizer": "luthier.run.own_loop",
     "match": "luthier.adapt",
     "param_groups": "luthier.run.own_loop",
+    "prove": "luthier.run.prove",
     "resume": "luthier.run.finetune",
+    "verify": "luthier.run.verify",
 }
 
 __all__ = [
     "LuthierError",
     "Result",
+    "Run",
     "demo",
     "finetune",
     "load",
+    "load_optimizer",
     "match",
     "param_groups",
+    "prove",
     "resume",
+    "verify",
 ]
 
 

@@ -50,6 +50,14 @@ class RunFolderError(LuthierError):
     """A run's folder is in use, incomplete or not one."""
 
 
+class UnsupportedStateError(LuthierError):
+    """An object's state holds something that is neither a tensor nor a plain value."""
+
+
+class UnkeyedError(LuthierError):
+    """A loop's data has no position that could be found again."""
+
+
 class MissingExtraError(LuthierError):
     """An optional dependency is needed and not installed."""
 
@@ -80,6 +88,12 @@ class DivergedError(LuthierError):
 
 class CannotWriteError(LuthierError):
     """The disk is full or refuses; what was saved before is as it was."""
+
+    exit_status = 1
+
+
+class CommandFailedError(LuthierError):
+    """A program that was started for the user failed."""
 
     exit_status = 1
 

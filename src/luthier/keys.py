@@ -21,8 +21,19 @@ def key(seed: int, purpose: str, *position: int | str) -> int:
 
     Returns:
         A non-negative integer below 2**63, the same on every machine. (BLAKE2b of the
-        arguments, so neighbouring positions give unrelated keys.)
+        arguments as a JSON array, so neighbouring positions give unrelated keys.)
     """
-    text = json.dumps([seed, purpose, *position], separators=(",", ":"))
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    text = f"[{_json(seed)},{_json(purpose)}"
+    for part in position:
+        text += f",{part}" if type(part) is int else f",{_json(part)}"
+    digest = hashlib.blake2b(f"{text}]".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def _json(part: int | str) -> str:
+    # A key is made for every sample, and few strings need escapes: json would take most of it.
+    if type(part) is int:
+        return str(part)
+    if type(part) is not str or not (part.isascii() and part.isprintable()):
+        return json.dumps(part)
+    return json.dumps(part) if '"' in part or "\\" in part else f'"{part}"'

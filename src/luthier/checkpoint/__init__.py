@@ -1,15 +1,56 @@
-"""Training state ⇄ a directory: capture, save, verify, restore, keep."""
+"""Training state ⇄ a directory: capture, copy beside the training, save, verify, restore, keep."""
 
-from luthier.checkpoint.optimizer import capture_optimizer, restore_optimizer
-from luthier.checkpoint.store import Checkpoint, Content, newest, save, steps_in, verify
+from luthier.checkpoint.optimizer import (
+    OptimizerReport,
+    capture_optimizer,
+    check_named,
+    names_of,
+    restore_optimizer,
+    restore_options,
+)
+from luthier.checkpoint.parts import (
+    Captured,
+    Saved,
+    Stateful,
+    capture_module,
+    capture_stateful,
+    restore_module,
+    restore_stateful,
+)
+from luthier.checkpoint.saver import DISK_TROUBLE, Costs, Saver, State
+from luthier.checkpoint.store import (
+    Checkpoint,
+    Written,
+    directory_of,
+    newest,
+    read,
+    steps_in,
+    verify,
+)
 
 __all__ = [
+    "DISK_TROUBLE",
+    "Captured",
     "Checkpoint",
-    "Content",
+    "Costs",
+    "OptimizerReport",
+    "Saved",
+    "Saver",
+    "State",
+    "Stateful",
+    "Written",
+    "capture_module",
     "capture_optimizer",
+    "capture_stateful",
+    "check_named",
+    "directory_of",
+    "names_of",
     "newest",
+    "read",
+    "restore_module",
     "restore_optimizer",
-    "save",
+    "restore_options",
+    "restore_stateful",
     "steps_in",
     "verify",
 ]

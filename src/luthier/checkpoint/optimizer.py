@@ -3,65 +3,216 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from luthier.errors import DoesNotFitError
+from luthier.checkpoint.parts import Captured, Saved
+from luthier.checkpoint.tree import pack, unpack
+from luthier.errors import DoesNotFitError, UnsupportedStateError
+
+Names = Mapping[torch.Tensor, str]
+Tensors = dict[str, torch.Tensor]
+_NESTED = "nested"  # begins the names of tensors inside of lists
+_OF_THE_HOST = ("step", "mu_product", "eta", "mu")  # single numbers that torch keeps there
 
 
-def _named_parameters(
-    optimizer: torch.optim.Optimizer,
-) -> Iterator[tuple[str, torch.nn.Parameter]]:
-    for group in optimizer.param_groups:
-        yield from zip(group["names"], group["params"], strict=True)
+@dataclass(frozen=True)
+class OptimizerReport:
+    """What became of an optimizer's saved state.
 
-
-def capture_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Return the optimizer's state as tensors named ``"momentum_buffer/fc.weight"``.
-
-    Args:
-        optimizer: each group has ``names`` beside ``params``.
-
-    Raises:
-        TypeError: a value is neither a tensor nor None; it is named.
+    Attributes:
+        restored: parameters whose state was put back.
+        empty: parameters that the saved optimizer did not hold, or held in another shape; their
+            state starts empty.
+        left_out: parameters whose saved state has no place here: frozen, gone or of another shape.
+        regrouped: parameters whose group is another than when saved, and whose learning rate and
+            other options are therefore those of the present group.
     """
-    found = {}
-    for name, parameter in _named_parameters(optimizer):
-        for kind, value in optimizer.state.get(parameter, {}).items():
-            if isinstance(value, torch.Tensor):
-                found[f"{kind}/{name}"] = value
-            elif value is not None:
-                raise TypeError(f"optimizer state {kind}/{name} is a {type(value).__name__}")
+
+    restored: tuple[str, ...] = ()
+    empty: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    regrouped: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [f"optimizer state of {len(self.restored)} parameters restored by name"]
+        for what, names in (
+            ("starts empty", self.empty),
+            ("left out", self.left_out),
+            ("in another group, whose options hold", self.regrouped),
+        ):
+            if names:
+                more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+                lines.append(f"{what}: {', '.join(names[:6])}{more}")
+        return "; ".join(lines)
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything is as it was when saved."""
+        return not (self.empty or self.left_out or self.regrouped)
+
+
+def names_of(modules: Mapping[str, torch.nn.Module]) -> dict[torch.Tensor, str]:
+    """Return the name of every parameter; with several modules, the module's own comes first."""
+    found: dict[torch.Tensor, str] = {}
+    for prefix, module in modules.items():
+        for name, parameter in module.named_parameters():
+            found.setdefault(parameter, name if len(modules) == 1 else f"{prefix}.{name}")
     return found
 
 
-def restore_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]
-) -> None:
-    """Put captured state back, by name. A parameter without state starts empty.
+def named_groups(
+    optimizer: torch.optim.Optimizer, names: Names
+) -> Iterator[tuple[dict[str, Any], dict[str, torch.Tensor]]]:
+    """Yield each group with its parameters by name, in order.
 
     Raises:
-        DoesNotFitError: state of a parameter that the optimizer does not hold, or of another
-            shape than the parameter's; nothing was changed.
+        DoesNotFitError: a parameter has no name; its place and shape are given.
     """
-    parameters = dict(_named_parameters(optimizer))
-    placed: list[tuple[torch.nn.Parameter, str, torch.Tensor]] = []
-    for full, tensor in tensors.items():
-        kind, _, name = full.partition("/")
-        parameter = parameters.get(name)
-        if parameter is None:
-            raise DoesNotFitError(
-                f"the checkpoint has optimizer state {full}, and no such parameter"
-            )
-        if tensor.ndim and tensor.shape != parameter.shape:
-            shapes = f"{tuple(tensor.shape)}, the parameter {tuple(parameter.shape)}"
-            raise DoesNotFitError(f"optimizer state {full} has shape {shapes}")
-        placed.append((parameter, kind, tensor))
-    for parameter in parameters.values():
+    for number, group in enumerate(optimizer.param_groups):
+        named = {}
+        for position, parameter in enumerate(group["params"]):
+            if parameter not in names:
+                raise DoesNotFitError(
+                    f"parameter {position} of group {number} of {type(optimizer).__name__}, of"
+                    f" shape {tuple(parameter.shape)}, belongs to no module that is tracked",
+                    cure="track the module it belongs to, so that its state is kept by name",
+                )
+            named[names[parameter]] = parameter
+        yield group, named
+
+
+def check_named(optimizer: torch.optim.Optimizer, names: Names) -> None:
+    """Make sure that every parameter of an optimizer has a name.
+
+    Raises:
+        DoesNotFitError: one has none; its place and shape are given.
+    """
+    for _group in named_groups(optimizer, names):
+        pass
+
+
+def capture_optimizer(optimizer: torch.optim.Optimizer, names: Names) -> Captured:
+    """Return an optimizer's state; its tensors are the optimizer's own, not copies.
+
+    Args:
+        optimizer: of any kind.
+        names: of all its parameters; see ``names_of``.
+
+    Raises:
+        DoesNotFitError: a parameter without a name.
+        UnsupportedStateError: a value that is neither a tensor nor plain.
+    """
+    moments: Tensors = {}  # only a step changes them
+    options: Tensors = {}  # a scheduler may change them at any time
+    strange = [key for key in optimizer.state if not isinstance(key, torch.Tensor)]
+    if strange:
+        kind = type(optimizer).__name__
+        raise UnsupportedStateError(f"{kind} keeps state of no parameter: {strange[0]!r}")
+    groups: list[dict[str, Any]] = []
+    shapes: dict[str, list[int]] = {}
+    values: dict[str, dict[str, Any]] = {}  # what is no tensor by itself, such as L-BFGS's lists
+    for number, (group, named) in enumerate(named_groups(optimizer, names)):
+        own = {k: v for k, v in group.items() if k not in ("params", "names")}
+        packed, tensors = pack(own, f"group/{number}")
+        options.update(tensors)
+        groups.append({"names": list(named), "options": packed})
+        for name, parameter in named.items():
+            shapes[name] = list(parameter.shape)
+            for kind, value in optimizer.state.get(parameter, {}).items():
+                if isinstance(value, torch.Tensor):
+                    moments[f"{kind}/{name}"] = value
+                else:
+                    packed, found = pack(value, f"{_NESTED}/{kind}/{name}")
+                    values.setdefault(name, {})[kind] = packed
+                    moments.update(found)
+    plain = {"type": type(optimizer).__name__, "groups": groups, "shapes": shapes, "state": values}
+    return Captured(later=moments, now=options, plain=plain)
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, names: Names, saved: Saved
+) -> OptimizerReport:
+    """Put captured state back, parameter by parameter, each by its name.
+
+    Learning rate, momentum and the other options come back for every group that holds the same
+    parameters as when saved; another group keeps its own.
+
+    Args:
+        optimizer: its state is replaced.
+        names: of all its parameters.
+        saved: what ``capture_optimizer`` returned, read back; its tensors are copied.
+
+    Raises:
+        DoesNotFitError: it is the state of another kind of optimizer; nothing was changed.
+    """
+    kind = type(optimizer).__name__
+    if saved.plain["type"] != kind:
+        raise DoesNotFitError(
+            f"the checkpoint has the state of {saved.plain['type']}, and the optimizer is {kind}",
+            cure=f"go on with {saved.plain['type']}, or start a new run from the saved model",
+        )
+    groups = list(named_groups(optimizer, names))
+    held = {name: (group, p) for group, named in groups for name, p in named.items()}
+    of_name = _by_name(saved)
+    restored, empty = [], []
+    for name, (group, parameter) in held.items():
         optimizer.state.pop(parameter, None)
-    for parameter, kind, tensor in placed:
-        if kind == "step" or tensor.shape != parameter.shape:  # single numbers, kept on the CPU
-            value = tensor.clone()
-        else:  # on the parameter's device, in its memory format
-            value = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
-        optimizer.state[parameter][kind] = value.detach()
+        if saved.plain["shapes"].get(name) != list(parameter.shape):
+            empty.append(name)
+            continue
+        restored.append(name)
+        for kind, value in of_name.get(name, {}).items():
+            optimizer.state[parameter][kind] = _place(value, parameter, kind, group)
+    regrouped = restore_options(optimizer, names, saved)
+    left = [name for name in of_name if name not in restored]
+    return OptimizerReport(tuple(restored), tuple(empty), tuple(left), regrouped)
+
+
+def _by_name(saved: Saved) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for full, tensor in saved.tensors.items():
+        kind, _, name = full.partition("/")
+        if name in saved.plain["shapes"]:
+            found.setdefault(name, {})[kind] = tensor
+    for name, kinds in saved.plain["state"].items():
+        for kind, packed in kinds.items():
+            found.setdefault(name, {})[kind] = unpack(packed, saved.tensors)
+    return found
+
+
+def restore_options(
+    optimizer: torch.optim.Optimizer, names: Names, saved: Saved
+) -> tuple[str, ...]:
+    """Put back the options of the groups alone, as after a scheduler was built on top of them.
+
+    Returns:
+        names of the parameters whose group is another than when saved.
+    """
+    known = {frozenset(group["names"]): group["options"] for group in saved.plain["groups"]}
+    regrouped: list[str] = []
+    for group, named in named_groups(optimizer, names):
+        packed = known.get(frozenset(named))
+        if packed is None:
+            regrouped += named
+            continue
+        for option, value in unpack(packed, saved.tensors).items():
+            if isinstance(value, torch.Tensor) and isinstance(group.get(option), torch.Tensor):
+                group[option].copy_(value)
+            else:
+                group[option] = value.clone() if isinstance(value, torch.Tensor) else value
+    return tuple(regrouped)
+
+
+def _place(value: Any, parameter: torch.Tensor, kind: str, group: Mapping[str, Any]) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(_place(item, parameter, kind, group) for item in value)
+    if not isinstance(value, torch.Tensor):
+        return value
+    if kind in _OF_THE_HOST and not (group.get("capturable") or group.get("fused")):
+        return value.clone()
+    if value.shape == parameter.shape:  # in the parameter's memory format
+        return torch.empty_like(parameter, dtype=value.dtype).copy_(value).detach()
+    return value.to(parameter.device, copy=True)

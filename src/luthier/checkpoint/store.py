@@ -5,49 +5,86 @@ The format is specified in ``docs/format.md``.
 
 from __future__ import annotations
 
+import dataclasses
+import errno
+import hashlib
 import json
+import mmap
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from luthier.checkpoint.parts import Saved
 from luthier.errors import DamagedError
-from luthier.files import durable, tensors
+from luthier.files import durable
+from luthier.files.image import Image
+from luthier.files.tensors import parse
 
 FORMAT = 1
 _PREFIX = "step-"
 _MANIFEST = "manifest.json"
 _STATE = "state.json"
+_SEAL = "sha256"  # of the manifest without this line
+_ROOM = 1 << 20  # bytes for directories and small files
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a checkpoint holds.
+    """What a checkpoint holds, ready to be written.
 
     Attributes:
-        tensors: by part ("model", "optimizer", "average") and name.
-        state: plain JSON: position, sums, best score, policy.
+        files: tensors, by file name.
+        parts: names of its files by part ("model", "optimizer", …), in order.
+        state: text of ``state.json``: equal for equal states.
         facts: plain JSON for the manifest: epoch, environment, metrics.
+        best: whether this is the best state so far, which is kept whatever comes after.
     """
 
-    tensors: Mapping[str, Mapping[str, torch.Tensor]]
-    state: Mapping[str, Any]
+    files: Mapping[str, Image]
+    parts: Mapping[str, list[str]]
+    state: str
     facts: Mapping[str, Any]
+    best: bool = False
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that has been read and verified, and newer ones that were damaged."""
+    """A checkpoint that has been read and verified.
+
+    Attributes:
+        path: its directory.
+        parts: tensors and plain state by part.
+        state: the rest of ``state.json``.
+        manifest: see ``docs/format.md``.
+        passed_over: what is wrong with newer ones.
+    """
 
     path: Path
-    content: Content
+    parts: Mapping[str, Saved]
+    state: Mapping[str, Any]
+    manifest: Mapping[str, Any]
     passed_over: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Written:
+    """What a save came to.
+
+    Attributes:
+        path: the checkpoint.
+        manifest: what it says.
+        written: bytes that were written; files that had not changed were linked.
+    """
+
+    path: Path
+    manifest: Mapping[str, Any]
+    written: int
+
+
 def directory_of(folder: Path, step: int) -> Path:
-    """Return the directory of the checkpoint after ``step`` optimizer steps."""
+    """Return the directory of the checkpoint after ``step`` steps."""
     return folder / f"{_PREFIX}{step:08d}"
 
 
@@ -57,36 +94,138 @@ def steps_in(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def save(folder: Path, step: int, content: Content, keep: int) -> Path:
-    """Publish a checkpoint and remove all but the ``keep`` newest.
+def to_json(value: Any) -> str:
+    """Return plain JSON as one line; equal values in the same order give equal texts."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False) + "\n"
 
-    A sound checkpoint of the same step that is there already holds the same bits and stays.
+
+def _sealed(manifest: dict[str, Any]) -> str:
+    # The other files are guarded by the manifest, and the manifest by itself.
+    whole = {**manifest, _SEAL: _seal_of(manifest)}
+    return json.dumps(whole, indent=1, allow_nan=False) + "\n"
+
+
+def _seal_of(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(to_json(manifest).encode()).hexdigest()
+
+
+def save(
+    folder: Path, step: int, content: Content, keep: int, before: Written | None = None
+) -> Written:
+    """Publish a checkpoint, and remove all but the ``keep`` newest and the best.
+
+    A sound checkpoint of the same step that is there already holds the same state and stays.
+
+    Args:
+        folder: of all the run's checkpoints.
+        step: names the checkpoint.
+        content: what it holds.
+        keep: how many of the newest stay.
+        before: the checkpoint whose unchanged files are linked instead of written again.
 
     Raises:
-        OSError: it could not be written; those that are there are as they were.
+        OSError: it could not be written, or older ones not removed; those that are there are as
+            they were. Doing it again is safe.
     """
     path = directory_of(folder, step)
     if path.exists() and not _is_sound(path):
         durable.remove_directory(path)
-    if not path.exists():
-        with durable.new_directory(path) as new:
-            for part, named in content.tensors.items():
-                tensors.write_in_place(new / f"{part}.safetensors", named)
-            (new / _STATE).write_text(_json(content.state), encoding="utf-8")
-            files = {f.name: _facts_of(f) for f in sorted(new.iterdir())}
-            manifest = {"format": FORMAT, "step": step, **content.facts, "files": files}
-            (new / _MANIFEST).write_text(_json(manifest), encoding="utf-8")
-    for old in steps_in(folder)[:-keep]:
-        durable.remove_directory(directory_of(folder, old))
-    return path
+    if path.exists():
+        done = Written(path, verify(path), 0)
+        durable.sync(folder)  # the try that made it may have failed after the rename
+    else:
+        done = _write(path, step, content, before)
+    _prune(folder, keep)
+    return done
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
+def _write(path: Path, step: int, content: Content, before: Written | None) -> Written:
+    state = content.state.encode()
+    facts = {name: (image.size, image.sha256()) for name, image in content.files.items()}
+    indices = {
+        f"{part}.safetensors.index.json": to_json(_index(content, names)).encode()
+        for part, names in content.parts.items()
+        if len(names) > 1
+    }
+    small = {_STATE: state, **indices}
+    facts |= {name: (len(text), hashlib.sha256(text).hexdigest()) for name, text in small.items()}
+    manifest = {
+        "format": FORMAT,
+        "step": step,
+        **content.facts,
+        "best": content.best,
+        "parts": content.parts,
+        "files": {n: {"bytes": size, "sha256": digest} for n, (size, digest) in facts.items()},
+    }
+    unchanged = {n for n in content.files if before is not None and _same(before, n, facts[n])}
+    new = [name for name in content.files if name not in unchanged]
+    _check_space(path.parent, sum(content.files[name].size for name in new))
+    written = 0
+    with durable.new_directory(path) as place:
+        for name, image in content.files.items():
+            if before and name in unchanged and durable.link(before.path / name, place / name):
+                continue
+            durable.write_bytes(place / name, *image.chunks())
+            written += image.size
+        for name, text in {**small, _MANIFEST: _sealed(manifest).encode()}.items():
+            durable.write_bytes(place / name, text)
+            written += len(text)
+    return Written(path, manifest, written)
 
 
-def _facts_of(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": durable.sha256(path)}
+def _index(content: Content, names: list[str]) -> dict[str, Any]:
+    # As transformers writes it, so that its readers open a checkpoint of several files.
+    weights = {key: name for name in names for key in content.files[name].tensors}
+    total = sum(t.nbytes for name in names for t in content.files[name].tensors.values())
+    return {"metadata": {"total_size": total}, "weight_map": dict(sorted(weights.items()))}
+
+
+def _same(before: Written, name: str, facts: tuple[int, str]) -> bool:
+    known = before.manifest["files"].get(name)
+    if known is None or (known["bytes"], known["sha256"]) != facts:
+        return False
+    # A link to a file that was damaged since would damage the new checkpoint with the old one.
+    return _file_is_sound(before.path / name, *facts)
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = durable.free_bytes(folder)
+    if free < needed + _ROOM:
+        wanted, left = needed / 1e6, free / 1e6
+        raise OSError(errno.ENOSPC, f"{wanted:.1f} MB are needed and {left:.1f} MB are free")
+
+
+def _prune(folder: Path, keep: int) -> None:
+    steps = steps_in(folder)
+    best = next((s for s in reversed(steps) if _says_best(directory_of(folder, s))), None)
+    for old in steps[:-keep]:
+        if old != best:
+            durable.remove_directory(directory_of(folder, old))
+
+
+def _says_best(path: Path) -> bool:
+    try:
+        return bool(read_manifest(path)["best"])
+    except DamagedError:
+        return False
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read a checkpoint's manifest and look at its form.
+
+    Raises:
+        DamagedError: there is none, or it is not one that luthier writes.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+        if manifest.pop(_SEAL) != _seal_of(manifest):
+            raise ValueError("its content is not what was written")
+        found_format = manifest["format"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedError(f"checkpoint {path} has no sound {_MANIFEST}: {error}") from error
+    if found_format != FORMAT:
+        raise DamagedError(f"checkpoint {path} has format {found_format}, expected {FORMAT}")
+    return manifest
 
 
 def verify(path: Path) -> dict[str, Any]:
@@ -95,23 +234,22 @@ def verify(path: Path) -> dict[str, Any]:
     Raises:
         DamagedError: a file is missing, or has another size or hash; it is named.
     """
-    try:
-        manifest: dict[str, Any] = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
-        files = {n: (f["bytes"], f["sha256"]) for n, f in manifest["files"].items()}
-        found_format = manifest["format"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedError(f"checkpoint {path} has no sound {_MANIFEST}: {error}") from error
-    if found_format != FORMAT:
-        raise DamagedError(f"checkpoint {path} has format {found_format}, expected {FORMAT}")
-    if _STATE not in files:
-        raise DamagedError(f"checkpoint {path}: {_MANIFEST} does not list {_STATE}")
-    for name, (size, sha256) in files.items():
-        file = path / name
-        if not file.is_file() or file.stat().st_size != size:
-            raise DamagedError(f"checkpoint {path}: {name} is missing or has another size")
-        if durable.sha256(file) != sha256:
-            raise DamagedError(f"checkpoint {path}: {name} has another SHA-256 than when saved")
+    manifest = read_manifest(path)
+    for name, facts in manifest["files"].items():
+        _check_size(path, name, facts)
+        if durable.sha256(path / name) != facts["sha256"]:
+            raise _differs(path, name)
     return manifest
+
+
+def _check_size(path: Path, name: str, facts: Mapping[str, Any]) -> None:
+    file = path / name
+    if not file.is_file() or file.stat().st_size != facts["bytes"]:
+        raise DamagedError(f"checkpoint {path}: {name} is missing or has another size")
+
+
+def _differs(path: Path, name: str) -> DamagedError:
+    return DamagedError(f"checkpoint {path}: {name} has another SHA-256 than when saved")
 
 
 def _is_sound(path: Path) -> bool:
@@ -122,6 +260,13 @@ def _is_sound(path: Path) -> bool:
     return True
 
 
+def _file_is_sound(path: Path, size: int, sha256: str) -> bool:
+    try:
+        return path.stat().st_size == size and durable.sha256(path) == sha256
+    except OSError:
+        return False
+
+
 def newest(folder: Path) -> Checkpoint | None:
     """Read the newest checkpoint that verifies; None where there is none at all.
 
@@ -130,16 +275,50 @@ def newest(folder: Path) -> Checkpoint | None:
     """
     passed_over: list[str] = []
     for step in reversed(steps_in(folder)):
-        path = directory_of(folder, step)
         try:
-            manifest = verify(path)
+            found = read(directory_of(folder, step))
         except DamagedError as error:
             passed_over.append(error.what)
             continue
-        names = [Path(name) for name in manifest["files"] if name.endswith(".safetensors")]
-        parts = {name.stem: tensors.read(path / name).tensors for name in names}
-        state = json.loads((path / _STATE).read_text(encoding="utf-8"))
-        return Checkpoint(path, Content(parts, state, manifest), tuple(passed_over))
+        return dataclasses.replace(found, passed_over=tuple(passed_over))
     if passed_over:
         raise DamagedError(f"no checkpoint in {folder} is sound:\n" + "\n".join(passed_over))
     return None
+
+
+def read(path: Path) -> Checkpoint:
+    """Read and verify one checkpoint; each file is read once.
+
+    Raises:
+        DamagedError: a file is missing, or has another size or hash; it is named.
+    """
+    manifest = read_manifest(path)
+
+    def one(name: str) -> mmap.mmap:
+        return _read_file(path, name, manifest["files"][name])
+
+    with ThreadPoolExecutor() as pool:  # reading and hashing let go of the interpreter's lock
+        content = dict(zip(manifest["files"], pool.map(one, manifest["files"]), strict=True))
+    try:
+        state = json.loads(content[_STATE][:])
+        plain = state.pop("parts")
+        tensors = {
+            part: {key: t for name in names for key, t in parse(content[name]).items()}
+            for part, names in manifest["parts"].items()
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"checkpoint {path} contradicts itself: {error}") from error
+    parts = {part: Saved(tensors.get(part, {}), plain.get(part)) for part in {**tensors, **plain}}
+    return Checkpoint(path, parts, state, manifest)
+
+
+def _read_file(path: Path, name: str, facts: Mapping[str, Any]) -> mmap.mmap:
+    _check_size(path, name, facts)
+    if not facts["bytes"]:
+        raise _differs(path, name)  # nothing that luthier writes is empty
+    with (path / name).open("rb") as file:
+        # A private map: nothing is copied, and what is written to the memory stays there.
+        content = mmap.mmap(file.fileno(), facts["bytes"], access=mmap.ACCESS_COPY)
+    if hashlib.sha256(content).hexdigest() != facts["sha256"]:
+        raise _differs(path, name)
+    return content

@@ -15,6 +15,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="RUN", help="new folder of the run [runs/NAME]")
     parser.add_argument("--recipe", metavar="FILE", help="a recipe.toml; flags go on top of it")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+    add_recipe_flags(parser)
+
+
+def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
+    """Declare every field of the recipe but DATA as a flag, by section."""
     sections = dict.fromkeys(entry.section for entry in ENTRIES.values())
     groups = {name: parser.add_argument_group(name) for name in sections}
     for entry in ENTRIES.values():

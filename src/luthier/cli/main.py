@@ -23,6 +23,8 @@ class Command:
 COMMANDS = (
     Command("finetune", "fine-tune an image classifier on a folder of photos"),
     Command("resume", "continue a run where it was stopped or killed"),
+    Command("prove", "show that an interrupted run ends with the bits of a whole one"),
+    Command("verify", "compare a run, a checkpoint or a file with what was written"),
     Command("demo", "see the whole life of a model in under a minute"),
 )
 
@@ -47,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _dispatch(argv: list[str]) -> int:
+def _dispatch(words: list[str]) -> int:
+    cut = words.index("--") if "--" in words else len(words)
+    argv, after = words[:cut], words[cut + 1 :]
     parser = Parser(
         prog="luthier",
         description="Looks after a PyTorch model file for its whole life.",
@@ -67,5 +71,10 @@ def _dispatch(argv: list[str]) -> int:
             modules[chosen] = importlib.import_module(f"luthier.cli.{chosen}")
             modules[chosen].add(sub)
     arguments = parser.parse_args(argv)
+    arguments.after = after
+    if after and chosen != "prove":
+        raise RecipeError(
+            f"{chosen} takes no command after --", cure=f"see: luthier {chosen} --help"
+        )
     status: int = modules[arguments.command].run(arguments)
     return status

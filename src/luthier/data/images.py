@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
@@ -26,10 +27,14 @@ class Inspection:
     """What reading an image file once showed.
 
     Attributes:
-        sha256: of its bytes; empty if they could not be read.
+        size: in bytes; 0 if they could not be read.
+        mtime_ns: when it was last written, in nanoseconds since 1970; 0 likewise.
+        sha256: of its bytes; empty likewise.
         problem: why it is no image, or None.
     """
 
+    size: int
+    mtime_ns: int
     sha256: str
     problem: str | None
 
@@ -111,26 +116,48 @@ def describe(error: Exception, content: bytes) -> str:
     return str(error) or type(error).__name__
 
 
-def _inspect(path: Path) -> Inspection:
+def _inspect(path: Path, known: Inspection | None) -> Inspection:
     try:
-        content = path.read_bytes()
+        if known is not None and _is_as(known, path.stat()):
+            return known
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())  # before reading: what is written later shows
+            content = file.read()
     except OSError as error:
-        return Inspection("", error.strerror or str(error))
-    digest = hashlib.sha256(content).hexdigest()
+        return Inspection(0, 0, "", error.strerror or str(error))
+    return Inspection(
+        len(content), status.st_mtime_ns, hashlib.sha256(content).hexdigest(), _problem(content)
+    )
+
+
+def _is_as(known: Inspection, status: os.stat_result) -> bool:
+    return (known.size, known.mtime_ns) == (status.st_size, status.st_mtime_ns)
+
+
+def _problem(content: bytes) -> str | None:
     try:
         _decode(content)
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        return Inspection(digest, describe(error, content))
-    return Inspection(digest, None)
+        return describe(error, content)
+    return None
 
 
 def inspect_all(
-    paths: Iterable[Path], progress: Callable[[], object] = lambda: None
+    paths: Sequence[Path],
+    known: Sequence[Inspection | None] = (),
+    progress: Callable[[], object] = lambda: None,
 ) -> list[Inspection]:
-    """Read and decode files on all cores, in order; ``progress`` is called after each."""
+    """Read and decode files on all cores, in order.
+
+    Args:
+        paths: the files.
+        known: what was found in each before, or nothing at all; a file whose size and
+            modification time are still those is not opened.
+        progress: called after each file.
+    """
     inspections = []
     with _no_warnings(), ThreadPoolExecutor() as pool:  # decoding lets go of Python's lock
-        for inspection in pool.map(_inspect, paths):
+        for inspection in pool.map(_inspect, paths, known or [None] * len(paths)):
             progress()
             inspections.append(inspection)
     return inspections

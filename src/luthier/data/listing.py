@@ -42,7 +42,7 @@ class Listing:
     Attributes:
         root: the folder or table that was listed.
         classes: names in index order (sorted, as ImageFolder has them).
-        images: in ImageFolder's order.
+        images: in ImageFolder's order; those of a table by name.
         other_files: files beside the images whose extension is that of no image.
         notes: what a reader should know of how the data was understood.
     """
@@ -176,6 +176,8 @@ def _from_table(table: Path) -> Listing:
         raise DataError(
             f"{table}: some rows have a split and some have none", cure="fill or drop it"
         )
+    # By name, so that sorting a table's rows in another way changes no bit of a run.
+    images.sort(key=lambda image: (image.name, image.label, image.split or ""))
     return Listing(table, tuple(sorted({image.label for image in images})), tuple(images))
 
 

@@ -1,71 +1,246 @@
-"""Samples → batches of tensors, in worker processes or in this one.
+"""Data → batches, in worker processes or in this one, as a function of (seed, epoch, position).
 
-What a worker needs to know to be exact travels with each index, as ``(epoch, index)``: so
-workers may persist, and their number cannot matter.
+The order is drawn in the main process; ``luthier.data.keyed`` is what the workers see.
 """
 
 from __future__ import annotations
 
 import contextlib
-import signal
 import warnings
 import weakref
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from itertools import islice
+from typing import Any, Protocol
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from luthier.data.images import decode
+from luthier.data.keyed import Keyed, WorkerStart, as_it_is, placed, placed_batches
 from luthier.data.order import batch_bounds, order
 from luthier.data.photos import Sample
-from luthier.data.transforms import Transform, keyed_randomness
+from luthier.data.randomness import Sources, find_sources, kept_randomness, seed_everything
+from luthier.data.transforms import Transform
+from luthier.errors import DataError
 from luthier.keys import key
 
 Batch = tuple[torch.Tensor, torch.Tensor]
+Item = Any  # the indices of a batch, or one index where nothing is batched
 
 
-class _Keyed(Dataset[tuple[torch.Tensor, int]]):
-    def __init__(self, samples: Sequence[Sample], transform: Transform, seed: int) -> None:
-        self.samples, self.transform, self.seed = samples, transform, seed
+class KeyedBatches(Protocol):
+    """Batches whose content is a function of the seed and the position.
 
-    def __getitem__(self, where: tuple[int, int]) -> tuple[torch.Tensor, int]:
-        epoch, index = where
-        sample = self.samples[index]
-        image = decode(sample.path.read_bytes())
-        with keyed_randomness(key(self.seed, "augment", epoch, index)):
-            return self.transform(image), sample.label
+    There are two kinds. What has ``state_dict`` and ``load_state_dict`` (a ``StatefulBatches``)
+    finds no position by its number: its state must be kept, and put back before ``epoch``. What
+    has neither needs nothing but the position.
+    """
 
+    @property
+    def length(self) -> int | None:
+        """Batches of an epoch; None where it is not known, or not before the epoch has begun."""
+        ...
 
-@dataclass
-class _Plan(Sampler[list[tuple[int, int]]]):
-    """Which samples make which batch; read in the main process alone."""
+    def epoch(self, epoch: int = 0, first: int = 0) -> Generator[Any]:
+        """Give the batches of an epoch from batch ``first`` on."""
+        ...
 
-    images: int
-    batch_size: int
-    seed: int
-    shuffle: bool
-    epoch: int = 0
-    first: int = 0
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        indices = order(self.images, self.seed, self.epoch) if self.shuffle else range(self.images)
-        for start, stop in batch_bounds(self.images, self.batch_size)[self.first :]:
-            yield [(self.epoch, index) for index in indices[start:stop]]
-
-    def __len__(self) -> int:
-        return len(batch_bounds(self.images, self.batch_size)) - self.first
+    def close(self) -> object:
+        """End the workers; no batch can be had after."""
+        ...
 
 
-_GRACE = 30  # seconds that a worker outlives a SIGTERM
+def keyed_batches(
+    source: Any,
+    *,
+    seed: int,
+    batch_size: int | None = None,
+    shuffle: bool | None = None,
+    **settings: Any,
+) -> KeyedBatches:
+    """Give the batches of anyone's data, the same for any number of workers.
+
+    Args:
+        source: a data set with ``__getitem__`` and ``__len__``, or a ``DataLoader``, whose sampler,
+            workers and other settings are kept. Data without positions are accepted where they have
+            ``state_dict`` and ``load_state_dict``; see ``StatefulBatches``.
+        seed: decides the order, and what the data set, its transforms and the collate function
+            draw from Python's, numpy's and torch's generators, global or their own.
+        batch_size: of a data set; 1 by default, as in ``DataLoader``.
+        shuffle: of a data set: give every epoch an order of its own.
+        **settings: of a data set: any other argument of ``DataLoader``.
+
+    Raises:
+        DataError: data without a position, or settings without effect.
+    """
+    given = {"batch_size": batch_size, "shuffle": shuffle}
+    settings |= {name: value for name, value in given.items() if value is not None}
+    if isinstance(source, DataLoader):
+        if settings:
+            names = ", ".join(f"{name}={value!r}" for name, value in settings.items())
+            raise DataError(
+                f"{names} would have no effect: a DataLoader has its own settings",
+                cure="set them in the DataLoader, or give its data set in its place",
+            )
+        return _of_loader(source, seed)
+    if isinstance(source, IterableDataset):
+        if not _has_position(source):
+            raise _no_position(source)
+        return _of_loader(DataLoader(source, **settings), seed)
+    if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
+        return _of_dataset(source, seed, settings)
+    if _has_position(source) and hasattr(source, "__iter__") and not settings:
+        return StatefulBatches(source, source, seed)
+    raise _no_position(source)
 
 
-def _leave_signals_to_the_run(_worker: int) -> None:
-    # Ctrl-C and a scheduler's SIGTERM reach every process of a group or job. The main one decides
-    # when to stop and then ends its workers; until then it needs them to reach a safe step.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "alarm"):
-        signal.signal(signal.SIGTERM, lambda _number, _frame: signal.alarm(_GRACE))
+def _of_dataset(source: Any, seed: int, settings: dict[str, Any]) -> KeyedBatches:
+    if settings.get("generator") is not None:
+        raise DataError(
+            "generator=… would have no effect: the order is a function of the run's seed",
+            cure="leave it out",
+        )
+    if "sampler" in settings or "batch_sampler" in settings:
+        with _as_many_workers_as_asked():
+            return _of_loader(DataLoader(source, **settings), seed)
+    shuffle = settings.pop("shuffle", False)
+    with _as_many_workers_as_asked():
+        loader: DataLoader[Any] = DataLoader(source, **settings)
+    if loader.batch_size is None:
+        return _Reader(_OwnOrder(len(source), None, seed, shuffle), loader, seed)
+    step, kept = loader.batch_size, len(source)
+    if loader.drop_last:
+        kept -= kept % step
+    bounds = [(start, min(start + step, kept)) for start in range(0, kept, step)]
+    return _Reader(_OwnOrder(len(source), bounds, seed, shuffle), loader, seed)
+
+
+def _of_loader(loader: DataLoader[Any], seed: int) -> KeyedBatches:
+    is_stateful = _has_position(loader)
+    if isinstance(loader.dataset, IterableDataset):
+        if is_stateful:
+            return StatefulBatches(loader, loader, seed)
+        if not _has_position(loader.dataset):
+            raise _no_position(loader.dataset)
+        if loader.num_workers:
+            raise DataError(
+                f"{_name(loader.dataset)} is read by {loader.num_workers} workers, which read"
+                " ahead: its state is not that of the batch which training has reached",
+                cure="give num_workers=0, or a torchdata StatefulDataLoader",
+            )
+        return StatefulBatches(loader, loader.dataset, seed)
+    if type(loader).__iter__ is not DataLoader.__iter__ and not _is_torchdata(loader):
+        if is_stateful:
+            return StatefulBatches(loader, loader, seed)
+        raise DataError(
+            f"{_name(loader)} gives batches in a way of its own, which cannot be keyed",
+            cure="give its data set in its place, or a plain torch.utils.data.DataLoader",
+        )
+    if not getattr(loader, "in_order", True) and loader.num_workers:
+        raise DataError(
+            "a DataLoader with in_order=False gives batches in an order of chance",
+            cure="leave in_order=False out",
+        )
+    batched = loader.batch_sampler is not None
+    sampler = loader.batch_sampler if batched else loader.sampler
+    return _Reader(_SamplerOrder(sampler, seed), loader, seed)
+
+
+def _has_position(source: Any) -> bool:
+    return all(callable(getattr(source, n, None)) for n in ("state_dict", "load_state_dict"))
+
+
+def _is_torchdata(loader: object) -> bool:
+    # Over a data set with indices it gives what DataLoader gives.
+    return type(loader).__module__.startswith("torchdata.stateful_dataloader.")
+
+
+def _name(thing: object) -> str:
+    return f"{type(thing).__module__}.{type(thing).__qualname__}"
+
+
+def _no_position(source: object) -> DataError:
+    return DataError(
+        f"{_name(source)} gives samples one after the other and has no positions: to continue,"
+        " all before would be read again, and several workers would mix them anew",
+        cure="give a data set with __getitem__ and __len__, or one with state_dict and"
+        " load_state_dict (with 0 workers, or in a torchdata StatefulDataLoader)",
+    )
+
+
+class _Order(Protocol):
+    """Which indices make an epoch."""
+
+    @property
+    def length(self) -> int | None: ...
+
+    def draw(self, epoch: int) -> tuple[Sequence[Item], bool]:
+        """Return an epoch's items, and whether no index comes twice."""
+        ...
+
+
+class _OwnOrder:
+    """luthier's own order, cut into batches by ``bounds``."""
+
+    def __init__(
+        self, count: int, bounds: list[tuple[int, int]] | None, seed: int, shuffle: bool
+    ) -> None:
+        self._count, self._bounds, self._seed, self._shuffle = count, bounds, seed, shuffle
+        self.length: int | None = count if bounds is None else len(bounds)
+
+    def draw(self, epoch: int) -> tuple[Sequence[Item], bool]:
+        count = self._count
+        indices = order(count, self._seed, epoch) if self._shuffle else range(count)
+        if self._bounds is None:
+            return indices, True
+        return [list(indices[start:stop]) for start, stop in self._bounds], True
+
+
+_ENDLESS = 2**26  # items of an epoch: no data set with indices has so many
+
+
+class _SamplerOrder:
+    """The order of anyone's sampler, whatever it draws from."""
+
+    def __init__(self, sampler: Any, seed: int) -> None:
+        self._sampler, self._seed = sampler, seed
+        self.length: int | None = None
+
+    def draw(self, epoch: int) -> tuple[Sequence[Item], bool]:
+        for sampler in (self._sampler, getattr(self._sampler, "sampler", None)):
+            _tell_epoch(sampler, epoch)
+        sources = find_sources(self._sampler)
+        with kept_randomness(sources):
+            _seed_all(sources, key(self._seed, "order", epoch))
+            items = list(islice(self._sampler, _ENDLESS))
+        if len(items) == _ENDLESS:
+            endless = getattr(self._sampler, "sampler", self._sampler)
+            raise DataError(
+                f"the sampler {_name(endless)} does not come to an end",
+                cure="give one that ends with the epoch",
+            )
+        self.length = len(items)
+        return items, False
+
+
+def _tell_epoch(thing: Any, epoch: int) -> None:
+    if callable(getattr(thing, "set_epoch", None)):
+        thing.set_epoch(epoch)
+
+
+def _seed_all(sources: Sources, number: int) -> None:
+    seed_everything(number)
+    sources.seed(number)
+
+
+class _Plan(Sampler[Item]):
+    """What the loader is to read next; asked in the main process alone."""
+
+    def __init__(self) -> None:
+        self.give: Callable[[], Iterator[Item]] = lambda: iter(())
+
+    def __iter__(self) -> Iterator[Item]:
+        return self.give()
 
 
 @contextlib.contextmanager
@@ -74,6 +249,147 @@ def _as_many_workers_as_asked() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="This DataLoader will create")
         yield
+
+
+class _Reader:
+    """Batches of data with indices, read by a loader with the settings of ``given``."""
+
+    def __init__(self, drawn: _Order, given: DataLoader[Any], seed: int) -> None:
+        self._order, self._plan = drawn, _Plan()
+        self._batched = given.batch_sampler is not None
+        self._dataset = Keyed(given.dataset, given.collate_fn, seed)
+        self._is_keyed = self._dataset.is_random
+        self._keeps = self._is_keyed and not given.num_workers
+        with _as_many_workers_as_asked():
+            loader = self._rebuilt(given)
+        # The loader's end is its workers' end, also where an interpreter exits with batches open.
+        self._loaders = [loader]
+        self.close = weakref.finalize(self, self._loaders.clear)
+
+    def _rebuilt(self, given: DataLoader[Any]) -> DataLoader[Any]:
+        return DataLoader(
+            self._dataset if self._is_keyed else given.dataset,
+            batch_size=1 if self._batched else None,  # 1 is what goes with a batch_sampler
+            batch_sampler=self._plan if self._batched else None,
+            sampler=None if self._batched else self._plan,
+            num_workers=given.num_workers,
+            collate_fn=as_it_is if self._is_keyed else given.collate_fn,
+            pin_memory=given.pin_memory,
+            pin_memory_device=given.pin_memory_device,
+            timeout=given.timeout,
+            worker_init_fn=WorkerStart(given.worker_init_fn),
+            multiprocessing_context=given.multiprocessing_context,
+            prefetch_factor=given.prefetch_factor,
+            persistent_workers=given.persistent_workers,
+            generator=torch.Generator(),  # else the global one moves with every epoch
+        )
+
+    @property
+    def length(self) -> int | None:
+        """Batches of an epoch; where a sampler decides, those of the epoch begun last."""
+        return self._order.length
+
+    def epoch(self, epoch: int = 0, first: int = 0) -> Generator[Any]:
+        """Give the batches of an epoch from batch ``first`` on; those before are not read."""
+        items, distinct = self._order.draw(epoch)
+        self._plan.give = lambda: self._items(items, distinct, epoch, first)
+        with _as_many_workers_as_asked():
+            batches = iter(self._loaders[0])
+        if not self._keeps:
+            yield from batches
+            return
+        while True:
+            with kept_randomness(self._dataset.sources(epoch)), _one_thread():
+                batch = next(batches, _END)
+            if batch is _END:
+                return
+            yield batch
+
+    def _items(
+        self, items: Sequence[Item], distinct: bool, epoch: int, first: int
+    ) -> Iterator[Item]:
+        place = placed_batches if self._batched else placed
+        if not self._is_keyed:
+            return islice(items, first, None)
+        if distinct:  # nothing to count in what is passed over
+            return place(islice(items, first, None), epoch)
+        return islice(place(items, epoch), first, None)
+
+
+_END = object()
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    # As in a worker: sums over a tensor differ in their last bits by the number of threads.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class StatefulBatches:
+    """Batches of data without indices, which know their position themselves.
+
+    Before each batch the generators of this process are seeded by (seed, epoch, batch); what the
+    workers of a ``StatefulDataLoader`` draw is their own affair. To continue, put the state back
+    and then ask for the epoch, from the batch at which the state was taken.
+
+    Args:
+        loader: gives the batches of an epoch each time it is iterated.
+        positioned: has the position: the loader, or its data set.
+        seed: decides what is drawn.
+    """
+
+    length = None
+
+    def __init__(self, loader: Any, positioned: Any, seed: int) -> None:
+        self._positioned, self._seed = positioned, seed
+        if getattr(loader, "num_workers", 0) and hasattr(loader, "worker_init_fn"):
+            loader.worker_init_fn = WorkerStart(loader.worker_init_fn)
+        self._loaders = [loader]
+        self.close = weakref.finalize(self, self._loaders.clear)
+
+    def state_dict(self) -> Any:
+        """Return the position after the batch that was given last."""
+        return self._positioned.state_dict()
+
+    def load_state_dict(self, state: Any) -> None:
+        """Let the next epoch asked for begin at a position."""
+        self._positioned.load_state_dict(state)
+
+    def epoch(self, epoch: int = 0, first: int = 0) -> Generator[Any]:
+        """Give the batches of an epoch from the position on; ``first`` is the number of it."""
+        loader = self._loaders[0]
+        dataset = getattr(loader, "dataset", None)
+        _tell_epoch(dataset, epoch)
+        sources = find_sources(dataset, getattr(loader, "collate_fn", None))
+        with kept_randomness(sources), _as_many_workers_as_asked():
+            _seed_all(sources, key(self._seed, "order", epoch))
+            batches = iter(loader)
+        number = first
+        while True:
+            with kept_randomness(sources):
+                _seed_all(sources, key(self._seed, "augment", epoch, number))
+                batch = next(batches, _END)
+            if batch is _END:
+                return
+            yield batch
+            number += 1
+
+
+class _Decoded(Dataset[tuple[torch.Tensor, int]]):
+    def __init__(self, samples: Sequence[Sample], transform: Transform) -> None:
+        self._samples, self._transform = samples, transform
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        sample = self._samples[index]
+        return self._transform(decode(sample.path.read_bytes())), sample.label
+
+    def __len__(self) -> int:
+        return len(self._samples)
 
 
 class Batches:
@@ -102,25 +418,22 @@ class Batches:
         workers: int = 0,
         pin_memory: bool = False,
     ) -> None:
-        self._plan = _Plan(len(samples), batch_size, seed, shuffle)
+        self._bounds = batch_bounds(len(samples), batch_size)
         with _as_many_workers_as_asked():
-            loader = DataLoader(
-                _Keyed(samples, transform, seed),
-                batch_sampler=self._plan,
+            given: DataLoader[Any] = DataLoader(
+                _Decoded(samples, transform),
+                batch_size,
                 num_workers=workers,
                 persistent_workers=workers > 0,
-                worker_init_fn=_leave_signals_to_the_run,
                 pin_memory=pin_memory,
-                generator=torch.Generator(),  # else the global one moves with every epoch
             )
-        # The loader's end is its workers' end, also where an interpreter exits with batches open.
-        self._loaders = [loader]
-        self.close = weakref.finalize(self, self._loaders.clear)
+        drawn = _OwnOrder(len(samples), self._bounds, seed, shuffle)
+        self._reader = _Reader(drawn, given, seed)
+        self.close = self._reader.close
 
     def sizes(self) -> list[int]:
         """Return the number of images in each batch of an epoch."""
-        plan = self._plan
-        return [stop - start for start, stop in batch_bounds(plan.images, plan.batch_size)]
+        return [stop - start for start, stop in self._bounds]
 
     def epoch(self, epoch: int = 0, first: int = 0) -> Generator[Batch]:
         """Give the batches of an epoch from batch ``first`` on; those before cost nothing.
@@ -128,7 +441,4 @@ class Batches:
         Yields:
             images, float ``[batch, 3, height, width]``, and labels, int64 ``[batch]``.
         """
-        self._plan.epoch, self._plan.first = epoch, first
-        with _as_many_workers_as_asked():
-            batches = iter(self._loaders[0])
-        yield from batches
+        return self._reader.epoch(epoch, first)

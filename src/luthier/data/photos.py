@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from luthier.data.images import Inspection, inspect_all
+from luthier.data.inventory import SHOWN, Entry, Inventory, Side, compare
 from luthier.data.listing import Listed, Listing
 from luthier.data.split import held_out
 from luthier.errors import DataError
 
 DEFAULT_VAL_FRACTION = 0.2
-_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -36,18 +35,26 @@ class Photos:
         train: what is learned from.
         val: what is validated on; classes are the training classes.
         val_fraction: what the data was split by; None where it has a split of its own.
-        unreadable: (name, reason) of the images that were left out.
         notes: what a reader should know: files ignored, copies on both sides, and so on.
-        fingerprint: hash of every image's bytes, label and side, in order.
+        inventory: what was found in every file.
     """
 
     classes: tuple[str, ...]
     train: tuple[Sample, ...]
     val: tuple[Sample, ...]
     val_fraction: float | None
-    unreadable: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
-    fingerprint: str
+    inventory: Inventory
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of every image's name, bytes, label and side."""
+        return self.inventory.fingerprint
+
+    @property
+    def unreadable(self) -> tuple[tuple[str, str], ...]:
+        """(name, reason) of the images that were left out."""
+        return self.inventory.unreadable
 
     def counts(self) -> dict[str, Any]:
         """Return the numbers of images as plain JSON values, by split and class."""
@@ -62,16 +69,20 @@ def open_photos(
     val_fraction: float | None = None,
     strict: bool = False,
     seed: int = 0,
+    known: Inventory | None = None,
     progress: Callable[[int, int], object] = lambda _done, _total: None,
 ) -> Photos:
-    """Read every image of a listing once, and split them where they have no split.
+    """Look into every image of a listing once, and split them where they have no split.
 
     Args:
         listing: what ``list_images`` found.
         val_fraction: part of each class to validate on, in (0, 1); default 0.2.
         strict: make an unreadable image an error.
         seed: decides the split.
-        progress: called with (images read, images in all).
+        known: what was found before. A file whose size and modification time are still those is
+            not read again. Images without a split of their own stay on their sides, and new
+            ones are learned from, unless they are copies of one that is validated on.
+        progress: called with (images looked into, images in all).
 
     Raises:
         DataError: nothing to learn from or to validate on, a class without a readable image,
@@ -82,43 +93,33 @@ def open_photos(
         raise DataError(
             f"--val-fraction {val_fraction} has no effect: {listing.root} has its own split"
         )
-    inspections = _inspect(listing, progress)
-    unreadable = tuple(
-        (image.name, found.problem)
-        for image, found in zip(listing.images, inspections, strict=True)
-        if found.problem is not None
-    )
-    if strict and unreadable:
+    taken = time.time_ns()
+    inspections = _inspect(listing, known, progress)
+    fraction = None if has_split else val_fraction or DEFAULT_VAL_FRACTION
+    inventory = Inventory(taken, _entries(listing, inspections, fraction, seed, known))
+    if strict and inventory.unreadable:
         raise DataError(
-            f"{_count(unreadable)} in {listing.root}:\n{_listed(unreadable)}",
+            f"{_count(inventory.unreadable)} in {listing.root}:\n{_listed(inventory.unreadable)}",
             cure="mend or remove them, or leave --strict-images out",
         )
-    good = [
-        (image, found.sha256)
-        for image, found in zip(listing.images, inspections, strict=True)
-        if found.problem is None
-    ]
-    _check_classes(listing, good, unreadable)
-    fraction = None if has_split else val_fraction or DEFAULT_VAL_FRACTION
-    validates = _validation(good, fraction, seed)
-    sides: tuple[list[Sample], list[Sample]] = ([], [])
-    for index, (image, _) in enumerate(good):
-        sides[index in validates].append(Sample(image.path, listing.classes.index(image.label)))
-    train, val = map(tuple, sides)
-    _check_sides(listing, train, val)
-    notes = (*listing.notes, *_notes(listing, good, validates, unreadable))
-    fingerprint = _fingerprint(good, validates)
-    return Photos(listing.classes, train, val, fraction, unreadable, notes, fingerprint)
+    _check(listing, inventory, known)
+    index = {label: number for number, label in enumerate(listing.classes)}
+    sides: dict[Side | None, list[Sample]] = {"train": [], "val": [], None: []}
+    for image, entry in zip(listing.images, inventory.entries, strict=True):
+        sides[entry.side].append(Sample(image.path, index[image.label]))
+    return Photos(
+        classes=listing.classes,
+        train=tuple(sides["train"]),
+        val=tuple(sides["val"]),
+        val_fraction=fraction,
+        notes=(*listing.notes, *_notes(listing, inventory)),
+        inventory=inventory,
+    )
 
 
-def _fingerprint(good: list[tuple[Listed, str]], validates: set[int]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for index, (image, sha256) in enumerate(good):
-        digest.update(json.dumps([sha256, image.label, index in validates]).encode())
-    return digest.hexdigest()
-
-
-def _inspect(listing: Listing, progress: Callable[[int, int], object]) -> list[Inspection]:
+def _inspect(
+    listing: Listing, known: Inventory | None, progress: Callable[[int, int], object]
+) -> list[Inspection]:
     done = 0
 
     def count() -> None:
@@ -126,59 +127,71 @@ def _inspect(listing: Listing, progress: Callable[[int, int], object]) -> list[I
         done += 1
         progress(done, len(listing.images))
 
-    return inspect_all((image.path for image in listing.images), count)
+    paths = [image.path for image in listing.images]
+    before = [known.trusted(image.name) for image in listing.images] if known is not None else ()
+    return inspect_all(paths, before, count)
 
 
-def _validation(good: list[tuple[Listed, str]], fraction: float | None, seed: int) -> set[int]:
+def _entries(
+    listing: Listing,
+    inspections: list[Inspection],
+    fraction: float | None,
+    seed: int,
+    known: Inventory | None,
+) -> tuple[Entry, ...]:
+    pairs = list(zip(listing.images, inspections, strict=True))
+    good = [(image, found.sha256) for image, found in pairs if found.problem is None]
+    sides = iter(_sides(good, fraction, seed, known))
+    return tuple(
+        Entry(image.name, image.label, next(sides) if found.problem is None else None, found)
+        for image, found in pairs
+    )
+
+
+def _sides(
+    good: list[tuple[Listed, str]], fraction: float | None, seed: int, known: Inventory | None
+) -> list[Side]:
     if fraction is None:
-        return {i for i, (image, _) in enumerate(good) if image.split == "val"}
-    return held_out([i.label for i, _ in good], [d for _, d in good], fraction, seed)
+        return ["val" if image.split == "val" else "train" for image, _ in good]
+    if known is not None:
+        return [known.side_of(i.name, i.label, sha256) or "train" for i, sha256 in good]
+    chosen = held_out([i.label for i, _ in good], [sha256 for _, sha256 in good], fraction, seed)
+    return ["val" if index in chosen else "train" for index in range(len(good))]
 
 
-def _check_classes(
-    listing: Listing,
-    good: list[tuple[Listed, str]],
-    unreadable: tuple[tuple[str, str], ...],
-) -> None:
-    learnable = {image.label for image, _ in good if image.split != "val"}
+def _check(listing: Listing, inventory: Inventory, known: Inventory | None) -> None:
+    learnable = {entry.label for entry in inventory.entries if entry.side == "train"}
     without = [name for name in listing.classes if name not in learnable]
+    cure = None
     if without:
-        why = f"; {len(unreadable)} are unreadable:\n{_listed(unreadable)}" if unreadable else ""
-        raise DataError(
-            f"{listing.root} has no readable training image of {', '.join(without)}{why}"
-        )
+        bad = inventory.unreadable
+        why = f"; {len(bad)} are unreadable:\n{_listed(bad)}" if bad else ""
+        what = f"{listing.root} has no readable training image of {', '.join(without)}{why}"
+    elif all(entry.side != "val" for entry in inventory.entries):
+        what = f"{listing.root} has no readable validation image"
+        cure = "fill the validation folder, or remove it and the training images are split"
+    else:
+        return
+    changes = compare(known, inventory).lines if known is not None else ()
+    if changes:
+        what = "\n  ".join((f"{what}; since the run began:", *changes))
+        cure = "bring the images back, or start a new run"
+    raise DataError(what, cure=cure)
 
 
-def _check_sides(listing: Listing, train: tuple[Sample, ...], val: tuple[Sample, ...]) -> None:
-    if not val:
-        raise DataError(
-            f"{listing.root} has no readable validation image",
-            cure="fill the validation folder, or remove it and the training images are split",
-        )
-    without = sorted(set(range(len(listing.classes))) - {s.label for s in train})
-    if without:
-        names = ", ".join(listing.classes[i] for i in without)
-        raise DataError(f"{listing.root} leaves no training image of {names} beside validation")
-
-
-def _notes(
-    listing: Listing,
-    good: list[tuple[Listed, str]],
-    validates: set[int],
-    unreadable: tuple[tuple[str, str], ...],
-) -> list[str]:
+def _notes(listing: Listing, inventory: Inventory) -> list[str]:
     notes = []
     if listing.other_files:
         count = len(listing.other_files)
         noun = "file is" if count == 1 else "files are"
         shown = ", ".join(listing.other_files[:3]) + (", …" if count > 3 else "")
         notes.append(f"{count} {noun} no image by extension and left out: {shown}")
-    if unreadable:
-        notes.append(f"{_count(unreadable)} left out:\n{_listed(unreadable)}")
-    both = _on_both_sides(good, validates)
+    if inventory.unreadable:
+        notes.append(f"{_count(inventory.unreadable)} left out:\n{_listed(inventory.unreadable)}")
+    both = _on_both_sides(inventory)
     if both:
-        shown = "\n".join(f"  {a} = {b}" for a, b in both[:_SHOWN])
-        more = f"\n  and {len(both) - _SHOWN} more" if len(both) > _SHOWN else ""
+        shown = "\n".join(f"  {a} = {b}" for a, b in both[:SHOWN])
+        more = f"\n  and {len(both) - SHOWN} more" if len(both) > SHOWN else ""
         notes.append(
             f"warning: {len(both)} validation images are also training images, byte for byte;"
             f" the score flatters:\n{shown}{more}"
@@ -186,12 +199,12 @@ def _notes(
     return notes
 
 
-def _on_both_sides(good: list[tuple[Listed, str]], validates: set[int]) -> list[tuple[str, str]]:
-    learned = {digest: image.name for i, (image, digest) in enumerate(good) if i not in validates}
+def _on_both_sides(inventory: Inventory) -> list[tuple[str, str]]:
+    learned = {e.found.sha256: e.name for e in inventory.entries if e.side == "train"}
     return [
-        (image.name, learned[digest])
-        for i, (image, digest) in enumerate(good)
-        if i in validates and digest in learned
+        (entry.name, learned[entry.found.sha256])
+        for entry in inventory.entries
+        if entry.side == "val" and entry.found.sha256 in learned
     ]
 
 
@@ -200,7 +213,7 @@ def _count(unreadable: tuple[tuple[str, str], ...]) -> str:
 
 
 def _listed(unreadable: tuple[tuple[str, str], ...]) -> str:
-    lines = [f"  {name}: {reason}" for name, reason in unreadable[:_SHOWN]]
-    if len(unreadable) > _SHOWN:
-        lines.append(f"  and {len(unreadable) - _SHOWN} more")
+    lines = [f"  {name}: {reason}" for name, reason in unreadable[:SHOWN]]
+    if len(unreadable) > SHOWN:
+        lines.append(f"  and {len(unreadable) - SHOWN} more")
     return "\n".join(lines)

@@ -6,12 +6,9 @@ prediction alike.
 
 from __future__ import annotations
 
-import contextlib
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -63,21 +60,3 @@ def _to_normalised(how: Preprocessing) -> list[Any]:
 
 def _mode(how: Preprocessing) -> Any:
     return vision.load("torchvision.transforms").InterpolationMode(how.interpolation)
-
-
-@contextlib.contextmanager
-def keyed_randomness(key: int) -> Iterator[None]:
-    """Make all global generators a function of ``key`` inside, and put them back after.
-
-    It reaches transforms of any library: torch's (CPU), numpy's and Python's generators.
-    """
-    before = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
-    random.seed(key)
-    np.random.seed(key & 0xFFFFFFFF)
-    torch.default_generator.manual_seed(key)
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        torch.default_generator.set_state(before[2])

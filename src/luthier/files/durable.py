@@ -1,32 +1,87 @@
 """Writes that are there whole or not at all, also after a power failure.
 
 Everything is written beside its final place (a rename is atomic only inside one file
-system), flushed to the disk, and then takes its final name in one rename.
+system), flushed to the disk, and then takes its final name in one rename. A name that has been
+flushed stays; a power failure just after a rename may undo it, and then the old is there.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
-import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from luthier.files import disk
+
 TEMPORARY = ".tmp-"  # beginning of every name that is not final
+_NO_LINKS = (
+    errno.EPERM,
+    errno.EACCES,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    errno.ENOSYS,
+    errno.EXDEV,
+    errno.EMLINK,
+)
+_filling: dict[Path, set[Path]] = {}  # what is flushed already, of each new directory
 
 
 def _beside(path: Path) -> Path:
-    return path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
+    # Not the process's number: threads share it, and in a container it comes again.
+    return path.with_name(f"{TEMPORARY}{path.name}-{secrets.token_hex(8)}")
+
+
+def _discard(path: Path) -> None:
+    # What went wrong first is what the caller has to hear of; the next sweep finds the rest.
+    with contextlib.suppress(OSError):
+        disk.current().remove_tree(path)
+
+
+def _sync_directory(path: Path) -> None:
+    try:
+        disk.current().sync_directory(path)
+    except OSError as error:
+        # Some network file systems flush no directories and keep names safe in their own way.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP):
+            raise
 
 
 def sync(path: Path) -> None:
     """Flush a file or directory to the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    if path.is_dir():
+        _sync_directory(path)
+    else:
+        disk.current().sync_file(path)
+
+
+def make_directories(path: Path) -> None:
+    """Make a directory and its parents, as far as they are missing, durably."""
+    if path.is_dir():
+        return
+    make_directories(path.parent)
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        disk.current().make_directory(path)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+    _sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    make_directories(path.parent)
+    temporary = _beside(path)
+    try:
+        yield temporary
+        disk.current().rename(temporary, path)
+    except BaseException:
+        _discard(temporary)
+        raise
+    _sync_directory(path.parent)
 
 
 @contextlib.contextmanager
@@ -35,26 +90,65 @@ def new_file(path: Path) -> Iterator[Path]:
 
     If the body raises, ``path`` is what it was before.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(path)
-    try:
+    with _replacing(path) as temporary:
         yield temporary
-        sync(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync(path.parent)
+        disk.current().sync_file(temporary)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file, atomically and durably."""
-    with new_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    with _replacing(path) as temporary:
+        write_bytes(temporary, text.encode())
+
+
+def _write_all(to: disk.Disk, handle: int, content: memoryview) -> None:
+    if content.nbytes == 0:  # which cannot be cast
+        return
+    left = content.cast("B")
+    while left:
+        left = left[to.write(handle, left) :]
+
+
+def write_bytes(path: Path, *chunks: bytes | bytearray | memoryview) -> None:
+    """Write a file inside a new directory and flush it.
+
+    Args:
+        path: there is nothing under it yet; after an error there may be a part of the file.
+        chunks: the file's bytes, one after another; none is copied.
+    """
+    to = disk.current()
+    handle = to.create(path)
+    try:
+        for chunk in chunks:
+            _write_all(to, handle, memoryview(chunk))
+        to.sync(handle)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            to.close(handle)
+        raise
+    to.close(handle)
+    _filling.get(path.parent, set()).add(path)
+
+
+def link(source: Path, target: Path) -> bool:
+    """Give a published file a second name inside a new directory.
+
+    Returns:
+        False where the file system cannot, and nothing was done.
+    """
+    try:
+        disk.current().link(source, target)
+    except OSError as error:
+        if error.errno in _NO_LINKS:
+            return False
+        raise
+    _filling.get(target.parent, set()).add(target)
+    return True
 
 
 @contextlib.contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
-    """Give an empty directory to fill; on leaving, it becomes ``path`` by one rename.
+    """Give an empty directory to fill with files; on leaving, it becomes ``path`` by one rename.
 
     If the body raises, nothing is left.
 
@@ -63,38 +157,51 @@ def new_directory(path: Path) -> Iterator[Path]:
     """
     if path.exists():
         raise FileExistsError(f"{path} exists already")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directories(path.parent)
     temporary = _beside(path)
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    flushed = _filling[temporary] = set()
     try:
+        disk.current().make_directory(temporary)
         yield temporary
-        for entry in temporary.iterdir():
+        for entry in sorted(set(temporary.iterdir()) - flushed):
             sync(entry)
-        sync(temporary)
-        temporary.rename(path)
+        _sync_directory(temporary)
+        disk.current().rename(temporary, path)
+    except BaseException:
+        _discard(temporary)
+        raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    sync(path.parent)
+        del _filling[temporary]
+    _sync_directory(path.parent)
 
 
 def sweep(folder: Path) -> list[Path]:
-    """Remove what killed writers left in ``folder``; return what was removed."""
-    left = sorted(folder.glob(f"{TEMPORARY}*")) if folder.is_dir() else []
+    """Remove what killed writers left in ``folder`` unfinished, and flush what they finished.
+
+    Returns:
+        what was removed.
+    """
+    if not folder.is_dir():
+        return []
+    left = sorted(folder.glob(f"{TEMPORARY}*"))
     for path in left:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        disk.current().remove_tree(path)
+    _sync_directory(folder)  # a writer may have been killed between its rename and this
     return left
 
 
 def remove_directory(path: Path) -> None:
     """Remove a published directory; a kill in the middle leaves no half of it under its name."""
     doomed = _beside(path)
-    shutil.rmtree(doomed, ignore_errors=True)
-    path.rename(doomed)
-    shutil.rmtree(doomed)
+    disk.current().rename(path, doomed)
+    _sync_directory(path.parent)  # or a power failure might bring the name back, over less
+    disk.current().remove_tree(doomed)
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the bytes that this user may still write to where ``folder`` is or will be."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(there).free
 
 
 def sha256(path: Path) -> str:

@@ -6,6 +6,8 @@ A file's kind is told by its content, never by its name.
 from __future__ import annotations
 
 import json
+import math
+import mmap
 import pickle
 import warnings
 import zipfile
@@ -40,6 +42,7 @@ _DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+_BY_NAME = {name: dtype for dtype, name in _DTYPES.items()}
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 
 
@@ -184,23 +187,127 @@ def write_in_place(
     Raises:
         TypeError: a dtype that safetensors does not know; the tensor is named.
     """
+    header, places, _ = layout(tensors, metadata)
+    with path.open("wb") as file:
+        file.write(header)
+        for name in places:
+            plain = tensors[name].detach().to("cpu").resolve_conj().resolve_neg().contiguous()
+            file.write(plain.flatten().view(torch.uint8).numpy().data)
+
+
+def layout(
+    tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any] | None = None
+) -> tuple[bytes, dict[str, tuple[int, int]], int]:
+    """Lay out a safetensors file.
+
+    Args:
+        tensors: only their shapes and dtypes are looked at.
+        metadata: see ``write``.
+
+    Returns:
+        the bytes before the data; where in the data each tensor begins and ends, in the file's
+        order; the data's length.
+
+    Raises:
+        TypeError: a dtype that safetensors does not know; the tensor is named.
+    """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     if metadata is not None:
         header["__metadata__"][METADATA_KEY] = json.dumps(metadata, sort_keys=True)
-    # Wide dtypes first, so that every tensor begins at a multiple of its item's size.
-    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    places: dict[str, tuple[int, int]] = {}
     offset = 0
-    for name, tensor in ordered:
+    # Wide dtypes first, so that every tensor begins at a multiple of its item's size.
+    for name, tensor in sorted(
+        tensors.items(), key=lambda item: (-item[1].element_size(), item[0])
+    ):
         if tensor.dtype not in _DTYPES:
             raise TypeError(f"tensor {name!r} is {tensor.dtype}, which safetensors cannot hold")
-        end = offset + tensor.numel() * tensor.element_size()
+        places[name] = (offset, offset + tensor.numel() * tensor.element_size())
         shape, dtype = list(tensor.shape), _DTYPES[tensor.dtype]
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, end]}
-        offset = end
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": list(places[name])}
+        offset = places[name][1]
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for _, tensor in ordered:
-            plain = tensor.detach().to("cpu").resolve_conj().resolve_neg().contiguous()
-            file.write(plain.flatten().view(torch.uint8).numpy().data)
+    return len(text).to_bytes(8, "little") + text, places, offset
+
+
+def parse(content: bytearray | mmap.mmap) -> dict[str, torch.Tensor]:
+    """Return the tensors of a safetensors file's bytes, without a copy: they share its memory.
+
+    Raises:
+        ValueError: the header contradicts the content.
+    """
+    begin, entries = _entries(content, len(content))
+    found: dict[str, torch.Tensor] = {}
+    for name, (dtype, shape, start, end) in entries.items():
+        if start == end:
+            found[name] = torch.empty(shape, dtype=dtype)
+            continue
+        count = (end - start) // dtype.itemsize
+        flat = torch.frombuffer(content, dtype=dtype, count=count, offset=begin + start)
+        found[name] = flat.view(shape)
+    return found
+
+
+def check_structure(path: Path) -> int:
+    """Look at a weights file without building a tensor; return how many tensors it names.
+
+    Of a safetensors file the header is compared with the file's size: every tensor has the bytes
+    that its shape and dtype ask for, one follows the other, and nothing is left over. Of a torch
+    file every member's CRC-32 is compared (it names no tensors without being read: 0).
+
+    Raises:
+        DamagedError: it contradicts itself. UnsupportedFileError: it is no weights file.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(9)
+            if start[:4] == b"PK\x03\x04":
+                _check_zip(path)
+                return 0
+            if start[8:9] != b"{":
+                raise UnsupportedFileError(f"{path} is no weights file: it begins with {start!r}")
+            length = int.from_bytes(start[:8], "little")
+            file.seek(0)
+            _, entries = _entries(file.read(8 + min(length, size)), size)
+            return len(entries)
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise DamagedError(f"{path} is truncated or damaged: {error}") from error
+
+
+_Entry = tuple[torch.dtype, list[int], int, int]
+
+
+def _entries(content: bytes | bytearray | mmap.mmap, size: int) -> tuple[int, dict[str, _Entry]]:
+    """Read and check a safetensors header; return where the data begins, and the tensors."""
+    begin = 8 + int.from_bytes(content[:8], "little")
+    if size < begin:
+        raise ValueError(f"a header of {begin - 8} bytes in a file of {size}")
+    header = json.loads(content[8:begin], object_pairs_hook=_without_repeats)
+    header.pop("__metadata__", None)
+    entries: dict[str, _Entry] = {}
+    for name, entry in header.items():
+        try:
+            dtype, shape = _BY_NAME[entry["dtype"]], list(map(int, entry["shape"]))
+            start, end = map(int, entry["data_offsets"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"tensor {name!r} is described as {str(entry)[:80]}") from error
+        if end - start != math.prod(shape) * dtype.itemsize or min(shape, default=0) < 0:
+            raise ValueError(f"tensor {name!r} has another size than its shape and dtype")
+        entries[name] = dtype, shape, start, end
+    at = 0
+    for name, (_, _, start, end) in sorted(entries.items(), key=lambda item: item[1][2:]):
+        if start != at:
+            raise ValueError(f"tensor {name!r} begins at byte {start} of the data, expected {at}")
+        at = end
+    if begin + at != size:
+        raise ValueError(f"{begin + at} bytes are described, the file has {size}")
+    return begin, entries
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name is there twice")
+    return found

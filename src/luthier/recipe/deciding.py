@@ -154,22 +154,26 @@ def _check_sense(filled: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Interval:
-    """``count`` of a unit: "epochs", "steps" or "minutes"."""
+    """``count`` of a unit: "epochs", "steps", "minutes", or "percent" of the run's time."""
 
     count: float
     unit: str
 
 
 def parse_interval(text: str) -> Interval:
-    """Read ``"5 epochs"``, ``"100 steps"`` or ``"10 minutes"``.
+    """Read ``"5 epochs"``, ``"100 steps"``, ``"10 minutes"`` or ``"1%"``.
 
     Raises:
         RecipeError: anything else, and a count that is not positive.
     """
+    budget = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text)
+    if budget is not None and 0 < float(budget[1]) <= 100:
+        return Interval(float(budget[1]), "percent")
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(epoch|step|minute)s?\s*", text)
     if found is None or float(found[1]) <= 0:
         raise RecipeError(
-            f"--save-every {text!r} is not understood: give 'N epochs', 'N steps' or 'N minutes'"
+            f"--save-every {text!r} is not understood: give 'N epochs', 'N steps', 'N minutes', or"
+            " 'N%' of the run's time"
         )
     count, unit = float(found[1]), found[2] + "s"
     if unit != "minutes" and count != int(count):

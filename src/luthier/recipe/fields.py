@@ -204,8 +204,13 @@ class Training:
     batch_size: int | None = _knob("images in a batch", default=16, low=1)
     seed: int | None = _knob("seed of everything random", default=0, low=0)
     patience: int | None = _knob("epochs without improvement before stopping [no stop]", low=1)
-    save_every: str | None = _knob("'N epochs', 'N steps' or 'N minutes'", default="1 epoch")
-    keep: int | None = _knob("newest checkpoints that are kept", default=2, low=1)
+    save_every: str | None = _knob(
+        "'N epochs', 'N steps', 'N minutes', or 'N%' of the run's time", default="1 epoch"
+    )
+    keep: int | None = _knob("newest checkpoints that are kept, beside the best", default=2, low=1)
+    disk_patience: float | None = _knob(
+        "minutes to go on trying where the disk is full", default=10.0, low=0.0
+    )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,6 @@ from luthier.run.job import prepare
 from luthier.run.session import Session
 from luthier.run.stopping import listening
 from luthier.values import Score
-
-_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ def finetune(
     wanted = recipe.resolve(recipe.overlay(base, **knobs, data=str(data)))
     folder = new_run(Path(out) if out is not None else None, str(data))
     job = prepare(wanted, console)
-    folder.path.mkdir(parents=True, exist_ok=True)
+    durable.make_directories(folder.path)
     with held(folder):
         console.log_to(folder.log)
         durable.write_text(folder.recipe, recipe.to_toml(job.recipe))
@@ -117,9 +114,9 @@ def _continue(wanted: Recipe, folder: RunFolder, console: Console) -> Result:
     if found is None:
         console.say(f"run {folder.path} has no checkpoint yet: it starts from the beginning")
         return _run_to_end(Session(job, folder, console), console)
-    job = dataclasses.replace(job, start=found.content.facts["start"])
+    job = dataclasses.replace(job, start=found.manifest["start"])
     session = Session(job, folder, console)
-    session.restore(found.content)
+    session.restore(found)
     for damaged in found.passed_over:
         console.say(f"passed over: {damaged}")
     at = session.progress.at
@@ -135,7 +132,7 @@ def _run_to_end(session: Session, console: Console) -> Result:
             session.run(stop)
         summary = session.finish()
     except OSError as error:
-        if error.errno not in _DISK_TROUBLE:
+        if error.errno not in checkpoint.DISK_TROUBLE:
             raise
         raise CannotWriteError(
             f"run {session.folder.path} cannot be written: {error.strerror}",

@@ -152,12 +152,17 @@ class Metrics:
         self._file.write(json.dumps(record) + "\n")
         self.lines += 1
 
-    def sync(self) -> None:
-        """Flush what was added to the disk."""
+    def flush(self) -> None:
+        """Let other programs see what was added."""
         self._file.flush()
-        os.fsync(self._file.fileno())
+
+    def sync(self) -> None:
+        """Bring what was flushed to the disk; may be called on another thread."""
+        if not self._file.closed:
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Flush and close the file."""
+        """Bring everything to the disk and close the file."""
+        self.flush()
         self.sync()
         self._file.close()

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
+from luthier import checkpoint
+from luthier.checkpoint import OptimizerReport
+from luthier.errors import DoesNotFitError
 from luthier.models import find_head
 from luthier.strategies import apply_rates, blocks_of, new_groups, policy_of
 
@@ -50,3 +55,30 @@ def param_groups(
         {"params": g["params"], "lr": lr * g["rate"], "weight_decay": g["weight_decay"]}
         for g in groups
     ]
+
+
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, model: nn.Module, path: str | Path
+) -> OptimizerReport:
+    """Give an optimizer the state that a checkpoint has for it, parameter by parameter, by name.
+
+    It lands on no other parameter, whatever was frozen, regrouped, reordered or replaced since:
+    parameters that the checkpoint does not have, such as those of a new head, start empty.
+
+    Args:
+        optimizer: its state is replaced.
+        model: whose parameters it holds.
+        path: a checkpoint's directory, ``RUN/checkpoints/step-…``.
+
+    Returns:
+        what was restored, what starts empty and what was left out; print it.
+
+    Raises:
+        DamagedError: the checkpoint is damaged. DoesNotFitError: it has no optimizer's state, or
+            that of another kind of optimizer.
+    """
+    found = checkpoint.read(Path(path))
+    saved = [s for s in found.parts.values() if isinstance(s.plain, dict) and "groups" in s.plain]
+    if len(saved) != 1:
+        raise DoesNotFitError(f"{path} has the state of {len(saved)} optimizers, expected one")
+    return checkpoint.restore_optimizer(optimizer, checkpoint.names_of({"": model}), saved[0])

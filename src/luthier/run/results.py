@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import torch
-
 from luthier.recipe import decided
+from luthier.run import conditions
 from luthier.run.folder import RunFolder
 from luthier.run.job import Job
 from luthier.run.progress import Progress
@@ -60,16 +59,8 @@ def summary(
 
 
 def environment(job: Job) -> dict[str, Any]:
-    """Return what the exactness contract depends on, as plain JSON values."""
-    return {
-        "luthier": __version__,
-        "torch": str(torch.__version__),
-        "device": job.chosen.device.value,
-        "precision": job.chosen.precision.value,
-        "threads": torch.get_num_threads(),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-        "processes": 1,
-    }
+    """Return what the bits of a job depend on, as plain JSON values."""
+    return conditions.here(job.chosen.device.value, job.chosen.precision.value)
 
 
 def _architecture(model: str) -> str:

@@ -6,23 +6,27 @@ import contextlib
 import functools
 import json
 import time
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from luthier import checkpoint, data, report, strategies, training
-from luthier.checkpoint import Content
-from luthier.errors import DoesNotFitError, InterruptedRunError
+from luthier import checkpoint, data, recipe, report, strategies, training
+from luthier.checkpoint import Captured, Checkpoint, Saver, State
+from luthier.data.loader import Batch
+from luthier.errors import InterruptedRunError
 from luthier.files import durable, tensors
-from luthier.recipe import Interval, decided, parse_interval
+from luthier.recipe import decided, parse_interval
 from luthier.report import Console
 from luthier.run import results
 from luthier.run.folder import Metrics, RunFolder
 from luthier.run.job import Job
+from luthier.run.keeper import Keeper
 from luthier.run.progress import Progress
 from luthier.run.stopping import StopRequest
+from luthier.run.trace import open_trace
 from luthier.training import Learner, Rates, WeightAverage
 from luthier.values import Position, Score, Step, Tally
 
@@ -39,14 +43,21 @@ class Session:
     def __init__(self, job: Job, folder: RunFolder, console: Console) -> None:
         self.job, self.folder, self.console = job, folder, console
         self.progress = Progress(start=strategies.digests(job.model.state_dict()))
-        self.seconds = 0.0
+        self._trace = open_trace(folder.path)
+        self._before = 0.0
+        self._began: float | None = None
         self._train, self._val = self._batches()
         self._sizes = self._train.sizes()
         self._rates = job.policy.rates(len(job.blocks) - 1, 0)
         self._learner = self._make_learner()
+        self._names = checkpoint.names_of({"model": job.model})
         how = job.recipe.training
-        self._save_every: Interval = parse_interval(decided(how.save_every))
-        self._saved_at = time.monotonic()
+        self._saver = Saver(
+            folder.checkpoints,
+            keep=decided(how.keep),
+            patience=60 * decided(how.disk_patience),
+            say=console.say,
+        )
         self._frozen = strategies.frozen_blocks(job.policy, len(job.blocks) - 1, self.epochs)
 
     @property
@@ -106,37 +117,24 @@ class Session:
 
     # --- state ------------------------------------------------------------------------------
 
-    def restore(self, saved: Content) -> None:
+    def restore(self, saved: Checkpoint) -> None:
         """Continue where a checkpoint stands.
 
         Raises:
-            DoesNotFitError: the checkpoint belongs to another model or other images.
+            DoesNotFitError: the checkpoint belongs to another model or optimizer.
         """
-        if saved.facts["data"] != self.job.photos.fingerprint:
-            raise DoesNotFitError(
-                f"the images in {self.job.recipe.data.data} are not those that the run began with",
-                cure="put them back as they were, or start a new run from its model.safetensors",
-            )
-        state = self.job.model.state_dict()
-        theirs = saved.tensors["model"]
-        wrong = sorted(set(state) ^ set(theirs)) or [
-            name for name, tensor in state.items() if tensor.shape != theirs[name].shape
-        ]
-        if wrong:
-            raise DoesNotFitError(
-                f"the checkpoint does not fit the model: {', '.join(wrong[:6])} differ",
-                cure="the data's classes or the model's code have changed since; start a new run",
-            )
-        with torch.no_grad():
-            for name, tensor in state.items():
-                tensor.copy_(theirs[name])
+        checkpoint.restore_module(self.job.model, saved.parts["model"])
         self.progress = Progress.from_dict(dict(saved.state))
-        self.seconds = saved.facts["seconds"]
+        self._before = saved.manifest["seconds"]
         for epoch in range(self.progress.at.epoch + 1):
             self._enter(epoch)
-        checkpoint.restore_optimizer(self._learner.optimizer, saved.tensors.get("optimizer", {}))
+        report = checkpoint.restore_optimizer(
+            self._learner.optimizer, self._names, saved.parts["optimizer"]
+        )
+        if not report.complete:
+            self.console.say(f"  {report}")
         if self._learner.average is not None:
-            self._learner.average.load(saved.tensors["average"])
+            self._learner.average.load(saved.parts["average"].tensors)
 
     def _enter(self, epoch: int) -> None:
         """Let the blocks that are due in this epoch join."""
@@ -150,28 +148,32 @@ class Session:
         strategies.apply_rates(job.model, job.blocks, rates)
         self._rates = rates
 
-    def _save(self, metrics: Metrics) -> None:
-        training.check_finite(self.job.model)
-        metrics.sync()
-        self.progress.lines = metrics.lines
+    def _capture(self) -> State:
+        """Return the run's state at this moment; its tensors are the run's own."""
+        self._metrics.flush()
+        self.progress.lines = self._metrics.lines
+        progress, learner = self.progress, self._learner
+        learning = {id(p) for group in learner.optimizer.param_groups for p in group["params"]}
+        model = checkpoint.capture_module(self.job.model, learning)
         parts = {
-            "model": self.job.model.state_dict(),
-            "optimizer": checkpoint.capture_optimizer(self._learner.optimizer),
+            "model": replace(model, check=functools.partial(_check_finite, model.later.keys())),
+            "optimizer": checkpoint.capture_optimizer(learner.optimizer, self._names),
         }
-        if self._learner.average is not None:
-            parts["average"] = self._learner.average.tensors
+        if learner.average is not None:
+            parts["average"] = Captured(later=learner.average.tensors, still=model.still)
         facts = {
-            "epoch": self.progress.at.epoch,
+            "epoch": progress.at.epoch,
             "seconds": self.seconds,
             "start": self.job.start,
             "data": self.job.photos.fingerprint,
             "environment": results.environment(self.job),
-            "metrics": self.progress.last and self.progress.last.as_dict(),
+            "recipe": recipe.values(self.job.recipe),
+            "metrics": progress.last and progress.last.as_dict(),
         }
-        content = Content(parts, self.progress.as_dict(), facts)
-        keep = decided(self.job.recipe.training.keep)
-        checkpoint.save(self.folder.checkpoints, self.progress.at.step, content, keep)
-        self._saved_at = time.monotonic()
+        best = progress.at.batch == 0 and progress.stale == 0 and progress.best is not None
+        return State(
+            progress.at.step, parts, progress.as_dict(), facts, best, before=self._metrics.sync
+        )
 
     # --- running ----------------------------------------------------------------------------
 
@@ -180,52 +182,82 @@ class Session:
 
         Raises:
             InterruptedRunError: ``stop`` was asked for; the state has been saved.
-            DivergedError, FrozenMovedError, OSError: see the rooms.
+            DivergedError, FrozenMovedError, CannotWriteError, OSError: see the rooms.
         """
-        metrics = Metrics(self.folder.metrics, self.progress.lines)
+        self._metrics = Metrics(self.folder.metrics, self.progress.lines)
+        every = parse_interval(decided(self.job.recipe.training.save_every))
+        keeper = Keeper(self._saver, every, stop, self._capture)
+        self._saver.watch(self._learner.optimizer)
         done = self.progress.at.epoch * sum(self._sizes) + self.progress.tally.images
         self.console.start(self.epochs * sum(self._sizes), done)
+        self._began = time.monotonic()
         try:
             with torch.random.fork_rng(devices=[]), training.reproducible():
                 while self.progress.at.epoch < self.epochs and not self._has_stopped_early():
-                    self._epoch(metrics, stop)
-            self._save(metrics)
+                    self._epoch(keeper)
+            keeper.save()
+            self._before, self._began = self.seconds, None
+        except KeyboardInterrupt:
+            self._saver.close(at_once=True)
+            raise
         finally:
-            metrics.close()
+            self._saver.close()
+            self._metrics.close()
             self.console.stop()
             self._train.close()
             self._val.close()
 
-    def _epoch(self, metrics: Metrics, stop: StopRequest) -> None:
+    @property
+    def seconds(self) -> float:
+        """Seconds of training and validation so far, earlier sessions included."""
+        return self._before + (time.monotonic() - self._began if self._began is not None else 0.0)
+
+    def _epoch(self, keeper: Keeper) -> None:
         progress, started = self.progress, time.monotonic()
         self._enter(progress.at.epoch)
-        batches = self._train.epoch(progress.at.epoch, progress.at.batch)
+        batches = self._traced(self._train.epoch(progress.at.epoch, progress.at.batch))
         lr = self._learner.lr
         with contextlib.closing(batches):
             for step in training.train_epoch(self._learner, batches, self._sizes, progress.at):
                 lr = step.lr
-                self._take(step, metrics)
+                self._take(step)
                 # The last step of an epoch is saved once its validation is done: one step
                 # number, one state.
                 if step.stepped and step.batch < len(self._sizes):
-                    self._save_if_asked(metrics, stop, started, self._due(step))
-        seconds = time.monotonic() - started
-        self._record(metrics, "train", progress.tally, lr, seconds)
+                    self._boundary(keeper)
+        self._record("train", progress.tally, lr, time.monotonic() - started)
         started = time.monotonic()
         tally = self._validate()
-        self.seconds += seconds + time.monotonic() - started
-        self._record(metrics, "val", tally, lr, time.monotonic() - started)
+        self._record("val", tally, lr, time.monotonic() - started)
         self._judge(Score(progress.at.epoch + 1, tally.loss, tally.accuracy))
         progress.at = Position(progress.at.epoch + 1, 0, progress.at.step)
         progress.tally = Tally()
         if progress.at.epoch < self.epochs:
-            self._save_if_asked(metrics, stop, time.monotonic(), self._due(step))
+            self._boundary(keeper)
 
-    def _take(self, step: Step, metrics: Metrics) -> None:
+    def _traced(self, batches: Generator[Batch]) -> Generator[Batch]:
+        weights = self.job.model.state_dict()
+        for number, batch in enumerate(batches, start=self._iteration(self.progress.at)):
+            if self._trace is not None:
+                self._trace.step(number, batch, weights)
+            yield batch
+
+    def _iteration(self, at: Position) -> int:
+        return at.epoch * len(self._sizes) + at.batch
+
+    def _boundary(self, keeper: Keeper) -> None:
+        at = self.progress.at
+        if keeper.boundary(at):
+            raise InterruptedRunError(
+                f"stopped and saved at step {at.step} (epoch {at.epoch + 1}, batch {at.batch})",
+                cure=f"continue with: luthier resume {self.folder.path}",
+            )
+
+    def _take(self, step: Step) -> None:
         progress = self.progress
         progress.at = replace(progress.at, batch=step.batch, step=step.step)
         progress.tally = progress.tally.add(step.loss, step.correct, step.images)
-        metrics.add(
+        self._metrics.add(
             {
                 "kind": "step",
                 "epoch": step.epoch + 1,
@@ -237,7 +269,7 @@ class Session:
         )
         self.console.step(step, progress.tally, self.epochs)
 
-    def _record(self, metrics: Metrics, kind: str, tally: Tally, lr: float, seconds: float) -> None:
+    def _record(self, kind: str, tally: Tally, lr: float, seconds: float) -> None:
         epoch = self.progress.at.epoch + 1
         record = {
             "kind": kind,
@@ -251,8 +283,8 @@ class Session:
             "lr": lr,
             "seconds": round(seconds, 3),
         }
-        metrics.add(record)
-        metrics.sync()
+        self._metrics.add(record)
+        self._metrics.flush()
         self.console.say(report.epoch_line(record, self.epochs, self.epochs * len(self._sizes)))
 
     def _validate(self) -> Tally:
@@ -271,30 +303,6 @@ class Session:
     def _has_stopped_early(self) -> bool:
         patience = self.job.recipe.training.patience
         return patience is not None and self.progress.stale >= patience
-
-    def _due(self, step: Step) -> bool:
-        count, unit = self._save_every.count, self._save_every.unit
-        if unit == "minutes":
-            return time.monotonic() - self._saved_at >= 60 * count
-        if unit == "epochs":
-            return self.progress.at.batch == 0 and self.progress.at.epoch % count == 0
-        return step.step % count == 0
-
-    def _save_if_asked(
-        self, metrics: Metrics, stop: StopRequest, started: float, due: bool
-    ) -> None:
-        if not (stop.asked or due):
-            return
-        if not stop.asked:
-            self._save(metrics)
-            return
-        self.seconds += time.monotonic() - started
-        self._save(metrics)
-        at = self.progress.at
-        raise InterruptedRunError(
-            f"stopped and saved at step {at.step} (epoch {at.epoch + 1}, batch {at.batch})",
-            cure=f"continue with: luthier resume {self.folder.path}",
-        )
 
     # --- results ----------------------------------------------------------------------------
 
@@ -325,3 +333,8 @@ class Session:
         summary = results.summary(job, self.folder, self.progress, self.seconds, audit)
         durable.write_text(self.folder.summary, json.dumps(summary, indent=1) + "\n")
         return summary
+
+
+def _check_finite(parameters: Iterable[str], tensors: Mapping[str, torch.Tensor]) -> None:
+    # Of the copied tensors those that are parameters: a buffer may hold an infinity by design.
+    training.check_finite({name: tensors[name] for name in parameters})

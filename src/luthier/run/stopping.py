@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: asked once, a run saves and stops; asked twice, it stops at once."""
+"""Signals: asked once, a run saves and stops; a Ctrl-C after that stops it at once."""
 
 from __future__ import annotations
 
@@ -15,23 +15,28 @@ class StopRequest:
     def __init__(self) -> None:
         self.asked = False
 
-    def _ask(self, _number: int, _frame: FrameType | None) -> None:
-        if self.asked:
+    def _ask(self, number: int, _frame: FrameType | None) -> None:
+        # A scheduler sends its warning and its SIGTERM one after the other: only a person's
+        # second word means "now".
+        if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = True
 
 
+_NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")  # SIGUSR1 warns of pre-emption; Windows has none
+
+
 @contextlib.contextmanager
-def listening() -> Iterator[StopRequest]:
-    """Let SIGINT and SIGTERM set the request inside; their old handlers come back after.
+def listening(request: StopRequest | None = None) -> Iterator[StopRequest]:
+    """Let SIGINT, SIGTERM and SIGUSR1 set the request inside; their old handlers come back after.
 
     Outside the main thread, where Python takes no signals, the request is never set.
     """
-    request = StopRequest()
+    request = request or StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
     before = [signal.signal(number, request._ask) for number in numbers]
     try:
         yield request

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -94,14 +94,14 @@ def train_epoch(
         )
 
 
-def check_finite(model: nn.Module) -> None:
+def check_finite(weights: Mapping[str, torch.Tensor]) -> None:
     """Look at every weight before it is kept.
 
     Raises:
         DivergedError: one is not finite, as after a gradient that was not; it is named.
     """
-    for name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise DivergedError(
                 f"the weights {name} are no longer finite and were not saved",
                 cure="lower --lr, or give --clip-norm 1; the last checkpoint is still good",

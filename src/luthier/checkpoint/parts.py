@@ -1,0 +1,144 @@
+"""The parts of a training state: what each gives to a checkpoint and takes back from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+from luthier.checkpoint.tree import pack, unpack
+from luthier.errors import DoesNotFitError
+from luthier.files.tensors import spec
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Anything that can say its state and take it back."""
+
+    def state_dict(self) -> Any:
+        """Return the state."""
+        ...
+
+    def load_state_dict(self, state: Any, /) -> Any:
+        """Take a state back."""
+        ...
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A part's state; the tensors are its own, not copies.
+
+    Attributes:
+        later: tensors that change in an optimizer's step alone, or never; they are copied while
+            training goes on.
+        now: tensors that may change at any time; they are copied at once.
+        still: names of tensors that are not being trained, for a file of their own.
+        plain: everything else, as plain JSON.
+        check: looks at the copied tensors and raises if they must not be kept.
+    """
+
+    later: Tensors = field(default_factory=dict)
+    now: Tensors = field(default_factory=dict)
+    still: frozenset[str] = frozenset()
+    plain: Any = None
+    check: Callable[[Tensors], None] = lambda _tensors: None
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A part's state as it was read back from a checkpoint."""
+
+    tensors: Tensors = field(default_factory=dict)
+    plain: Any = None
+
+
+def still_tensors(module: nn.Module, learning: set[int]) -> frozenset[str]:
+    """Return the names of the parameters and buffers that are not being trained.
+
+    A buffer, such as the running mean of a normalisation, goes with the parameters of its own
+    module; without any it counts as trained.
+
+    Args:
+        module: as a whole.
+        learning: ``id`` of the parameters that an optimizer holds.
+    """
+    found: set[str] = set()
+    for prefix, part in module.named_modules(remove_duplicate=False):
+        own = list(part.named_parameters(recurse=False))
+        still = [name for name, parameter in own if id(parameter) not in learning]
+        if own and len(still) == len(own):
+            still += [name for name, _ in part.named_buffers(recurse=False)]
+        found.update(f"{prefix}.{name}" if prefix else name for name in still)
+    return frozenset(found)
+
+
+def capture_module(module: nn.Module, learning: set[int]) -> Captured:
+    """Return the state of a module: parameters change in a step, buffers in a forward.
+
+    Args:
+        module: its ``state_dict`` is taken.
+        learning: ``id`` of the parameters that an optimizer holds.
+    """
+    parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    state = module.state_dict()
+    packed, tensors = pack({k: v for k, v in state.items() if not isinstance(v, torch.Tensor)})
+    of_state = {name: t for name, t in state.items() if isinstance(t, torch.Tensor)}
+    return Captured(
+        later={name: t for name, t in of_state.items() if name in parameters},
+        now={name: t for name, t in of_state.items() if name not in parameters} | tensors,
+        still=still_tensors(module, learning) & of_state.keys(),
+        plain=packed or None,
+    )
+
+
+def restore_module(module: nn.Module, saved: Saved, name: str = "model") -> None:
+    """Put a module's state back.
+
+    Raises:
+        DoesNotFitError: names or shapes differ; nothing was changed.
+    """
+    state = module.state_dict()
+    own = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+    extra = {key for key in state if key not in own}
+    theirs = {key: t for key, t in saved.tensors.items() if key in own or not extra}
+    differ = [
+        f"{key} {_spec(theirs, key)} in the checkpoint, {_spec(own, key)} here"
+        for key in sorted(own.keys() | theirs.keys())
+        if _spec(own, key) != _spec(theirs, key)
+    ]
+    if differ:
+        more = f"\n  and {len(differ) - 6} more" if len(differ) > 6 else ""
+        raise DoesNotFitError(
+            f"the checkpoint does not fit {name}:\n  " + "\n  ".join(differ[:6]) + more,
+            cure="the classes or the model's code have changed since; start a new run",
+        )
+    with torch.no_grad():
+        for key, tensor in own.items():
+            tensor.copy_(theirs[key])
+    if extra:
+        module.load_state_dict(unpack(saved.plain, saved.tensors), strict=False)
+
+
+def _spec(tensors: Tensors, key: str) -> str:
+    return str(spec(tensors[key])) if key in tensors else "missing"
+
+
+def capture_stateful(value: Stateful, name: str) -> Captured:
+    """Return the state of any object with ``state_dict`` and ``load_state_dict``.
+
+    Raises:
+        UnsupportedStateError: it is neither tensors nor plain values; its place is named.
+    """
+    packed, tensors = pack(value.state_dict(), name)
+    return Captured(now=tensors, plain=packed)
+
+
+def restore_stateful(value: Stateful, saved: Saved) -> None:
+    """Put back what ``capture_stateful`` returned."""
+    own = {name: tensor.clone() for name, tensor in saved.tensors.items()}
+    value.load_state_dict(unpack(saved.plain, own))

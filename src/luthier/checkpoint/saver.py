@@ -1,0 +1,238 @@
+"""Saves while training goes on: copied beside it, hashed and written behind it."""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from luthier.checkpoint import store
+from luthier.checkpoint.parts import Captured
+from luthier.checkpoint.snapshot import Copier, Snapshot, files_of
+from luthier.checkpoint.store import Content, Written
+from luthier.errors import CannotWriteError
+
+DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds between two tries
+
+
+@dataclass(frozen=True)
+class State:
+    """What is saved, as it is at one moment.
+
+    Attributes:
+        step: names the checkpoint.
+        parts: by name.
+        plain: the rest of ``state.json``; equal for equal states.
+        facts: for the manifest: what may differ between two runs of one recipe.
+        best: whether this is the best state so far.
+        before: called before the checkpoint takes its name, on the writing thread, so that what
+            the state refers to is on the disk first.
+    """
+
+    step: int
+    parts: Mapping[str, Captured]
+    plain: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    best: bool = False
+    before: Callable[[], None] = lambda: None
+
+
+@dataclass
+class Costs:
+    """What saving has cost so far.
+
+    Attributes:
+        saves: checkpoints that are on the disk.
+        blocked: seconds in which training waited.
+        behind: seconds of processor time on the writing thread.
+        written: bytes.
+    """
+
+    saves: int = 0
+    blocked: float = 0.0
+    behind: float = 0.0
+    written: int = 0
+
+
+class Saver:
+    """Keeps the checkpoints of one run. At most one save is under way at any time.
+
+    An optimizer that is watched waits, before it steps, for the copy that is under way. What a
+    save raises behind is raised by ``check`` at the next step.
+
+    Args:
+        folder: of the checkpoints.
+        keep: how many of the newest stay, beside the best.
+        patience: seconds to go on trying when the disk is full or refuses.
+        say: takes a line when the disk is in trouble.
+        at_once: copy everything before training goes on.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        keep: int = 2,
+        patience: float = 600.0,
+        say: Callable[[str], object] = lambda _line: None,
+        at_once: bool = False,
+    ) -> None:
+        self.folder, self.keep, self.patience, self.say = folder, keep, patience, say
+        self.at_once = at_once
+        self.costs = Costs()
+        self.last: Written | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="luthier-save")
+        self._copier = Copier(self._thread)
+        self._copying: tuple[Snapshot, State, Content] | None = None
+        self._writing: Future[None] | None = None
+        self._torn: list[str] = []
+        self._given_up = threading.Event()
+        self._hooks: list[Any] = []
+
+    def watch(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let an optimizer's steps wait for the copy that is under way."""
+        me = weakref.ref(self)
+
+        def settle_first(*_facts: object) -> None:
+            saver = me()
+            if saver is not None and saver._copying is not None:
+                saver.settle()
+
+        self._hooks.append(optimizer.register_step_pre_hook(settle_first))
+
+    def save(self, state: State) -> None:
+        """Begin to save; training goes on as soon as this returns.
+
+        A save that is still under way is waited for.
+
+        Raises:
+            CannotWriteError, LuthierError: the save before this one failed.
+            TypeError, UnsupportedStateError: something cannot be saved; it is named.
+        """
+        self.wait()
+        started = time.perf_counter()
+        files = {part: files_of(part, captured) for part, captured in state.parts.items()}
+        flat = {name: file for named in files.values() for name, file in named.items()}
+        plain = {name: captured.plain for name, captured in state.parts.items()}
+        text = store.to_json({**state.plain, "parts": plain})
+        parts = {part: list(named) for part, named in files.items() if named}
+        snapshot = self._copier.begin(flat, at_once=self.at_once)
+        content = Content(snapshot.images, parts, text, state.facts, state.best)
+        self._copying = snapshot, state, content
+        self.costs.blocked += time.perf_counter() - started
+        if self.at_once:
+            self.settle()
+
+    def settle(self) -> None:
+        """End the copy that is under way; to be called before anything of it changes."""
+        if self._copying is None:
+            return
+        started = time.perf_counter()
+        (snapshot, state, content), self._copying = self._copying, None
+        self._torn = snapshot.settle()
+        if not self._torn:
+            self._writing = self._thread.submit(self._write, snapshot, state, content)
+        self.costs.blocked += time.perf_counter() - started
+
+    def was_torn(self) -> bool:
+        """Tell, once, that the last copy was of no use: tensors had changed outside of a step.
+
+        Every later copy is made at once, and the caller should save again.
+        """
+        if self._torn:
+            names, self._torn = self._torn, []
+            self.at_once = True
+            self.say(
+                f"{names[0]} changed outside of an optimizer's step: from now on training waits"
+                " while a state is copied"
+            )
+            return True
+        return False
+
+    def check(self) -> None:
+        """Raise what a save behind has raised.
+
+        Raises:
+            CannotWriteError: the disk refused for longer than the patience.
+            LuthierError: the state must not be kept.
+        """
+        if self._writing is not None and self._writing.done():
+            done, self._writing = self._writing, None
+            done.result()
+
+    def wait(self) -> None:
+        """Wait until what was saved is on the disk.
+
+        Raises:
+            CannotWriteError, LuthierError: see ``check``.
+        """
+        self.settle()
+        if self._writing is not None:
+            started = time.perf_counter()
+            writing, self._writing = self._writing, None
+            try:
+                writing.result()
+            finally:
+                self.costs.blocked += time.perf_counter() - started
+
+    def close(self, *, at_once: bool = False) -> None:
+        """End the writing thread.
+
+        Args:
+            at_once: give up a save that is under way; else it is completed.
+        """
+        if at_once:
+            self._copying = None
+            self._given_up.set()
+        for hook in self._hooks:
+            hook.remove()
+        self._thread.shutdown(wait=not at_once, cancel_futures=at_once)
+
+    def _write(self, snapshot: Snapshot, state: State, content: Content) -> None:
+        started = time.thread_time()
+        snapshot.arrived()
+        for part, captured in state.parts.items():
+            names = content.parts.get(part, ())
+            captured.check({k: t for n in names for k, t in content.files[n].tensors.items()})
+        state.before()
+        self.last = self._write_patiently(state.step, content)
+        self.costs.saves += 1
+        self.costs.written += self.last.written
+        self.costs.behind += time.thread_time() - started
+
+    def _write_patiently(self, step: int, content: Content) -> Written:
+        until = time.monotonic() + self.patience
+        pause, told = _FIRST_PAUSE, False
+        while True:
+            try:
+                return store.save(self.folder, step, content, self.keep, self.last)
+            except OSError as error:
+                if error.errno not in DISK_TROUBLE:
+                    raise
+                left = until - time.monotonic()
+                if left <= 0 or self._given_up.is_set():
+                    raise self._cannot_write(step, error) from error
+                if not told:
+                    self.say(
+                        f"checkpoint {step} cannot be written to {self.folder}: {error.strerror};"
+                        f" trying again for {left:.0f} s"
+                    )
+                    told = True
+                self._given_up.wait(min(pause, left))
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _cannot_write(self, step: int, error: OSError) -> CannotWriteError:
+        last = f"the last good one is {self.last.path}" if self.last else "there is none before it"
+        return CannotWriteError(
+            f"checkpoint {step} cannot be written to {self.folder}: {error.strerror}; {last}",
+            cure="make room or mend the disk, then go on with the same run: it continues there",
+        )

@@ -1,0 +1,126 @@
+"""Any object's state ⇄ named tensors and plain JSON. No pickle: what fits neither is refused.
+
+JSON has no tuples, no keys but strings, no infinities and no arrays, so these become objects with
+the key ``"$"`` that says what they are; ``docs/format.md`` lists them.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from luthier.errors import UnsupportedStateError
+
+_MARK = "$"
+
+
+def pack(value: Any, where: str = "") -> tuple[Any, dict[str, torch.Tensor]]:
+    """Return a value as plain JSON, and the tensors in it by their place.
+
+    Args:
+        value: of ``None``, booleans, numbers, texts, bytes, tensors, numpy arrays and scalars,
+            dtypes, and of lists, tuples, dicts and Counters of these.
+        where: name of the value; the tensors' names begin with it.
+
+    Raises:
+        UnsupportedStateError: anything else is in it; its place is named.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    return _pack(value, where, tensors), tensors
+
+
+def _pack(value: Any, where: str, tensors: dict[str, torch.Tensor]) -> Any:
+    if value is None or type(value) in (bool, int, str):
+        return value
+    if type(value) is float:
+        return value if math.isfinite(value) else {_MARK: "float", "value": str(value)}
+    if isinstance(value, torch.Tensor):
+        tensors[where] = value
+        return {_MARK: "tensor", "name": where}
+    if isinstance(value, np.ndarray | np.generic):
+        return _pack_numpy(value, where, tensors)
+    if type(value) in (list, tuple, torch.Size):
+        items = [_pack(item, _join(where, index), tensors) for index, item in enumerate(value)]
+        return items if type(value) is list else {_MARK: "tuple", "items": items}
+    if isinstance(value, dict):
+        return _pack_dict(value, where, tensors)
+    if isinstance(value, torch.dtype):
+        return {_MARK: "dtype", "value": str(value).removeprefix("torch.")}
+    if type(value) is bytes:
+        return {_MARK: "bytes", "base64": base64.b64encode(value).decode()}
+    raise UnsupportedStateError(
+        f"the state {where or 'given'} holds a {type(value).__qualname__}, and a checkpoint holds"
+        " tensors and plain values only",
+        cure="leave it out of state_dict(), or give it there as numbers or text",
+    )
+
+
+def _join(where: str, key: object) -> str:
+    return f"{where}.{key}" if where else str(key)
+
+
+def _pack_numpy(
+    value: np.ndarray[Any, Any] | np.generic, where: str, tensors: dict[str, torch.Tensor]
+) -> Any:
+    try:
+        tensors[where] = torch.from_numpy(np.ascontiguousarray(value)).reshape(value.shape)
+    except TypeError as error:
+        raise UnsupportedStateError(f"the state {where} is an array of {value.dtype}") from error
+    kind = "scalar" if isinstance(value, np.generic) else "array"
+    return {_MARK: kind, "name": where}
+
+
+def _pack_dict(value: dict[Any, Any], where: str, tensors: dict[str, torch.Tensor]) -> Any:
+    plain = all(type(key) is str for key in value) and _MARK not in value
+    if plain and not isinstance(value, Counter):
+        return {key: _pack(item, _join(where, key), tensors) for key, item in value.items()}
+    kind = "Counter" if isinstance(value, Counter) else "dict"
+    items = []
+    for number, (key, item) in enumerate(value.items()):
+        if isinstance(key, torch.Tensor) or not isinstance(key, bool | int | float | str | tuple):
+            what = type(key).__qualname__
+            raise UnsupportedStateError(f"the state {where or 'given'} has a key that is a {what}")
+        packed_key = _pack(key, _join(where, f"key{number}"), tensors)
+        items.append([packed_key, _pack(item, _join(where, key), tensors)])
+    return {_MARK: kind, "items": items}
+
+
+def unpack(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    """Return the value that ``pack`` was given, with the tensors of ``tensors``.
+
+    Raises:
+        KeyError: a tensor is not there. ValueError: a kind of object that ``pack`` never writes.
+    """
+    if isinstance(value, list):
+        return [unpack(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if _MARK not in value:
+        return {key: unpack(item, tensors) for key, item in value.items()}
+    return _unpack_marked(value[_MARK], value, tensors)
+
+
+def _unpack_marked(kind: str, value: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> Any:
+    if kind == "tensor":
+        return tensors[value["name"]]
+    if kind in ("array", "scalar"):
+        array = tensors[value["name"]].numpy()
+        return array[()] if kind == "scalar" else array
+    if kind == "float":
+        return float(value["value"])
+    if kind == "dtype":
+        return getattr(torch, value["value"])
+    if kind == "bytes":
+        return base64.b64decode(value["base64"])
+    if kind == "tuple":
+        return tuple(unpack(item, tensors) for item in value["items"])
+    if kind in ("dict", "Counter"):
+        made = {unpack(key, tensors): unpack(item, tensors) for key, item in value["items"]}
+        return Counter(made) if kind == "Counter" else made
+    raise ValueError(f"unknown kind of value {kind!r}")

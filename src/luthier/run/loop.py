@@ -1,0 +1,422 @@
+"""``Run``: a hand-written loop that continues after any interruption, to the same bits."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from luthier import checkpoint, data, training
+from luthier.checkpoint import Checkpoint, Saved, Saver, State, Stateful
+from luthier.errors import RecipeError, RunFolderError, UnkeyedError
+from luthier.files import durable
+from luthier.keys import key
+from luthier.recipe import parse_interval
+from luthier.report import Console
+from luthier.run import conditions
+from luthier.run.folder import Metrics, RunFolder, held
+from luthier.run.keeper import Keeper
+from luthier.run.stopping import StopRequest, listening
+from luthier.run.trace import open_trace
+from luthier.run.tracked import DATA, Tracked
+from luthier.values import Position
+
+REDIRECT = "LUTHIER_RUNS"  # a folder that takes every run's place: how a script is proved
+
+
+class Run:
+    """The state of a training loop of your own, kept in a folder.
+
+    Start the script again after a kill, and it continues at the step after the last one saved::
+
+        run = luthier.Run("runs/ants", seed=1, model=model, optimizer=optimizer)
+        for epoch in run.epochs(25):
+            for images, labels in run.batches(dataset, batch_size=16, shuffle=True):
+                ...
+
+    All randomness in the loop is a function of the seed and the position: the order of the data,
+    what each sample's transform draws from Python's, numpy's and torch's generators, in any number
+    of workers, and what the model draws. SIGINT, SIGTERM and SIGUSR1 save at the next step and
+    leave with exit status 130.
+
+    Args:
+        folder: of the run; the same one continues it.
+        seed: of everything random.
+        save_every: ``"N epochs"``, ``"N steps"`` (batches), ``"N minutes"``, or ``"1%"`` of the
+            run's time.
+        keep: how many of the newest checkpoints stay, beside the best.
+        best: ``"max NAME"`` or ``"min NAME"`` of a value given to ``log``: the checkpoint of the
+            epoch in which it is best stays.
+        disk_patience: minutes to go on trying where the disk is full.
+        at_once: let training wait while a state is copied; needed only where tensors are changed
+            through ``tensor.data`` between two optimizer steps.
+        console: where to say things; standard error by default.
+        **tracked: modules, optimizers, schedulers, tensors, and anything else with
+            ``state_dict`` and ``load_state_dict``, by name. Optimizer state is kept by parameter
+            name, so the modules must be tracked too.
+
+    Raises:
+        RunFolderError: the folder is in use, or holds another kind of run.
+        DoesNotFitError: what is tracked does not fit the checkpoint.
+        DamagedError: there are checkpoints, and none is sound.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        seed: int = 0,
+        save_every: str = "1 epoch",
+        keep: int = 2,
+        best: str | None = None,
+        disk_patience: float = 10.0,
+        at_once: bool = False,
+        console: Console | None = None,
+        **tracked: Any,
+    ) -> None:
+        if keep < 1:
+            raise RecipeError(f"keep={keep}: at least one checkpoint must stay")
+        self._every = parse_interval(save_every)
+        self._best = _Best(best)
+        self.folder = _folder(Path(folder))
+        self.seed = seed
+        self._console = console or Console()
+        self._open = contextlib.ExitStack()
+        self._open.enter_context(held(self.folder))
+        for place in (self.folder.path, self.folder.checkpoints):
+            durable.sweep(place)
+        self._console.log_to(self.folder.log)
+        self._at = Position()
+        self._stop = StopRequest()
+        self._saver = Saver(
+            self.folder.checkpoints,
+            keep=keep,
+            patience=60 * disk_patience,
+            say=self._console.say,
+            at_once=at_once,
+        )
+        self._keeper = Keeper(self._saver, self._every, self._stop, self._capture)
+        self._tracked = Tracked(self._saver)
+        self._trace = open_trace(self.folder.path)
+        self._loaders: dict[int, tuple[Any, data.KeyedBatches]] = {}
+        self._positioned: dict[str, Stateful] = {}
+        self._positions: dict[str, Saved] = {}
+        self._looping = False
+        self._read_in: int | None = None  # the epoch whose batches have been given
+        self._found = checkpoint.newest(self.folder.checkpoints)
+        self._metrics = Metrics(self.folder.metrics, self._restore(self._found))
+        self._open.callback(self._metrics.close)
+        self.track(**tracked)
+
+    # --- state ------------------------------------------------------------------------------
+
+    @property
+    def at(self) -> Position:
+        """Epochs finished, batches of the present epoch finished, steps finished."""
+        return self._at
+
+    def track(self, **tracked: Any) -> None:
+        """Keep more objects, by name; where the run continues, they get their state back now.
+
+        Raises:
+            DoesNotFitError: the state does not fit. TypeError: an object that has no state.
+        """
+        self._tracked.add(tracked, self._found)
+        for line in self._tracked.notices():
+            self._console.say(f"  {line}")
+
+    def _restore(self, found: Checkpoint | None) -> int:
+        """Take the position back, and return how many lines of metrics there were."""
+        if found is None:
+            self._console.say(f"run {self.folder.path} begins")
+            return 0
+        for damaged in found.passed_over:
+            self._console.say(f"passed over: {damaged}")
+        state = found.state
+        if "position" not in state or "seed" not in state:
+            raise RunFolderError(
+                f"{found.path} is no checkpoint of luthier.Run",
+                cure="continue it with: luthier resume; or give another folder",
+            )
+        if state["seed"] != self.seed:
+            raise RunFolderError(
+                f"run {self.folder.path} began with seed={state['seed']}, not {self.seed}",
+                cure=f"give seed={state['seed']}, or another folder",
+            )
+        self._at = Position(**state["position"])
+        self._best.value = state["best"]
+        self._positions = {n: s for n, s in found.parts.items() if n.startswith(f"{DATA}-")}
+        self._console.say(
+            f"run {self.folder.path} continues at step {self._at.step}"
+            f" (epoch {self._at.epoch + 1}, batch {self._at.batch})"
+        )
+        lines: int = state["lines"]
+        return lines
+
+    def _capture(self) -> State:
+        self._metrics.flush()
+        parts = self._tracked.capture()
+        for name, source in self._positioned.items():
+            parts[name] = checkpoint.capture_stateful(source, name)
+        plain = {
+            "position": vars(self._at),
+            "seed": self.seed,
+            "best": self._best.value,
+            "lines": self._metrics.lines,
+        }
+        facts = {"epoch": self._at.epoch, "environment": conditions.here()}
+        best = self._at.batch == 0 and self._best.is_now
+        return State(self._at.step, parts, plain, facts, best, before=self._metrics.sync)
+
+    # --- loops ------------------------------------------------------------------------------
+
+    def epochs(self, count: int) -> Iterator[int]:
+        """Give the numbers of the epochs that are left, from 0.
+
+        An epoch's state is saved when its body has ended.
+
+        Args:
+            count: epochs of the whole run.
+        """
+        with self._in_loop():
+            while self._at.epoch < count:
+                epoch = self._at.epoch
+                self._read_in, self._best.is_now = None, False
+                self._seed("epoch", epoch)
+                yield epoch
+                self._at = Position(epoch + 1, 0, self._at.step)
+                if self._at.epoch < count:
+                    self._boundary()
+            self._keeper.save()
+
+    def batches(
+        self,
+        source: Any,
+        batch_size: int | None = None,
+        *,
+        shuffle: bool | None = None,
+        **settings: Any,
+    ) -> Iterator[Any]:
+        """Give the batches of the present epoch that are left; those before cost no reading.
+
+        Args:
+            source: a dataset, or a ``DataLoader`` of your own, whose order and workers are then
+                made functions of the seed and the position.
+            batch_size: samples a batch; of a dataset.
+            shuffle: give every epoch an order of its own; of a dataset.
+            **settings: any other argument of ``DataLoader``.
+
+        Raises:
+            UnkeyedError: outside of ``epochs``, or twice in one epoch.
+            DataError: an iterable without a position.
+        """
+        epoch = self._at.epoch
+        if not self._looping:
+            raise UnkeyedError(
+                "run.batches gives the batches of an epoch, and no epoch is under way",
+                cure="for epoch in run.epochs(25): for … in run.batches(…); or run.steps(N, …)",
+            )
+        if self._read_in == epoch:
+            raise UnkeyedError(
+                f"run.batches was called twice in epoch {epoch}, and one loop holds the position",
+                cure="read validation data from a DataLoader of your own; of two data sets that"
+                " are learned from together make one that gives both",
+            )
+        self._read_in = epoch
+        loader = self._loader(source, batch_size=batch_size, shuffle=shuffle, **settings)
+        yield from self._read(loader)
+        self._seed("after", epoch)
+
+    def steps(self, count: int, source: Any = None, **settings: Any) -> Iterator[Any]:
+        """Give batches, epoch after epoch, until ``count`` steps are done.
+
+        Args:
+            count: steps of the whole run.
+            source: as in ``batches``; without one the numbers of the steps are given, from 0.
+            **settings: as in ``batches``.
+        """
+        loader = None if source is None else self._loader(source, **settings)
+        if loader is None and self._every.unit == "epochs":
+            raise RecipeError(
+                "save_every counts epochs, and run.steps without data has none",
+                cure="give save_every='N steps', 'N minutes' or '1%'",
+            )
+        with self._in_loop():
+            while self._at.step < count:
+                if loader is None:
+                    if self._trace is not None:
+                        self._trace.step(self._at.step, None, self._tracked.weights())
+                    self._seed("model", self._at.step, 0)
+                    yield self._at.step
+                    self._at = Position(0, 0, self._at.step + 1)
+                else:
+                    yield from self._read(loader, count)
+                    if self._at.step < count:
+                        self._at = Position(self._at.epoch + 1, 0, self._at.step)
+                if self._at.step < count:
+                    self._boundary()
+            self._keeper.save()
+
+    def _read(self, loader: data.KeyedBatches, count: int | None = None) -> Iterator[Any]:
+        epoch, first = self._at.epoch, self._at.batch
+        with contextlib.closing(loader.epoch(epoch, first)) as batches:
+            for number, batch in enumerate(batches, start=first):
+                if self._trace is not None:
+                    self._trace.step(self._at.step, batch, self._tracked.weights())
+                self._seed("model", self._at.step, 0)
+                yield batch
+                self._at = Position(epoch, number + 1, self._at.step + 1)
+                if self._at.step == count:
+                    return
+                # The last step of an epoch is saved with what follows in the epoch's body.
+                if number + 1 != loader.length:
+                    self._boundary()
+
+    def log(self, **values: Any) -> None:
+        """Write one line of ``metrics.jsonl``: the position and these values.
+
+        No line is there twice and none is missing, whatever happens to the run.
+
+        Args:
+            **values: numbers, texts, booleans, lists of them, and tensors of one element.
+
+        Raises:
+            TypeError: another value; it is named.
+        """
+        record = {"kind": "log", "epoch": self._at.epoch + 1, "step": self._at.step}
+        for name, value in values.items():
+            if name in record:
+                raise TypeError(f"log({name}=…): luthier gives {name} itself; take another name")
+            record[name] = _plain(name, value)
+        self._best.see(record)
+        self._metrics.add(record)
+        self._metrics.flush()
+
+    # --- inside -----------------------------------------------------------------------------
+
+    def _loader(self, source: Any, **settings: Any) -> data.KeyedBatches:
+        known = self._loaders.get(id(source))
+        if known is not None:
+            return known[1]
+        given = {name: value for name, value in settings.items() if value is not None}
+        loader = data.keyed_batches(source, seed=self.seed, **given)
+        self._open.callback(loader.close)
+        self._loaders[id(source)] = source, loader  # the source too: its id stays its own
+        if isinstance(loader, Stateful):
+            name = f"{DATA}-{len(self._positioned) + 1}"
+            self._positioned[name] = loader
+            if name in self._positions:
+                checkpoint.restore_stateful(loader, self._positions.pop(name))
+        return loader
+
+    @contextlib.contextmanager
+    def _in_loop(self) -> Iterator[None]:
+        if self._looping:
+            raise UnkeyedError("a loop of this run is under way already")
+        self._check_found()
+        self._looping = True
+        try:
+            with listening(self._stop), training.reproducible():
+                yield
+        except KeyboardInterrupt:
+            self._saver.close(at_once=True)
+            raise
+        finally:
+            self._looping = False
+
+    def _check_found(self) -> None:
+        found, self._found = self._found, None  # its tensors have been copied
+        if found is None:
+            return
+        self._tracked.check_complete(found)
+        for line in conditions.differences(found.manifest["environment"], conditions.here()):
+            self._console.say(f"  {line}")
+
+    def _seed(self, purpose: str, *position: int) -> None:
+        data.seed_everything(key(self.seed, purpose, *position))
+
+    def _boundary(self) -> None:
+        stopped = self._keeper.boundary(self._at)
+        self._tracked.boundary()
+        if stopped:
+            at = self._at
+            self._console.say(
+                f"stopped and saved at step {at.step} (epoch {at.epoch + 1}, batch {at.batch});"
+                " start the same script again to go on"
+            )
+            self.close()
+            sys.exit(130)
+
+    def close(self) -> None:
+        """Complete what is being saved, end the workers and free the folder."""
+        self._saver.close()
+        self._open.close()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class _Best:
+    """The best of a logged value so far: ``"max val_accuracy"`` or ``"min val_loss"``."""
+
+    def __init__(self, text: str | None) -> None:
+        words = text.split() if text is not None else ["max", ""]
+        if len(words) not in (1, 2) or words[0] not in ("max", "min") or (text and len(words) == 1):
+            raise RecipeError(f"best={text!r} is not understood: give 'max NAME' or 'min NAME'")
+        self._sign = 1 if words[0] == "max" else -1
+        self._name = words[1] if text is not None else None
+        self.value: float | None = None
+        self.is_now = False
+
+    def see(self, record: dict[str, Any]) -> None:
+        """Look at what was logged."""
+        new = record.get(self._name or "")
+        if not isinstance(new, int | float) or not math.isfinite(new):
+            return
+        self.is_now = self.value is None or self._sign * new > self._sign * self.value
+        if self.is_now:
+            self.value = new
+
+
+def _plain(name: str, value: Any) -> Any:
+    if isinstance(value, torch.Tensor) and value.numel() == 1:
+        return value.item()
+    if hasattr(value, "dtype") and getattr(value, "size", 0) == 1:  # numpy's
+        return value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(name, item) for item in value]
+    what = type(value).__qualname__
+    raise TypeError(f"log({name}=…) takes numbers, texts, booleans and lists, found a {what}")
+
+
+def _folder(path: Path) -> RunFolder:
+    redirected = os.environ.get(REDIRECT)
+    if redirected:
+        path = Path(redirected) / path.name
+    folder = RunFolder(path.resolve())
+    if folder.recipe.exists():
+        raise RunFolderError(
+            f"{path} holds a run of luthier finetune",
+            cure="give another folder, or: luthier resume",
+        )
+    if folder.path.exists() and not folder.path.is_dir():
+        raise RunFolderError(f"{path} is a file, expected a folder")
+    durable.make_directories(folder.path)
+    return folder
