@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import gc
 import hashlib
 import importlib.util
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -236,6 +238,12 @@ def test_spawned_workers_give_the_same_bits() -> None:
     assert bits(workers.epoch()) == bits(of(make).epoch())
 
 
+@pytest.mark.skipif(not importlib.util.find_spec("albumentations"), reason="not installed")
+def test_a_pipeline_of_albumentations_shares_one_pair_of_generators() -> None:
+    kinds = [type(source) for source in find_sources(Albumentations()).found.values()]
+    assert kinds == [np.random.Generator, random.Random]
+
+
 def test_two_generators_of_one_kind_draw_different_numbers() -> None:
     pair = [np.random.default_rng(3), np.random.default_rng(3), random.Random(3), random.Random(3)]
     (batch,) = of(lambda: Drawing(lambda: [g.random() for g in pair]), batch_size=COUNT).epoch()
@@ -418,7 +426,8 @@ def test_the_order_of_any_sampler_is_a_function_of_the_epoch(name: str) -> None:
     before = once.length
     whole = [bits(once.epoch(epoch)) for epoch in range(3)]
     assert (before, once.length) == (None, len(whole[2]))
-    assert len({tuple(epoch) for epoch in whole}) == 3
+    orders = [torch.cat([batch.reshape(-1, 5)[:, 0] for batch in once.epoch(e)]) for e in range(3)]
+    assert not any(torch.equal(orders[a], orders[b]) for a, b in ((0, 1), (1, 2), (0, 2)))
     for workers in (0, 2):
         for epoch, first in ((2, 1), (0, 0)):
             random.seed()
@@ -522,6 +531,18 @@ def test_settings_of_a_loader_are_kept() -> None:
     )
     assert list(keyed_batches(loader, seed=0).epoch()) == [4, 4]
     assert keyed_batches(data, seed=0, batch_size=4, collate_fn=len, drop_last=True).length == 2
+
+
+def test_workers_end_with_the_batches() -> None:
+    for end in (lambda batches: batches.close(), lambda _: None):
+        batches = of(lambda: Drawing(globals_drawn), num_workers=1, persistent_workers=True)
+        assert len(list(batches.epoch())) == 4
+        (worker,) = multiprocessing.active_children()
+        end(batches)
+        del batches
+        gc.collect()
+        worker.join(20)
+        assert not worker.is_alive()
 
 
 class Opened(Drawing):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 import luthier
 from conftest import LENET, write_photos
 from luthier import checkpoint
-from luthier.errors import DoesNotFitError, InterruptedRunError
+from luthier.errors import DoesNotFitError, InterruptedRunError, ModelError
 from luthier.report import Console
 from luthier.run import finetune as job
 
@@ -153,17 +153,82 @@ def test_a_finished_run_is_left_alone(photos: Path, tmp_path: Path) -> None:
     assert differences(before, bits(tmp_path / "a")) == []
 
 
-def test_a_run_whose_images_have_changed_is_not_continued(tmp_path: Path, stop_at: Any) -> None:
-    data = write_photos(tmp_path / "data", {"a": 9, "b": 9})
-    console = stop_at(2)
+def cut_short(data: Path, out: Path, stop_at: Any) -> None:
     with pytest.raises(InterruptedRunError):
-        luthier.finetune(data, out=tmp_path / "cut", console=console, weights="none", **SMALL)
+        luthier.finetune(data, out=out, console=stop_at(2), weights="none", **SMALL)
+
+
+def resumed(out: Path) -> str:
+    """Resume and return what was said."""
+    before = (out / "log.txt").read_text()
+    luthier.resume(out, console=Console(quiet=True))
+    return (out / "log.txt").read_text().removeprefix(before)
+
+
+def test_a_run_whose_images_are_gone_or_moved_is_not_continued(
+    tmp_path: Path, stop_at: Any
+) -> None:
+    data = write_photos(tmp_path / "data", {"a": 9, "b": 9})
+    cut_short(data, tmp_path / "cut", stop_at)
     image = data / "a" / "003.png"
-    moved = image.rename(tmp_path / "aside.png")
-    with pytest.raises(DoesNotFitError, match="are not those that the run began with"):
-        luthier.resume(tmp_path / "cut", console=Console(quiet=True))
-    moved.rename(image)
-    luthier.resume(tmp_path / "cut", console=Console(quiet=True))
+    for place in (tmp_path / "aside.png", data / "b" / "moved.png"):
+        image.rename(place)
+        with pytest.raises(DoesNotFitError, match=r"1 image gone: a/003.png"):
+            resumed(tmp_path / "cut")
+        place.rename(image)
+    (data / "c").mkdir()
+    (data / "c" / "new.png").write_bytes(image.read_bytes())
+    with pytest.raises(DoesNotFitError, match="1 class added: c"):
+        resumed(tmp_path / "cut")
+    (data / "c" / "new.png").unlink()
+    (data / "c").rmdir()
+    assert "not the same bits" not in resumed(tmp_path / "cut")
+
+
+def test_images_added_or_changed_are_named_and_the_run_goes_on(
+    tmp_path: Path, stop_at: Any
+) -> None:
+    data = write_photos(tmp_path / "data", {"a": 9, "b": 9})
+    cut_short(data, tmp_path / "cut", stop_at)
+    (data / "a" / "new.png").write_bytes((data / "b" / "001.png").read_bytes())
+    (data / "a" / "002.png").write_bytes((data / "b" / "002.png").read_bytes())
+    said = resumed(tmp_path / "cut")
+    assert "not the same bits: 1 image added: a/new.png" in said
+    assert "not the same bits: 1 image of other content: a/002.png" in said
+    assert (tmp_path / "cut" / "summary.json").exists()
+
+
+def test_without_the_list_of_images_their_hash_decides(tmp_path: Path, stop_at: Any) -> None:
+    data = write_photos(tmp_path / "data", {"a": 9, "b": 9})
+    cut_short(data, tmp_path / "cut", stop_at)
+    (tmp_path / "cut" / "data.json").write_text("{")
+    extra = data / "a" / "new.png"
+    extra.write_bytes((data / "b" / "001.png").read_bytes())
+    with pytest.raises(DoesNotFitError, match="which differ is not known"):
+        resumed(tmp_path / "cut")
+    extra.unlink()
+    assert "is damaged or no inventory" in resumed(tmp_path / "cut")
+
+
+def test_changed_conditions_and_recipe_are_named(
+    photos: Path, tmp_path: Path, stop_at: Any
+) -> None:
+    cut_short(photos, tmp_path / "cut", stop_at)
+    recipe = tmp_path / "cut" / "recipe.toml"
+    text = recipe.read_text()
+    recipe.write_text(text.replace("LeNet", "Other"))
+    with pytest.raises((DoesNotFitError, ModelError)):
+        resumed(tmp_path / "cut")
+    recipe.write_text(text.replace("epochs = 2", "epochs = 3").replace("keep = 2", "keep = 1"))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        said = resumed(tmp_path / "cut")
+    finally:
+        torch.set_num_threads(threads)
+    assert f"not the same bits: threads was {threads}, is {threads + 1}" in said
+    assert "the recipe's epochs was 2, is 3" in said
+    assert "keep" not in said
 
 
 def test_a_damaged_checkpoint_is_passed_over(photos: Path, tmp_path: Path, stop_at: Any) -> None:

@@ -70,6 +70,7 @@ SAMPLES: dict[str, Any] = {
     "patience": 5,
     "save_every": "10 minutes",
     "keep": 3,
+    "disk_patience": 2.5,
     "device": "cuda:1",
     "precision": "bf16",
     "workers": 3,
@@ -113,6 +114,7 @@ RANGES: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
     "seed": ((-1,), (0,)),
     "patience": ((0, -1), (1,)),
     "keep": ((0, -1), (1,)),
+    "disk_patience": ((-0.1,), (0, 60)),
     "workers": ((-1,), (0,)),
 }
 
@@ -161,7 +163,7 @@ def numbers(entry: Entry) -> st.SearchStrategy[Any]:
 
 def any_value(entry: Entry) -> st.SearchStrategy[Any]:
     own = {
-        "save_every": st.sampled_from(["1 epoch", "3 steps", "0.5 minutes"]),
+        "save_every": st.sampled_from(["1 epoch", "3 steps", "0.5 minutes", "1%"]),
         "device": st.sampled_from(["auto", "cpu", "mps", "cuda", "cuda:3"]),
         "weights": st.sampled_from(["imagenet", "IMAGENET1K_V1", "a/b c.pth"]),
     }
@@ -254,6 +256,7 @@ def test_an_empty_recipe_resolves_to_the_documented_defaults() -> None:
         "seed": 0,
         "save_every": "1 epoch",
         "keep": 2,
+        "disk_patience": 10.0,
         "device": "auto",
         "precision": "auto",
     }
@@ -500,6 +503,8 @@ def test_a_recipe_file_is_read(tmp_path: Path) -> None:
         ("10 minutes", Interval(10, "minutes")),
         ("0.5 minutes", Interval(0.5, "minutes")),
         ("  2epochs ", Interval(2, "epochs")),
+        ("1%", Interval(1, "percent")),
+        (" 0.5 % ", Interval(0.5, "percent")),
     ],
 )
 def test_intervals_are_read(text: str, interval: Interval) -> None:
@@ -508,7 +513,7 @@ def test_intervals_are_read(text: str, interval: Interval) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "epoch", "5", "0 epochs", "-1 steps", "1.5 epochs", "0.5 steps", "5 hours", "2 epochs x"],
+    ["", "epoch", "5", "0 epochs", "-1 steps", "1.5 epochs", "0.5 steps", "5 hours", "2 epochs x", "0%", "101%", "%"],
 )
 def test_other_intervals_are_refused(text: str) -> None:
     with pytest.raises(RecipeError, match=re.escape(f"--save-every {text!r}")):

@@ -1,6 +1,7 @@
 """A folder of images, or anyone's data → batches, as a function of (seed, epoch, position)."""
 
 from luthier.data.images import decode
+from luthier.data.inventory import Changes, Inventory, compare
 from luthier.data.listing import Listing, list_images
 from luthier.data.loader import Batch, Batches, KeyedBatches, StatefulBatches, keyed_batches
 from luthier.data.photos import Photos, Sample, open_photos
@@ -10,11 +11,14 @@ from luthier.data.transforms import evaluation_transform, preprocess, training_t
 __all__ = [
     "Batch",
     "Batches",
+    "Changes",
+    "Inventory",
     "KeyedBatches",
     "Listing",
     "Photos",
     "Sample",
     "StatefulBatches",
+    "compare",
     "decode",
     "evaluation_transform",
     "keyed_batches",

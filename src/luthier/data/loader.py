@@ -6,9 +6,10 @@ The order is drawn in the main process; ``luthier.data.keyed`` is what the worke
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
 import weakref
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Protocol
 
@@ -292,7 +293,9 @@ class _Reader:
     def epoch(self, epoch: int = 0, first: int = 0) -> Generator[Any]:
         """Give the batches of an epoch from batch ``first`` on; those before are not read."""
         items, distinct = self._order.draw(epoch)
-        self._plan.give = lambda: self._items(items, distinct, epoch, first)
+        place = (placed_batches if self._batched else placed) if self._is_keyed else None
+        # Nothing of ``self``: the loader would keep it alive, and with it the workers.
+        self._plan.give = functools.partial(_items, items, epoch, first, place, distinct)
         with _as_many_workers_as_asked():
             batches = iter(self._loaders[0])
         if not self._keeps:
@@ -305,15 +308,19 @@ class _Reader:
                 return
             yield batch
 
-    def _items(
-        self, items: Sequence[Item], distinct: bool, epoch: int, first: int
-    ) -> Iterator[Item]:
-        place = placed_batches if self._batched else placed
-        if not self._is_keyed:
-            return islice(items, first, None)
-        if distinct:  # nothing to count in what is passed over
-            return place(islice(items, first, None), epoch)
-        return islice(place(items, epoch), first, None)
+
+def _items(
+    items: Sequence[Item],
+    epoch: int,
+    first: int,
+    place: Callable[[Iterable[Item], int], Iterator[Item]] | None,
+    distinct: bool,
+) -> Iterator[Item]:
+    if place is None:
+        return islice(items, first, None)
+    if distinct:  # nothing to count in what is passed over
+        return place(islice(items, first, None), epoch)
+    return islice(place(items, epoch), first, None)
 
 
 _END = object()

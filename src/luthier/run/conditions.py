@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 
+from luthier import data
+from luthier.data import Inventory
+from luthier.errors import DoesNotFitError
 from luthier.version import __version__
 
 _FREE = ("workers", "save_every", "keep", "disk_patience")  # of the recipe: they change no bit
@@ -52,10 +55,47 @@ def changed_recipe(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
     Args:
         then: fields by name as the checkpoint has them.
         now: those of this process.
+
+    Raises:
+        DoesNotFitError: the model is another one.
     """
     plain = {name: list(v) if isinstance(v, tuple) else v for name, v in now.items()}
+    if then["model"] != plain["model"]:
+        raise DoesNotFitError(
+            f"the run's model is {then['model']}, and its recipe.toml says {plain['model']} now",
+            cure="write it back, or start a new run",
+        )
     names = [n for n in plain if n not in _FREE and then.get(n) != plain[n]]
     return [f"the recipe's {n} was {_said(then, n)}, is {_said(plain, n)}" for n in names]
+
+
+def changed_images(before: Inventory | None, now: Inventory, fingerprint: str) -> list[str]:
+    """Name the images that differ, where the run means the same with them.
+
+    Args:
+        before: what the run last found; None where that is lost.
+        now: what it finds.
+        fingerprint: of the images when the checkpoint was made.
+
+    Raises:
+        DoesNotFitError: images are gone or unreadable, or the classes are others.
+    """
+    changes = data.compare(before, now) if before is not None else data.Changes()
+    if changes.correctness:
+        raise DoesNotFitError(
+            "the images are not those that the run began with:\n  "
+            + "\n  ".join(changes.correctness),
+            cure="put them back as they were, or start a new run from its model.safetensors",
+        )
+    notices = [f"not the same bits: {line}" for line in changes.exactness]
+    if not notices and now.fingerprint != fingerprint:
+        if before is None:
+            raise DoesNotFitError(
+                "the images are not those that the run began with, and which differ is not known",
+                cure="put them back as they were, or start a new run from its model.safetensors",
+            )
+        notices = ["not the same bits: the images have changed since the checkpoint was made"]
+    return notices
 
 
 def _said(values: Mapping[str, Any], name: str) -> str:

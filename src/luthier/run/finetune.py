@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from luthier import checkpoint, recipe
-from luthier.errors import CannotWriteError, RunFolderError
+from luthier.data import Inventory
+from luthier.errors import CannotWriteError, DamagedError, RunFolderError
 from luthier.files import durable
 from luthier.recipe import Recipe
 from luthier.report import Console
+from luthier.run import conditions, results
 from luthier.run.folder import RunFolder, existing_run, held, new_run
-from luthier.run.job import prepare
+from luthier.run.job import Job, prepare
 from luthier.run.session import Session
 from luthier.run.stopping import listening
 from luthier.values import Score
@@ -70,6 +72,7 @@ def finetune(
     with held(folder):
         console.log_to(folder.log)
         durable.write_text(folder.recipe, recipe.to_toml(job.recipe))
+        _note_images(folder, job)
         console.say(f"run {folder.path}")
         return _run_to_end(Session(job, folder, console), console)
 
@@ -109,21 +112,45 @@ def _continue(wanted: Recipe, folder: RunFolder, console: Console) -> Result:
     for place in (folder.path, folder.checkpoints):
         durable.sweep(place)
     found = checkpoint.newest(folder.checkpoints)
-    job = prepare(wanted, console, resumed=found is not None)
+    known = _known_images(folder, console)
+    job = prepare(wanted, console, resumed=found is not None, known=known)
     console.log_to(folder.log)
     if found is None:
+        _note_images(folder, job)
         console.say(f"run {folder.path} has no checkpoint yet: it starts from the beginning")
         return _run_to_end(Session(job, folder, console), console)
+    notices = [
+        *conditions.changed_images(known, job.photos.inventory, found.manifest["data"]),
+        *conditions.changed_recipe(found.manifest["recipe"], recipe.values(job.recipe)),
+        *conditions.differences(found.manifest["environment"], results.environment(job)),
+    ]
     job = dataclasses.replace(job, start=found.manifest["start"])
     session = Session(job, folder, console)
     session.restore(found)
+    _note_images(folder, job)
     for damaged in found.passed_over:
         console.say(f"passed over: {damaged}")
     at = session.progress.at
     console.say(
         f"run {folder.path} continues at step {at.step} (epoch {at.epoch + 1}, batch {at.batch})"
     )
+    for notice in notices:
+        console.say(f"  {notice}")
     return _run_to_end(session, console)
+
+
+def _note_images(folder: RunFolder, job: Job) -> None:
+    durable.write_text(folder.data, job.photos.inventory.to_json())
+
+
+def _known_images(folder: RunFolder, console: Console) -> Inventory | None:
+    try:
+        return Inventory.from_json(folder.data.read_bytes(), str(folder.data))
+    except FileNotFoundError:
+        return None
+    except DamagedError as error:  # the checkpoint has a hash of all images to go by
+        console.say(f"{error.what}; every image is read again")
+        return None
 
 
 def _run_to_end(session: Session, console: Console) -> Result:

@@ -31,6 +31,11 @@ class RunFolder:
         return self.path / "recipe.toml"
 
     @property
+    def data(self) -> Path:
+        """What was found in every image."""
+        return self.path / "data.json"
+
+    @property
     def metrics(self) -> Path:
         """One JSON object a line."""
         return self.path / "metrics.jsonl"

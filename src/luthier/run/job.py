@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from luthier import adapt, data, devices, models, recipe, strategies
-from luthier.data import Photos
+from luthier.data import Inventory, Photos
 from luthier.devices import Chosen
 from luthier.keys import key
 from luthier.models import Head, Start
@@ -53,7 +53,9 @@ class Job:
         return Precision(self.chosen.device.value, self.chosen.precision.value)
 
 
-def prepare(wanted: Recipe, console: Console, *, resumed: bool = False) -> Job:
+def prepare(
+    wanted: Recipe, console: Console, *, resumed: bool = False, known: Inventory | None = None
+) -> Job:
     """Read the data, build the model, fit the weights, choose the device; say so.
 
     Cheap checks come first, and nothing is written.
@@ -62,6 +64,7 @@ def prepare(wanted: Recipe, console: Console, *, resumed: bool = False) -> Job:
         wanted: resolved.
         console: told the device first, then data, weights and strategy.
         resumed: leave the start's weights out, since a checkpoint brings its own.
+        known: what was found in the images before.
 
     Raises:
         LuthierError: anything that keeps the run from starting; see each room.
@@ -74,7 +77,7 @@ def prepare(wanted: Recipe, console: Console, *, resumed: bool = False) -> Job:
     listing = data.list_images(Path(decided(wanted.data.data)))
     start = _start(wanted, resumed)
     model, head, plan = _fit(wanted, len(listing.classes), start)
-    photos = _photos(wanted, listing, console)
+    photos = _photos(wanted, listing, console, known)
     complete = _complete(wanted, photos, chosen, start)
     blocks = strategies.blocks_of(model, head.name)
     policy = strategies.policy_of(decided(complete.strategy.strategy), recipe.values(complete))
@@ -118,7 +121,9 @@ def _fit(wanted: Recipe, classes: int, start: Start) -> tuple[nn.Module, Head, s
     return model, head, report
 
 
-def _photos(wanted: Recipe, listing: data.Listing, console: Console) -> Photos:
+def _photos(
+    wanted: Recipe, listing: data.Listing, console: Console, known: Inventory | None
+) -> Photos:
     console.start(len(listing.images), 0, unit="image checked")
     try:
         return data.open_photos(
@@ -126,6 +131,7 @@ def _photos(wanted: Recipe, listing: data.Listing, console: Console) -> Photos:
             val_fraction=wanted.data.val_fraction,
             strict=bool(wanted.data.strict_images),
             seed=decided(wanted.training.seed),
+            known=known,
             progress=lambda _done, _total: console.advance(1),
         )
     finally:
