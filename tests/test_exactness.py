@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 
 import luthier
 from conftest import LENET, write_photos
-from luthier import checkpoint
+from luthier import checkpoint, recipe
 from luthier.errors import DoesNotFitError, InterruptedRunError, ModelError
 from luthier.report import Console
 from luthier.run import finetune as job
@@ -126,22 +127,57 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+def stop_at_every_step(photos: Path, cut: Path, stop_at: Any, knobs: dict[str, Any]) -> int:
+    """Run, stopped one step after the start and one step after every resume; count the resumes."""
+    with pytest.raises(InterruptedRunError):
+        luthier.finetune(photos, out=cut, console=stop_at(1), **knobs)
+    resumes = 0
+    while not (cut / "summary.json").exists():
+        resumes += 1
+        with contextlib.suppress(InterruptedRunError):
+            luthier.resume(cut, console=stop_at(1))
+    return resumes
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("batches", [1, 6, 7, 10, 13])
-def test_a_stopped_run_ends_with_the_same_bits(
-    photos: Path, tmp_path: Path, trunk: Path, stop_at: Any, variant: str, batches: int
+def test_a_run_that_is_stopped_again_and_again_ends_with_the_same_bits(
+    photos: Path, tmp_path: Path, trunk: Path, stop_at: Any, variant: str
 ) -> None:
-    knobs = dict(VARIANTS[variant])
+    knobs = SMALL | {"weights": "none"} | VARIANTS[variant]
     if "strategy" in knobs:
         knobs["weights"] = str(trunk)
     run(photos, tmp_path / "whole", **knobs)
-    console = stop_at(batches)
-    with pytest.raises(InterruptedRunError):
-        luthier.finetune(
-            photos, out=tmp_path / "cut", console=console, **(SMALL | {"weights": "none"} | knobs)
-        )
-    assert not (tmp_path / "cut" / "summary.json").exists()
-    luthier.resume(tmp_path / "cut", workers=1, console=Console(quiet=True))
+    resumes = stop_at_every_step(photos, tmp_path / "cut", stop_at, knobs)
+    assert resumes == (5 if "accumulate" in knobs else 13)
+    assert differences(bits(tmp_path / "whole"), bits(tmp_path / "cut")) == []
+
+
+# Every strategy with every number of workers; schedules, precisions and the rest by turns, so that
+# each meets each.
+CONTRACT: list[dict[str, Any]] = [
+    {
+        "strategy": strategy,
+        "workers": workers,
+        "schedule": ("step", "cosine", "one-cycle", "constant")[(i + j) % 4],
+        "precision": ("fp32", "bf16")[(i + j // 2) % 2],
+        "optimizer": "adamw" if i % 3 == j else "sgd",
+        "ema": 0.9 if workers == 3 else None,
+    }
+    for i, strategy in enumerate(recipe.STRATEGIES)
+    for j, workers in enumerate((0, 1, 3))
+]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("case", CONTRACT, ids=lambda case: "-".join(map(str, case.values())))
+def test_a_run_that_is_stopped_at_every_step_ends_with_the_same_bits(
+    photos: Path, tmp_path: Path, trunk: Path, stop_at: Any, case: dict[str, Any]
+) -> None:
+    start = "none" if case["strategy"] == "scratch" else str(trunk)
+    knobs = SMALL | {"weights": start, "epochs": 3} | case
+    run(photos, tmp_path / "whole", **knobs | {"workers": 0})
+    resumes = stop_at_every_step(photos, tmp_path / "cut", stop_at, knobs)
+    assert resumes == 20  # of 3 epochs of 7 steps
     assert differences(bits(tmp_path / "whole"), bits(tmp_path / "cut")) == []
 
 

@@ -48,8 +48,10 @@ def placed_batches(batches: Iterable[Iterable[Any]], epoch: int) -> Iterator[lis
 
 
 def _place(index: Any) -> tuple[int | str, ...]:
-    if isinstance(index, str):
+    if type(index) in (int, str):
         return (index,)
+    if isinstance(index, str):
+        return (str(index),)
     if isinstance(index, list | tuple):
         return ("several", len(index), *(part for one in index for part in _place(one)))
     try:
