@@ -39,11 +39,11 @@ from torch.utils.data import (
 )
 
 from luthier import vision
-from luthier.data import KeyedBatches, StatefulBatches, keyed_batches, seed_everything
+from luthier.data import KeyedBatches, StatefulBatches, keyed_batches
 from luthier.data.order import order
-from luthier.data.randomness import find_sources, kept_randomness, keyed_randomness
 from luthier.errors import DataError
 from luthier.keys import key
+from luthier.randomness import find_sources, kept_randomness, keyed_randomness, seed_everything
 
 COUNT = 11
 OF_THE_MODULE = np.random.default_rng(1)

@@ -32,10 +32,10 @@ from luthier.data import (
 )
 from luthier.data.images import Inspection, inspect_all
 from luthier.data.order import batch_bounds, order
-from luthier.data.randomness import keyed_randomness
 from luthier.data.split import held_out
 from luthier.errors import DataError
 from luthier.keys import key
+from luthier.randomness import keyed_randomness
 from luthier.values import Preprocessing
 
 SMALL = Preprocessing(10, 8, "bilinear", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from torch.optim import lr_scheduler, swa_utils
 
 from luthier import checkpoint
 from luthier.checkpoint import Captured, Checkpoint, Saved, Saver, State, store
-from luthier.checkpoint.tree import pack
 from luthier.errors import DoesNotFitError, RunFolderError, UnsupportedStateError
 from luthier.run.tracked import GRADIENTS, Tracked
 

@@ -513,7 +513,10 @@ def test_intervals_are_read(text: str, interval: Interval) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "epoch", "5", "0 epochs", "-1 steps", "1.5 epochs", "0.5 steps", "5 hours", "2 epochs x", "0%", "101%", "%"],
+    [
+        *("", "epoch", "5", "0 epochs", "-1 steps", "1.5 epochs", "0.5 steps", "5 hours"),
+        *("2 epochs x", "0%", "101%", "%"),
+    ],
 )
 def test_other_intervals_are_refused(text: str) -> None:
     with pytest.raises(RecipeError, match=re.escape(f"--save-every {text!r}")):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -21,6 +21,7 @@ from luthier.checkpoint.store import Content, Written
 from luthier.errors import CannotWriteError
 
 DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
+T = TypeVar("T")
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds between two tries
 
 
@@ -203,36 +204,49 @@ class Saver:
         for part, captured in state.parts.items():
             names = content.parts.get(part, ())
             captured.check({k: t for n in names for k, t in content.files[n].tensors.items()})
-        state.before()
-        self.last = self._write_patiently(state.step, content)
+        self.patiently("what the checkpoint refers to", state.before)
+        self.last = self.patiently(
+            f"checkpoint {state.step}",
+            lambda: store.save(self.folder, state.step, content, self.keep, self.last),
+        )
         self.costs.saves += 1
         self.costs.written += self.last.written
         self.costs.behind += time.thread_time() - started
 
-    def _write_patiently(self, step: int, content: Content) -> Written:
+    def patiently(self, what: str, write: Callable[[], T]) -> T:
+        """Write something of the run, and try again for as long as the patience lasts.
+
+        Args:
+            what: names it in messages.
+            write: may be called again after it has raised.
+
+        Raises:
+            CannotWriteError: the disk refused for longer than the patience.
+            OSError: another kind of trouble than a full or failing disk.
+        """
         until = time.monotonic() + self.patience
         pause, told = _FIRST_PAUSE, False
         while True:
             try:
-                return store.save(self.folder, step, content, self.keep, self.last)
+                return write()
             except OSError as error:
                 if error.errno not in DISK_TROUBLE:
                     raise
                 left = until - time.monotonic()
                 if left <= 0 or self._given_up.is_set():
-                    raise self._cannot_write(step, error) from error
+                    raise self._cannot_write(what, error) from error
                 if not told:
                     self.say(
-                        f"checkpoint {step} cannot be written to {self.folder}: {error.strerror};"
+                        f"{what} cannot be written to {self.folder.parent}: {error.strerror};"
                         f" trying again for {left:.0f} s"
                     )
                     told = True
                 self._given_up.wait(min(pause, left))
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _cannot_write(self, step: int, error: OSError) -> CannotWriteError:
-        last = f"the last good one is {self.last.path}" if self.last else "there is none before it"
+    def _cannot_write(self, what: str, error: OSError) -> CannotWriteError:
+        last = f"the last good checkpoint is {self.last.path}" if self.last else "nothing is saved"
         return CannotWriteError(
-            f"checkpoint {step} cannot be written to {self.folder}: {error.strerror}; {last}",
-            cure="make room or mend the disk, then go on with the same run: it continues there",
+            f"{what} cannot be written to {self.folder.parent}: {error.strerror}; {last}",
+            cure="make room or mend the disk; the run then continues where it was last saved",
         )

@@ -5,7 +5,6 @@ from luthier.data.inventory import Changes, Inventory, compare
 from luthier.data.listing import Listing, list_images
 from luthier.data.loader import Batch, Batches, KeyedBatches, StatefulBatches, keyed_batches
 from luthier.data.photos import Photos, Sample, open_photos
-from luthier.data.randomness import seed_everything
 from luthier.data.transforms import evaluation_transform, preprocess, training_transform
 
 __all__ = [
@@ -25,6 +24,5 @@ __all__ = [
     "list_images",
     "open_photos",
     "preprocess",
-    "seed_everything",
     "training_transform",
 ]

@@ -24,8 +24,8 @@ from torch.utils.data import (
     get_worker_info,
 )
 
-from luthier.data.randomness import Sources, find_sources, seed_everything
 from luthier.keys import key
+from luthier.randomness import Sources, find_sources, seed_everything
 
 Where = tuple[int, Any, int]  # epoch, index, how often the index came before in the epoch
 

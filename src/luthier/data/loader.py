@@ -20,10 +20,10 @@ from luthier.data.images import decode
 from luthier.data.keyed import Keyed, WorkerStart, as_it_is, placed, placed_batches
 from luthier.data.order import batch_bounds, order
 from luthier.data.photos import Sample
-from luthier.data.randomness import Sources, find_sources, kept_randomness, seed_everything
 from luthier.data.transforms import Transform
 from luthier.errors import DataError
 from luthier.keys import key
+from luthier.randomness import Sources, find_sources, kept_randomness, seed_everything
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 Item = Any  # the indices of a batch, or one index where nothing is batched

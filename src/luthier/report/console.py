@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -26,6 +28,7 @@ class Console:
         self._log: Path | None = None
         self._said: list[str] = []
         self._bar: tqdm[object] | None = None
+        self._lock = threading.Lock()
 
     @property
     def live(self) -> bool:
@@ -34,12 +37,13 @@ class Console:
 
     def say(self, text: str) -> None:
         """Print a line, above the bar where there is one."""
-        if self._bar is not None:
-            self._bar.write(text, file=self.stream)
-        elif not self.quiet:
-            print(text, file=self.stream, flush=True)
-        self._said.append(text)
-        self._write_log()
+        with self._lock:  # what saves behind may have something to say too
+            if self._bar is not None:
+                self._bar.write(text, file=self.stream)
+            elif not self.quiet:
+                print(text, file=self.stream, flush=True)
+            self._said.append(text)
+            self._write_log()
 
     def log_to(self, path: Path) -> None:
         """Add all that was said so far, and all that will be, to a file."""
@@ -47,7 +51,10 @@ class Console:
         self._write_log()
 
     def _write_log(self) -> None:
-        if self._log is not None and self._said:
+        if self._log is None or not self._said:
+            return
+        # On a full disk the lines wait for the next try: that it is full has to be said too.
+        with contextlib.suppress(OSError):
             with self._log.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.writelines(line + "\n" for line in self._said)
             self._said.clear()

@@ -149,25 +149,33 @@ class Metrics:
             )
         with durable.new_file(path) as temporary:
             temporary.write_bytes(b"".join(lines))
-        self._file = path.open("a", encoding="utf-8")
+        self._handle = os.open(path, os.O_WRONLY | os.O_APPEND)
+        self._pending = bytearray()
         self.lines = keep
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Add a record."""
-        self._file.write(json.dumps(record) + "\n")
+        """Add a record; ``flush`` writes it."""
+        self._pending += json.dumps(record).encode() + b"\n"
         self.lines += 1
 
     def flush(self) -> None:
-        """Let other programs see what was added."""
-        self._file.flush()
+        """Let other programs see what was added.
+
+        Raises:
+            OSError: the disk is full or refuses; nothing is lost, and it can be tried again.
+        """
+        while self._pending:
+            count = os.write(self._handle, self._pending)
+            del self._pending[:count]
 
     def sync(self) -> None:
         """Bring what was flushed to the disk; may be called on another thread."""
-        if not self._file.closed:
-            os.fsync(self._file.fileno())
+        os.fsync(self._handle)
 
     def close(self) -> None:
         """Bring everything to the disk and close the file."""
-        self.flush()
-        self.sync()
-        self._file.close()
+        try:
+            self.flush()
+            self.sync()
+        finally:
+            os.close(self._handle)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from luthier import checkpoint, data, training
+from luthier import checkpoint, data, randomness, training
 from luthier.checkpoint import Checkpoint, Saved, Saver, State, Stateful
 from luthier.errors import RecipeError, RunFolderError, UnkeyedError
 from luthier.files import durable
@@ -160,8 +160,11 @@ class Run:
         lines: int = state["lines"]
         return lines
 
+    def _flush(self) -> None:
+        self._saver.patiently("metrics.jsonl", self._metrics.flush)
+
     def _capture(self) -> State:
-        self._metrics.flush()
+        self._flush()
         parts = self._tracked.capture()
         for name, source in self._positioned.items():
             parts[name] = checkpoint.capture_stateful(source, name)
@@ -297,7 +300,7 @@ class Run:
             record[name] = _plain(name, value)
         self._best.see(record)
         self._metrics.add(record)
-        self._metrics.flush()
+        self._flush()
 
     # --- inside -----------------------------------------------------------------------------
 
@@ -340,7 +343,7 @@ class Run:
             self._console.say(f"  {line}")
 
     def _seed(self, purpose: str, *position: int) -> None:
-        data.seed_everything(key(self.seed, purpose, *position))
+        randomness.seed_everything(key(self.seed, purpose, *position))
 
     def _boundary(self) -> None:
         stopped = self._keeper.boundary(self._at)

@@ -150,7 +150,7 @@ class Session:
 
     def _capture(self) -> State:
         """Return the run's state at this moment; its tensors are the run's own."""
-        self._metrics.flush()
+        self._flush()
         self.progress.lines = self._metrics.lines
         progress, learner = self.progress, self._learner
         learning = {id(p) for group in learner.optimizer.param_groups for p in group["params"]}
@@ -284,8 +284,11 @@ class Session:
             "seconds": round(seconds, 3),
         }
         self._metrics.add(record)
-        self._metrics.flush()
+        self._flush()
         self.console.say(report.epoch_line(record, self.epochs, self.epochs * len(self._sizes)))
+
+    def _flush(self) -> None:
+        self._saver.patiently("metrics.jsonl", self._metrics.flush)
 
     def _validate(self) -> Tally:
         job, average = self.job, self._learner.average
@@ -319,7 +322,10 @@ class Session:
         self.audit()
         average = self._learner.average
         state = average.tensors if average else self.job.model.state_dict()
-        tensors.write(self.folder.model, state, results.description(self.job, score))
+        described = results.description(self.job, score)
+        self._saver.patiently(
+            "the best model", lambda: tensors.write(self.folder.model, state, described)
+        )
 
     def finish(self) -> dict[str, Any]:
         """Audit, say what moved, draw the curves; write the summary and return it."""

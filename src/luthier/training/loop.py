@@ -11,6 +11,7 @@ from torch import nn
 
 from luthier.errors import DivergedError
 from luthier.keys import key
+from luthier.randomness import seed_everything
 from luthier.training.average import WeightAverage
 from luthier.training.precision import Precision
 from luthier.training.schedule import Rates
@@ -123,7 +124,7 @@ def _backward(
     learner: Learner, images: torch.Tensor, labels: torch.Tensor, number: int, group: int
 ) -> tuple[float, int]:
     rank = 0
-    torch.manual_seed(key(learner.seed, "model", number, rank))
+    seed_everything(key(learner.seed, "model", number, rank))
     inputs, targets = learner.precision.place(images), learner.precision.place(labels)
     if learner.mix is not None:
         inputs, targets = learner.mix(inputs, targets)
