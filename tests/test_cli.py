@@ -179,7 +179,7 @@ def test_a_run_is_not_overwritten(photos: Path, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGKILL])
 def test_a_signal_and_resume_end_with_the_bits_of_a_whole_run(
     photos: Path, tmp_path: Path, number: signal.Signals
 ) -> None:

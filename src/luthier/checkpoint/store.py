@@ -189,8 +189,8 @@ def _same(before: Written, name: str, facts: tuple[int, str]) -> bool:
 
 
 def _check_space(folder: Path, needed: int) -> None:
-    free = durable.free_bytes(folder)
-    if free < needed + _ROOM:
+    free, needed = durable.free_bytes(folder), needed + _ROOM
+    if free < needed:
         wanted, left = needed / 1e6, free / 1e6
         raise OSError(errno.ENOSPC, f"{wanted:.1f} MB are needed and {left:.1f} MB are free")
 

@@ -68,7 +68,6 @@ def finetune(
     wanted = recipe.resolve(recipe.overlay(base, **knobs, data=str(data)))
     folder = new_run(Path(out) if out is not None else None, str(data))
     job = prepare(wanted, console)
-    durable.make_directories(folder.path)
     with held(folder):
         console.log_to(folder.log)
         durable.write_text(folder.recipe, recipe.to_toml(job.recipe))

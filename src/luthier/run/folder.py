@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from luthier.errors import RunFolderError
+from luthier.errors import CannotWriteError, RunFolderError
 from luthier.files import durable
 
 try:
@@ -108,28 +108,51 @@ def existing_run(path: Path) -> RunFolder:
     return folder
 
 
+_held_here: set[Path] = set()  # by this process, which its own locks would not keep out
+
+
 @contextlib.contextmanager
 def held(folder: RunFolder) -> Iterator[None]:
-    """Keep every other process out of a run's folder; the end of this one frees it.
+    """Keep everyone else out of a run's folder, which is made; the process's end frees it.
 
     Raises:
-        RunFolderError: another process is at work in it.
+        RunFolderError: this or another process is at work in it.
+        CannotWriteError: it cannot be written.
     """
-    with (folder.path / ".lock").open("a+", encoding="utf-8") as file:
+    if folder.path in _held_here:
+        raise _in_use(folder, "this process", "close it first")
+    try:
+        durable.make_directories(folder.path)
+        file = (folder.path / ".lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise CannotWriteError(
+            f"run {folder.path} cannot be written: {error.strerror}",
+            cure="give a folder that may be written to",
+        ) from error
+    with file:
         if fcntl is not None:
             try:
                 # A record lock: forked workers do not hold it, so a kill frees it at once.
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 file.seek(0)
-                raise RunFolderError(
-                    f"run {folder.path} is in use by process {file.read().strip() or '(unknown)'}",
-                    cure="wait for it, or stop it with Ctrl-C or SIGTERM",
-                ) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+                holder = f"process {file.read().strip() or '(unknown)'}"
+                raise _in_use(folder, holder, "stop it with Ctrl-C or SIGTERM") from error
+        with contextlib.suppress(OSError):  # it only tells others who; the disk may be full
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+        _held_here.add(folder.path)
+        try:
+            yield
+        finally:
+            _held_here.discard(folder.path)
+
+
+def _in_use(folder: RunFolder, holder: str, how: str) -> RunFolderError:
+    return RunFolderError(
+        f"run {folder.path} is in use by {holder}", cure=f"wait for its end, or {how}"
+    )
 
 
 class Metrics:

@@ -421,5 +421,4 @@ def _folder(path: Path) -> RunFolder:
         )
     if folder.path.exists() and not folder.path.is_dir():
         raise RunFolderError(f"{path} is a file, expected a folder")
-    durable.make_directories(folder.path)
     return folder
