@@ -1,335 +1,461 @@
-"""Checkpoints: state by name, and directories that are sound or known to be damaged."""
+"""Checkpoint directories: what was saved comes back, and what is damaged is named."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
-from collections.abc import Callable
+import random
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
-from luthier.checkpoint import (
-    Content,
-    capture_optimizer,
-    newest,
-    restore_optimizer,
-    save,
-    steps_in,
-    verify,
-)
-from luthier.errors import DamagedError, DoesNotFitError
+from luthier.checkpoint import Checkpoint, newest, read, steps_in, store, verify
+from luthier.checkpoint.store import Content, Written
+from luthier.errors import DamagedError
+from luthier.files.image import Image, copy_bits
 
-Groups = list[dict[str, Any]]
-Make = Callable[[Groups], torch.optim.Optimizer]
+FILES = {
+    "model-00001-of-00002.safetensors": "model",
+    "model-00002-of-00002.safetensors": "model",
+    "optimizer.safetensors": "optimizer",
+}
 
 
-def sgd(groups: Groups) -> torch.optim.Optimizer:
-    return torch.optim.SGD(groups, lr=0.01, momentum=0.9)
+def content(step: float = 1.0, *, best: bool = False, **facts: Any) -> Content:
+    named = [
+        {"trunk.weight": torch.arange(4, dtype=torch.bfloat16)},
+        {"fc.weight": torch.full((2,), float(step)), "count": torch.tensor(3)},
+        {"momentum_buffer/fc.weight": torch.tensor([0.5])},
+    ]
+    images: dict[str, Image] = {}
+    parts: dict[str, list[str]] = {}
+    for (name, part), tensors in zip(FILES.items(), named, strict=True):
+        images[name] = Image(tensors)
+        for key, tensor in tensors.items():
+            copy_bits(images[name].tensors[key], tensor)
+        parts.setdefault(part, []).append(name)
+    plain = {"optimizer": {"type": "SGD"}, "sampler": {"at": 3}}
+    state = {"position": {"epoch": 1}, "best": None, "parts": plain}
+    return Content(images, parts, store.to_json(state), {"epoch": 1, **facts}, best)
 
 
-def adamw(groups: Groups) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, lr=0.01)
+def save(folder: Path, step: int, *, keep: int = 2, **options: Any) -> Path:
+    return store.save(folder, step, content(step, **options), keep).path
 
 
-def net() -> nn.Sequential:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 2))
-    model.register_parameter("scale", nn.Parameter(torch.tensor(2.0)))
-    return model
-
-
-def grouped(model: nn.Module, *names: list[str]) -> Groups:
-    named = dict(model.named_parameters())
-    return [{"names": group, "params": [named[name] for name in group]} for group in names]
-
-
-def one_group(model: nn.Module) -> Groups:
-    return grouped(model, [name for name, _ in model.named_parameters()])
-
-
-def regrouped(model: nn.Module) -> Groups:
-    return grouped(model, ["2.bias", "0.weight"], ["scale"], ["2.weight", "0.bias"])
-
-
-def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
-    for step in range(steps):
-        images = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(step))
-        optimizer.zero_grad()
-        (model(images) * model.scale).square().mean().backward()
-        optimizer.step()
-
-
-def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(
-        a[n].dtype == b[n].dtype and torch.equal(a[n], b[n]) for n in a
-    )
-
-
-@pytest.mark.parametrize("make", [sgd, adamw])
-@pytest.mark.parametrize("groups", [one_group, regrouped])
-def test_state_lands_on_the_parameter_of_its_name(
-    make: Make, groups: Callable[[nn.Module], Groups]
-) -> None:
-    model = net()
-    optimizer = make(one_group(model))
-    train(model, optimizer, 3)
-    captured = {n: t.clone() for n, t in capture_optimizer(optimizer).items()}
-    kinds = {"momentum_buffer"} if make is sgd else {"exp_avg", "exp_avg_sq", "step"}
-    names = [name for name, _ in model.named_parameters()]
-    assert set(captured) == {f"{kind}/{name}" for kind in kinds for name in names}
-
-    other = net()
-    other.load_state_dict(model.state_dict())
-    restored = make(groups(other))
-    restore_optimizer(restored, captured)
-    assert equal(capture_optimizer(restored), captured)
-    for name, parameter in other.named_parameters():
-        for kind in kinds:
-            assert torch.equal(restored.state[parameter][kind], captured[f"{kind}/{name}"])
-    train(model, optimizer, 3)
-    train(other, restored, 3)
-    assert equal(dict(model.state_dict()), dict(other.state_dict()))
-    assert not equal(capture_optimizer(restored), captured)  # what was given is not shared
-
-
-@pytest.mark.parametrize("make", [sgd, adamw])
-def test_state_takes_the_memory_format_of_its_parameter(make: Make) -> None:
-    model = net()
-    optimizer = make(one_group(model))
-    train(model, optimizer, 1)
-    other = net().to(memory_format=torch.channels_last)
-    restored = make(one_group(other))
-    restore_optimizer(restored, capture_optimizer(optimizer))
-    kind = "momentum_buffer" if make is sgd else "exp_avg"
-    found = restored.state[other[0].weight][kind]
-    assert found.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(found, optimizer.state[model[0].weight][kind])
-
-
-@pytest.mark.parametrize("make", [sgd, adamw])
-@pytest.mark.parametrize("breaks", ["unknown", "shape"])
-def test_state_that_does_not_fit_is_an_error_and_changes_nothing(make: Make, breaks: str) -> None:
-    model = net()
-    optimizer = make(one_group(model))
-    train(model, optimizer, 2)
-    captured = {n: t.clone() for n, t in capture_optimizer(optimizer).items()}
-    kind = "momentum_buffer" if make is sgd else "exp_avg"
-    wrong = dict(captured)
-    if breaks == "unknown":
-        bad = f"{kind}/9.weight"
-        wrong[bad] = torch.ones(1)
-    else:
-        bad = f"{kind}/2.weight"
-        wrong[bad] = torch.ones(16, 2)
-    train(model, optimizer, 1)
-    before = {n: t.clone() for n, t in capture_optimizer(optimizer).items()}
-    with pytest.raises(DoesNotFitError, match=bad):
-        restore_optimizer(optimizer, wrong)
-    assert equal(capture_optimizer(optimizer), before)
-
-
-def test_a_parameter_without_state_starts_empty() -> None:
-    model = net()
-    optimizer = sgd(one_group(model))
-    train(model, optimizer, 2)
-    captured = {n: t.clone() for n, t in capture_optimizer(optimizer).items()}
-    del captured["momentum_buffer/2.bias"]
-    fresh = sgd(one_group(model))
-    restore_optimizer(fresh, captured)
-    assert equal(capture_optimizer(fresh), captured)
-    restore_optimizer(optimizer, captured)  # also where it had some
-    assert equal(capture_optimizer(optimizer), captured)
-
-
-def test_plain_sgd_has_no_state() -> None:
-    model = net()
-    optimizer = torch.optim.SGD(one_group(model), lr=0.1)
-    train(model, optimizer, 1)
-    assert capture_optimizer(optimizer) == {}
-
-
-def test_state_that_is_no_tensor_is_named() -> None:
-    model = net()
-    optimizer = sgd(one_group(model))
-    optimizer.state[model.scale]["note"] = "text"
-    with pytest.raises(TypeError, match="note/scale is a str"):
-        capture_optimizer(optimizer)
-
-
-def content(value: float = 1.0) -> Content:
-    return Content(
-        {
-            "model": {"fc.weight": torch.full((2,), value), "steps": torch.tensor(3)},
-            "optimizer": {"momentum_buffer/fc.weight": torch.tensor([0.5])},
-        },
-        {"position": {"epoch": 1}, "best": None},
-        {"epoch": 1, "environment": {"torch": "2"}},
-    )
-
-
-def snapshot(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
+def bits(found: Checkpoint) -> Any:
+    """Return all that a checkpoint holds."""
+    tensors = {
+        (part, name): (str(t.dtype), tuple(t.shape), t.flatten().view(torch.uint8).tolist())
+        for part, saved in found.parts.items()
+        for name, t in saved.tensors.items()
     }
+    plain = {part: saved.plain for part, saved in found.parts.items()}
+    return tensors, plain, found.state, found.manifest
+
+
+def bytes_in(folder: Path) -> dict[str, bytes]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+# --- what is saved ----------------------------------------------------------------------------
 
 
 def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     assert newest(tmp_path) is None
     assert newest(tmp_path / "missing") is None
-    path = save(tmp_path, 7, content(), keep=2)
+    path = save(tmp_path, 7, environment={"torch": "2"})
     assert path == tmp_path / "step-00000007"
-    manifest = verify(path)
-    assert set(manifest["files"]) == {"model.safetensors", "optimizer.safetensors", "state.json"}
-    assert (manifest["step"], manifest["epoch"]) == (7, 1)
+    assert sorted(p.name for p in path.iterdir()) == sorted(
+        [*FILES, "model.safetensors.index.json", "state.json", "manifest.json"]
+    )
     found = newest(tmp_path)
     assert found is not None
     assert found.path == path
     assert found.passed_over == ()
-    assert found.content.state == content().state
-    assert found.content.facts == manifest
-    assert found.content.tensors.keys() == content().tensors.keys()
-    for part, named in content().tensors.items():
-        assert equal(dict(found.content.tensors[part]), dict(named))
+    assert found.state == {"position": {"epoch": 1}, "best": None}
+    assert found.manifest == verify(path)
+    facts = {name: found.manifest[name] for name in ("step", "epoch", "best", "environment")}
+    assert facts == {"step": 7, "epoch": 1, "best": False, "environment": {"torch": "2"}}
+    assert list(found.parts) == ["model", "optimizer", "sampler"]
+    assert found.parts["optimizer"].plain == {"type": "SGD"}
+    assert found.parts["sampler"].plain == {"at": 3}
+    for name, image in content(7).files.items():
+        for key, tensor in image.tensors.items():
+            kept = found.parts[FILES[name]].tensors[key]
+            assert kept.dtype == tensor.dtype
+            assert torch.equal(kept, tensor)
 
 
 def test_the_same_state_gives_the_same_bytes(tmp_path: Path) -> None:
-    save(tmp_path / "a", 7, content(), keep=1)
-    save(tmp_path / "b", 7, content(), keep=1)
-    assert snapshot(tmp_path / "a") == snapshot(tmp_path / "b")
+    for name in "ab":
+        save(tmp_path / name, 7)
+    assert bytes_in(tmp_path / "a") == bytes_in(tmp_path / "b")
 
 
-def test_only_the_newest_are_kept(tmp_path: Path) -> None:
-    (tmp_path / "step-notes").mkdir()
-    (tmp_path / ".tmp-step-00000001-1").mkdir()
-    for step in (5, 10, 100_000_000, 99_999_999):
-        save(tmp_path, step, content(step), keep=3)
-    assert steps_in(tmp_path) == [10, 99_999_999, 100_000_000]
+def test_what_was_read_is_not_the_file(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    before = bytes_in(path)
+    found = read(path)
+    for saved in found.parts.values():
+        for tensor in saved.tensors.values():
+            tensor.zero_()
+    assert bytes_in(path) == before
+    assert bits(read(path)) != bits(found)
+
+
+def test_what_was_read_stays_when_the_files_go(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    found = read(path)
+    shutil.rmtree(path)
+    assert bits(found) == bits(read(save(tmp_path, 1)))
+
+
+def test_a_sound_checkpoint_of_the_same_step_stays(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    before, inode = bytes_in(path), path.stat().st_ino
+    written = store.save(tmp_path, 1, content(2.0), keep=1)
+    assert (written.path, written.written) == (path, 0)
+    assert written.manifest == verify(path)
+    assert bytes_in(path) == before
+    assert path.stat().st_ino == inode
+
+
+@pytest.mark.parametrize("damage", ["flip", "missing", "no manifest", "folder"])
+def test_a_damaged_checkpoint_of_the_same_step_is_written_again(
+    tmp_path: Path, damage: str
+) -> None:
+    path = save(tmp_path, 1)
+    sound = bytes_in(path)
+    file = path / ("manifest.json" if damage == "no manifest" else "optimizer.safetensors")
+    whole = file.read_bytes()
+    file.unlink()
+    if damage == "flip":
+        file.write_bytes(whole[:-1] + b"\xff")
+    if damage == "folder":
+        file.mkdir()
+    save(tmp_path, 1)
+    assert bytes_in(path) == sound
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), {1, 2}])
+def test_a_state_that_cannot_be_written_leaves_what_was_there(tmp_path: Path, value: Any) -> None:
+    save(tmp_path, 1)
+    before = bytes_in(tmp_path)
+    with pytest.raises((TypeError, ValueError), match="JSON"):
+        save(tmp_path, 2, loss=value)
+    assert bytes_in(tmp_path) == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000001"]
+
+
+# --- which stay -------------------------------------------------------------------------------
+
+
+def test_only_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
+    seen = []
+    for step in range(1, 9):
+        save(tmp_path, step, keep=2, best=step in (1, 3, 6))
+        seen.append(steps_in(tmp_path))
+    assert seen == [[1], [1, 2], [2, 3], [3, 4], [3, 4, 5], [5, 6], [6, 7], [6, 7, 8]]
+
+
+def test_what_is_no_checkpoint_is_left_alone(tmp_path: Path) -> None:
+    others = [
+        "step-notes",
+        ".tmp-step-00000001-1",
+        "step-",
+        "step-7",
+        "step-²",
+        "step-٣",
+        "step--1",
+    ]
+    for name in others:
+        (tmp_path / name).mkdir()
+    (tmp_path / "step-00000005").write_text("a file")
+    for step in (10, 100_000_000, 99_999_999):
+        save(tmp_path, step, keep=3)
+    assert steps_in(tmp_path)[-3:] == [10, 99_999_999, 100_000_000]
+    assert all((tmp_path / name).is_dir() for name in others)
     found = newest(tmp_path)
     assert found is not None
-    assert found.content.facts["step"] == 100_000_000
-    assert (tmp_path / "step-notes").is_dir()
+    assert found.manifest["step"] == 100_000_000
 
 
-def test_a_damaged_newest_is_passed_over(tmp_path: Path) -> None:
-    for step in (1, 2, 3):
-        save(tmp_path, step, content(step), keep=3)
-    (tmp_path / "step-00000003" / "model.safetensors").unlink()
-    (tmp_path / "step-00000002" / "manifest.json").write_text("{")
+def test_damaged_newer_ones_do_not_push_out_the_sound(tmp_path: Path) -> None:
+    # A run whose newest checkpoints are damaged goes on from an older one, and saves again.
+    for step in (10, 20, 30):
+        save(tmp_path, step, keep=3)
+    for step in (20, 30):
+        (store.directory_of(tmp_path, step) / "manifest.json").unlink()
+    for step in (11, 12, 13):
+        save(tmp_path, step, keep=2)
+        found = newest(tmp_path)
+        assert found is not None
+        assert found.manifest["step"] == step
+    assert [s for s in steps_in(tmp_path) if s < 20] == [12, 13]
+
+
+# --- what is passed over ----------------------------------------------------------------------
+
+
+def test_damaged_newer_ones_are_passed_over_and_named(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        save(tmp_path, step, keep=4)
+    (tmp_path / "step-00000004" / "optimizer.safetensors").unlink()
+    (tmp_path / "step-00000003" / "manifest.json").write_text("{")
+    shutil.rmtree(tmp_path / "step-00000002")
+    (tmp_path / "step-00000002").write_bytes(b"")
     found = newest(tmp_path)
     assert found is not None
     assert found.path.name == "step-00000001"
-    assert torch.equal(found.content.tensors["model"]["fc.weight"], torch.ones(2))
-    assert len(found.passed_over) == 2
-    assert "step-00000003: model.safetensors is missing" in found.passed_over[0]
-    assert "step-00000002 has no sound manifest.json" in found.passed_over[1]
+    assert torch.equal(found.parts["model"].tensors["fc.weight"], torch.ones(2))
+    assert "step-00000004: optimizer.safetensors is missing" in found.passed_over[0]
+    assert "step-00000003 has no sound manifest.json" in found.passed_over[1]
 
 
 def test_all_damaged_is_an_error_that_names_each(tmp_path: Path) -> None:
     for step in (1, 2):
-        (save(tmp_path, step, content(), keep=2) / "state.json").write_text("{}")
+        (save(tmp_path, step) / "state.json").write_text("{}")
+    before = bytes_in(tmp_path)
     with pytest.raises(DamagedError, match=r"step-00000002(.|\n)*step-00000001"):
         newest(tmp_path)
-    assert steps_in(tmp_path) == [1, 2]
+    assert bytes_in(tmp_path) == before
 
 
-def test_every_changed_byte_is_noticed(tmp_path: Path) -> None:
-    path = save(tmp_path, 1, content(), keep=1)
-    for name in ("model.safetensors", "optimizer.safetensors", "state.json"):
-        file = path / name
+# --- damage -----------------------------------------------------------------------------------
+
+
+def what_is_said(path: Path, sound: Any) -> str | None:
+    """Return what is said about damage; where nothing is, all must be as it was."""
+    try:
+        found = read(path)
+    except DamagedError as error:
+        return error.what
+    assert bits(found) == sound
+    assert verify(path) == sound[3]
+    return None
+
+
+@pytest.mark.long
+def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
+    path = save(tmp_path, 1, environment={"name": "Zoë"}, seconds=2e-07)
+    sound = bits(read(path))
+    harmless = []
+    for file in sorted(path.iterdir()):
         whole = file.read_bytes()
-        for at in range(len(whole)):
+        for at in range(8 * len(whole)):
             changed = bytearray(whole)
-            changed[at] ^= 1 << at % 8
+            changed[at // 8] ^= 1 << at % 8
             file.write_bytes(changed)
-            with pytest.raises(DamagedError, match=name):
-                verify(path)
-        for other in (whole[:-1], whole + b"\n", b""):
-            file.write_bytes(other)
-            with pytest.raises(DamagedError, match=f"{name} is missing or has another size"):
+            said = what_is_said(path, sound)
+            assert said is None or file.name in said
+            if said is None:
+                harmless.append((file.name, whole[: at // 8 + 1][-2:], at % 8))
+        file.write_bytes(whole)
+    assert bits(read(path)) == sound
+    # What is left says the same in other letters: 2E-07, and the 00EB of an escaped letter.
+    letters = [b"2e", b"0e", b"eb"]
+    assert sorted(harmless) == sorted(("manifest.json", letter, 5) for letter in letters)
+
+
+def damaged(random_: random.Random, whole: bytes) -> bytes:
+    kind = random_.randrange(6)
+    at, count = random_.randrange(len(whole)), random_.choice([1, 2, 7, 8, 100, 4096])
+    extra = random_.choice([bytes(count), random_.randbytes(count), b"\n" * count, whole])
+    return [
+        whole[:at],
+        whole + extra,
+        whole[:at] + bytes(len(whole) - at),  # as after a power failure
+        whole[:at] + extra + whole[at:],
+        whole[:at] + whole[at + count :],
+        extra,
+    ][kind]
+
+
+def test_whatever_is_cut_off_added_or_overwritten_is_found(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    sound = bits(read(path))
+    files, random_ = sorted(path.iterdir()), random.Random(0)
+    found = 0
+    for _ in range(1000):
+        file = random_.choice(files)
+        whole = file.read_bytes()
+        changed = damaged(random_, whole)
+        file.write_bytes(changed)
+        said = what_is_said(path, sound)
+        if said is None:
+            same = changed == whole
+            assert same or (file.name == "manifest.json" and changed.split() == whole.split())
+        else:
+            found += 1
+            assert file.name in said
+            with pytest.raises(DamagedError, match=file.name.replace(".", r"\.")):
                 verify(path)
         file.write_bytes(whole)
-        verify(path)
+    assert found > 900
+    assert bits(read(path)) == sound
 
 
-def test_every_changed_byte_of_the_manifest_is_noticed_or_concerns_no_file(
-    tmp_path: Path,
+@pytest.mark.parametrize("name", ["optimizer.safetensors", "state.json", "manifest.json"])
+def test_a_file_that_the_disk_cannot_read_is_damage(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = save(tmp_path, 1, content(), keep=1)
-    file = path / "manifest.json"
-    whole = file.read_bytes()
-    files = json.loads(whole)["files"]
-    refused = 0
-    for at in range(len(whole)):
-        for new in {whole[at] ^ 1 << bit for bit in (0, 1, 5)} | set(b'0"}'):
-            if new == whole[at]:
-                continue
-            changed = bytearray(whole)
-            changed[at] = new
-            file.write_bytes(changed)
-            try:
-                found = verify(path)["files"]
-            except DamagedError:
-                refused += 1
-            else:
-                assert found == files, f"byte {at} became {new}"
-    assert refused > len(whole)
+    for step in (1, 2):
+        save(tmp_path, step)
+    bad, opened = store.directory_of(tmp_path, 2) / name, Path.open
+
+    def refusing(self: Path, *arguments: Any, **options: Any) -> Any:
+        if self == bad:
+            raise OSError(errno.EIO, "Input/output error")
+        return opened(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refusing)
+    for look in (read, verify):
+        with pytest.raises(DamagedError, match=rf"step-00000002.*{name}.*Input/output error"):
+            look(bad.parent)
+    found = newest(tmp_path)
+    assert found is not None
+    assert found.manifest["step"] == 1
+
+
+def files_swapped(path: Path) -> None:
+    first, second = (path / name for name in list(FILES)[:2])
+    aside = path / "aside"
+    first.rename(aside)
+    second.rename(first)
+    aside.rename(second)
+
+
+def all_gone(path: Path) -> None:
+    shutil.rmtree(path)
+    path.mkdir()
+
+
+def manifest_gone(path: Path) -> None:
+    (path / "manifest.json").unlink()
+
+
+def manifest_a_folder(path: Path) -> None:
+    manifest_gone(path)
+    (path / "manifest.json").mkdir()
+
+
+def state_a_folder(path: Path) -> None:
+    (path / "state.json").unlink()
+    (path / "state.json").mkdir()
+
+
+def state_empty(path: Path) -> None:
+    (path / "state.json").write_bytes(b"")
+
+
+def state_dangling(path: Path) -> None:
+    (path / "state.json").unlink()
+    (path / "state.json").symlink_to("missing")
 
 
 @pytest.mark.parametrize(
-    "manifest",
+    "damage",
     [
-        [],
-        {},
-        {"format": 1},
-        {"format": 2, "files": {}},
-        {"format": 1, "files": []},
-        {"format": 1, "files": {"state.json": None}},
-        {"format": 1, "files": {"state.json": {}}},
-        {"format": 1, "files": {}},
+        *(files_swapped, all_gone, manifest_gone, manifest_a_folder),
+        *(state_a_folder, state_empty, state_dangling),
     ],
-    ids=repr,
 )
-def test_a_manifest_that_makes_no_sense_is_damage(tmp_path: Path, manifest: Any) -> None:
-    path = save(tmp_path, 1, content(), keep=1)
-    (path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(DamagedError):
-        newest(tmp_path)
-
-
-def test_a_sound_checkpoint_of_the_same_step_stays(tmp_path: Path) -> None:
-    path = save(tmp_path, 1, content(1.0), keep=1)
-    before, inode = snapshot(path), path.stat().st_ino
-    assert save(tmp_path, 1, content(2.0), keep=1) == path
-    assert snapshot(path) == before
-    assert path.stat().st_ino == inode
-
-
-@pytest.mark.parametrize("damage", ["flip", "missing", "no manifest"])
-def test_a_damaged_checkpoint_of_the_same_step_is_written_again(
-    tmp_path: Path, damage: str
+def test_a_folder_that_is_not_as_it_was_is_damage(
+    tmp_path: Path, damage: Callable[[Path], Any]
 ) -> None:
-    path = save(tmp_path, 1, content(), keep=1)
-    sound = snapshot(path)
-    model = path / "model.safetensors"
-    if damage == "flip":
-        model.write_bytes(model.read_bytes()[:-1] + b"\xff")
-    else:
-        (model if damage == "missing" else path / "manifest.json").unlink()
-    save(tmp_path, 1, content(), keep=1)
-    assert snapshot(path) == sound
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    path = save(tmp_path, 1)
+    damage(path)
+    for look in (read, verify):
+        with pytest.raises(DamagedError, match="step-00000001"):
+            look(path)
+    save(tmp_path, 1)
+    verify(path)
 
 
-def test_a_state_that_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
-    save(tmp_path, 1, content(), keep=1)
-    before = snapshot(tmp_path)
-    bad = Content(content().tensors, {"loss": float("nan")}, {})
-    with pytest.raises(ValueError, match="JSON"):
-        save(tmp_path, 2, bad, keep=1)
-    assert snapshot(tmp_path) == before
-    assert steps_in(tmp_path) == [1]
+def without(manifest: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in manifest.items() if name not in names}
+
+
+STATE = {"bytes": 3, "sha256": "0" * 64}
+NONSENSE: list[Callable[[dict[str, Any]], Any]] = [
+    lambda _m: {},
+    lambda _m: {"format": 1},
+    lambda m: without(m, "format"),
+    lambda m: without(m, "files"),
+    lambda m: without(m, "parts"),
+    lambda m: without(m, "best"),
+    lambda m: m | {"format": 2},
+    lambda m: m | {"format": "1"},
+    lambda m: m | {"files": []},
+    lambda m: m | {"files": None},
+    lambda m: m | {"files": {}},
+    lambda m: m | {"files": without(m["files"], "state.json")},
+    lambda m: m | {"files": without(m["files"], "optimizer.safetensors")},
+    lambda m: m | {"files": m["files"] | {"state.json": None}},
+    lambda m: m | {"files": m["files"] | {"state.json": {}}},
+    lambda m: m | {"files": m["files"] | {"state.json": {"bytes": -1, "sha256": ""}}},
+    lambda m: m | {"files": m["files"] | {"state.json": {"bytes": "3", "sha256": 3}}},
+    lambda m: m | {"files": m["files"] | {"": m["files"]["state.json"]}},
+    lambda m: m | {"files": m["files"] | {"../step-00000001/x": m["files"]["state.json"]}},
+    lambda m: m | {"files": m["files"] | {"\0": m["files"]["state.json"]}},
+    lambda m: m | {"parts": []},
+    lambda m: m | {"parts": {"model": None}},
+    lambda m: m | {"parts": {"model": ["missing.safetensors"]}},
+    lambda m: m | {"parts": {"model": ["state.json"]}},
+    lambda m: m | {"parts": {"model": [["x"]]}},
+]
+
+
+@pytest.mark.parametrize("number", range(len(NONSENSE)))
+def test_a_manifest_that_makes_no_sense_is_damage(tmp_path: Path, number: int) -> None:
+    # Each is sealed as luthier does it: a version to come might write it, or someone by hand.
+    save(tmp_path, 1, keep=9)
+    path = save(tmp_path, 2, keep=9)
+    nonsense = NONSENSE[number](json.loads((path / "manifest.json").read_text()))
+    nonsense.pop("sha256", None)
+    (path / "manifest.json").write_text(store._sealed(nonsense))
+    with pytest.raises(DamagedError, match="step-00000002"):
+        read(path)
+    with contextlib.suppress(DamagedError):
+        verify(path)  # which looks at fewer things
+    found = newest(tmp_path)
+    assert found is not None
+    assert found.manifest["step"] == 1
+    store.save(tmp_path, 3, content(3.0), 1)
+    assert steps_in(tmp_path) == [3]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "null", "1", '"x"', "{", "[" * 10**5, "\ufeff{}", "NaN"]
+)
+def test_what_is_no_manifest_is_damage(tmp_path: Path, text: str) -> None:
+    path = save(tmp_path, 1)
+    (path / "manifest.json").write_text(text, encoding="utf-8")
+    with pytest.raises(DamagedError, match=r"has no sound manifest\.json"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "null", "{}", '{"parts":[]}', '{"parts":1}', "{", "\xff"]
+)
+def test_a_state_that_makes_no_sense_is_damage(tmp_path: Path, text: str) -> None:
+    path = store.save(tmp_path, 1, Content({}, {}, text, {}), 1).path
+    with pytest.raises(DamagedError, match="step-00000001"):
+        read(path)
+
+
+def test_a_checkpoint_before_that_says_nonsense_is_not_linked_to(tmp_path: Path) -> None:
+    first = store.save(tmp_path, 1, content(1.0), 9)
+    nonsense = Written(first.path, {"files": {}}, 0)
+    second = store.save(tmp_path, 2, content(1.0), 9, nonsense)
+    assert bits(read(second.path))[0] == bits(read(first.path))[0]
+    for name in FILES:
+        assert (first.path / name).stat().st_ino != (second.path / name).stat().st_ino

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -87,7 +88,7 @@ class Net(nn.Module):
         self.fc = nn.Linear(4, 2)
         self.scale = nn.Parameter(torch.tensor(2.0))
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> Any:
         return self.fc(self.norm(self.conv(images)).mean((2, 3))).float() * self.scale
 
 
@@ -98,7 +99,7 @@ class Matrices(nn.Module):
         super().__init__()
         self.a, self.b = nn.Linear(6, 4, bias=False), nn.Linear(4, 4, bias=False)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> Any:
         return self.b(torch.tanh(self.a(images[:, 0, :2, :].flatten(1))))
 
 
@@ -109,11 +110,11 @@ class Table(nn.Module):
         super().__init__()
         self.rows = nn.Embedding(8, 3, sparse=True)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> Any:
         return self.rows((images.flatten(1).sum(1) * 10).long() % 8)
 
 
-def model_for(name: str, seed: int) -> nn.Module:
+def model_for(name: str, seed: int) -> Any:
     torch.manual_seed(seed)
     kind = {"Muon": Matrices, "SparseAdam": Table}.get(name, Net)
     return kind().to(torch.bfloat16) if name == "MasterSGD" else kind()
@@ -124,13 +125,13 @@ def take_step(model: nn.Module, optimizer: optim.Optimizer, step: int) -> None:
     first = next(model.parameters())
     images = torch.randn(3, 3, 3, 3, generator=generator).to(first.dtype)
 
-    def closure() -> torch.Tensor:
+    def closure() -> Any:
         optimizer.zero_grad()
         loss = (model(images) - 1).square().mean()
         loss.backward()
         return loss
 
-    optimizer.step(closure)  # type: ignore[arg-type]
+    optimizer.step(closure)
 
 
 def names_in(model: nn.Module) -> dict[torch.Tensor, str]:
@@ -306,7 +307,7 @@ def arrangements(draw: st.DrawFn) -> list[list[str]]:
     chosen = draw(st.lists(st.sampled_from(NAMES), unique=True, min_size=1))
     cuts = draw(st.sets(st.integers(1, len(chosen) - 1), max_size=2)) if len(chosen) > 1 else ()
     edges = [0, *sorted(cuts), len(chosen)]
-    return [chosen[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [chosen[start:end] for start, end in itertools.pairwise(edges)]
 
 
 @pytest.mark.parametrize("make", [optim.Adam, lambda g: optim.SGD(g, lr=0.01, momentum=0.9)])
@@ -332,7 +333,7 @@ def test_state_lands_on_the_parameter_of_its_name(
         names_in(other),
         saved(optimizer, names_in(model)),
     )
-    held_then, held_now = sum(then, []), sum(now, [])
+    held_then, held_now = [*itertools.chain(*then)], [*itertools.chain(*now)]
     for name in NAMES:
         kept = name in held_then and name in held_now
         expected = optimizer.state[model[name]] if kept else {}
@@ -394,7 +395,7 @@ def test_a_head_of_another_name_does_not_take_the_old_ones_state() -> None:
     model, other = model_for("Adam", 0), model_for("Adam", 1)
     optimizer = OPTIMIZERS["Adam"](one_group(model))
     take_step(model, optimizer, 0)
-    named = {p: n.replace("fc.", "head.") for n, p in other.named_parameters()}
+    named: Any = {p: n.replace("fc.", "head.") for n, p in other.named_parameters()}
     restored = OPTIMIZERS["Adam"](one_group(other))
     kept = saved(optimizer, names_in(model))
     report = checkpoint.restore_optimizer(restored, named, kept)
@@ -450,7 +451,7 @@ def test_options_are_not_taken_for_state(tmp_path: Path) -> None:
             super().__init__()
             self.lr = nn.Parameter(torch.tensor(3.0))
 
-    model = nn.Sequential(Meta())  # its parameter is "0.lr", as is the option "lr" of group 0
+    model: Any = nn.Sequential(Meta())  # its parameter is "0.lr", as is the option "lr" of group 0
     optimizer = optim.SGD(model.parameters(), lr=torch.tensor(0.1), momentum=0.9, foreach=False)
     model[0].lr.grad = torch.tensor(1.0)
     optimizer.step()
@@ -585,7 +586,7 @@ SCHEDULERS: dict[str, Scheduler] = {
     "ReduceLROnPlateau": lambda o: S.ReduceLROnPlateau(o, patience=1, cooldown=1, factor=0.5),
     "SequentialLR": in_sequence,
     "ChainedScheduler": chained,
-    "SWALR": lambda o: swa_utils.SWALR(o, [0.01, 0.2], anneal_epochs=5),
+    "SWALR": lambda o: swa_utils.SWALR(o, [0.01, 0.2], anneal_epochs=5),  # type: ignore[arg-type]
     "SWALR linear": lambda o: swa_utils.SWALR(o, 0.3, anneal_epochs=4, anneal_strategy="linear"),
 }
 LAST = 12
@@ -644,9 +645,7 @@ def all_at_once(make: Make, schedule: Scheduler, found: Checkpoint | None) -> Pa
     return model, optimizer, scheduler
 
 
-def all_at_once_scheduler_first(
-    make: Make, schedule: Scheduler, found: Checkpoint | None
-) -> Parts:
+def all_at_once_scheduler_first(make: Make, schedule: Scheduler, found: Checkpoint | None) -> Parts:
     model, optimizer = two_groups(make, 1)
     scheduler = schedule(optimizer)
     track(found, {"scheduler": scheduler, "optimizer": optimizer, "model": model})
@@ -718,7 +717,7 @@ def test_a_scheduler_for_other_groups_does_not_fit(tmp_path: Path) -> None:
     tracked = track(None, {"model": model, "optimizer": optimizer, "scheduler": scheduler})
     found = save(tmp_path, 1, tracked.capture())
     other = with_momentum(one_group(model))
-    with pytest.raises(DoesNotFitError, match="scheduler had 2 parameter groups.*has 1 now"):
+    with pytest.raises(DoesNotFitError, match=r"scheduler had 2 parameter groups.*has 1 now"):
         track(found, {"model": model, "optimizer": other, "scheduler": S.StepLR(other, 3)})
 
 
@@ -847,6 +846,12 @@ def test_names_that_are_luthiers_own_are_refused(name: str) -> None:
         track(None, {name: torch.zeros(1)})
 
 
+@pytest.mark.parametrize("name", ["", "..", "a/b", "../x", "model.fc", "a\0"])
+def test_names_that_no_file_can_have_are_refused(name: str) -> None:
+    with pytest.raises(RunFolderError, match="names no file"):
+        track(None, {name: torch.zeros(1)})
+
+
 def test_a_name_is_given_once() -> None:
     with pytest.raises(RunFolderError, match="'x' is tracked already"):
         track(None, {"x": torch.zeros(1)}, {"x": torch.zeros(1)})
@@ -856,7 +861,7 @@ def test_state_of_something_that_is_not_tracked_is_an_error(tmp_path: Path) -> N
     model = model_for("SGD", 0)
     objects = {"model": model, "average": torch.zeros(1)}
     found = save(tmp_path, 1, track(None, objects).capture())
-    with pytest.raises(DoesNotFitError, match="the state of 'average'.*did you mean 'averages'"):
+    with pytest.raises(DoesNotFitError, match=r"the state of 'average'.*did you mean 'averages'"):
         track(found, {"model": model, "averages": torch.zeros(1)}).check_complete(found)
     track(found, objects).check_complete(found)
 
@@ -938,7 +943,8 @@ def test_what_a_module_keeps_beside_its_tensors_comes_back(tmp_path: Path) -> No
             assert state["last"] == state["calls"][0]
             self.calls = state["calls"]
 
-    first, second = nn.Sequential(Counting(1, 1)), nn.Sequential(Counting(1, 1))
+    first: Any = nn.Sequential(Counting(1, 1))
+    second: Any = nn.Sequential(Counting(1, 1))
     first[0].calls = (7, "x")
     track(save(tmp_path, 1, track(None, {"model": first}).capture()), {"model": second})
     assert second[0].calls == (7, "x")
@@ -946,7 +952,7 @@ def test_what_a_module_keeps_beside_its_tensors_comes_back(tmp_path: Path) -> No
 
 
 def test_tied_weights_stay_tied_and_are_equal(tmp_path: Path) -> None:
-    def tied(seed: int) -> nn.Module:
+    def tied(seed: int) -> Any:
         torch.manual_seed(seed)
         model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
         model[1].weight = model[0].weight

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import functools
+import io
+import json
+import os
 import random
+import shutil
 import signal
+import subprocess
+import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,9 +34,25 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from luthier import Run
+from luthier import Run, checkpoint, load_optimizer
+from luthier.checkpoint import Costs, snapshot
+from luthier.checkpoint.snapshot import Snapshot
+from luthier.errors import (
+    CannotWriteError,
+    DataError,
+    DoesNotFitError,
+    LuthierError,
+    RecipeError,
+    RunFolderError,
+    UnkeyedError,
+    UnsupportedStateError,
+)
 from luthier.files import disk
+from luthier.recipe import Interval
 from luthier.report import Console
+from luthier.run import keeper
+from luthier.run.keeper import Cadence
+from luthier.values import Position
 
 QUIET = Console(quiet=True)
 At = Callable[[int], None]  # is told of every step, in its body
@@ -34,7 +60,7 @@ BATCHES, EPOCHS = 4, 3
 
 
 class Unflushed(disk.Disk):
-    """A disk that is quick: no test in this process lets the power fail."""
+    """A quick one: no test in this process lets the power fail."""
 
     def sync(self, handle: int) -> None:
         pass
@@ -105,9 +131,7 @@ def bits(folder: Path) -> dict[str, bytes]:
     """All that a run leaves, but the manifest: it has the facts that may differ."""
     newest = max((folder / "checkpoints").glob("step-*"))
     files = [folder / "metrics.jsonl", *newest.iterdir()]
-    return {
-        f"{newest.name}/{p.name}": p.read_bytes() for p in files if p.name != "manifest.json"
-    }
+    return {f"{newest.name}/{p.name}": p.read_bytes() for p in files if p.name != "manifest.json"}
 
 
 # --- data, as a loop may have it --------------------------------------------------------------
@@ -148,7 +172,9 @@ SOURCES: dict[str, Callable[[], Callable[[Run, int], Iterator[Any]]]] = {
 }
 
 
-def classify(folder: Path, at: At = nothing, source: str = "dataset", workers: int = 0, **more: Any) -> None:
+def classify(
+    folder: Path, at: At = nothing, source: str = "dataset", workers: int = 0, **more: Any
+) -> None:
     model = small_net()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total_steps=BATCHES * EPOCHS)
@@ -231,14 +257,12 @@ def scaled(folder: Path, at: At = nothing, **more: Any) -> None:
                 run.log(scale=scaler.get_scale())
 
 
-def averaged(folder: Path, at: At = nothing, late: bool = False, **more: Any) -> None:
+def averaged(folder: Path, at: At = nothing, **more: Any) -> None:
     model = small_net()
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.8), use_buffers=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    objects = {"model": model, "optimizer": optimizer}
-    with Run(folder, console=QUIET, **more, **objects, **({} if late else {"average": average})) as run:
-        if late:
-            run.track(average=average)
+    with Run(folder, console=QUIET, **more, model=model, optimizer=optimizer) as run:
+        run.track(average=average)
         for _ in run.epochs(EPOCHS):
             for batch in run.batches(Drawn(), 4):
                 at(run.at.step)
@@ -246,10 +270,6 @@ def averaged(folder: Path, at: At = nothing, late: bool = False, **more: Any) ->
                 loss_of(model, batch).backward()
                 optimizer.step()
                 average.update_parameters(model)
-
-
-def averaged_late(folder: Path, at: At = nothing, **more: Any) -> None:
-    averaged(folder, at, late=True, **more)
 
 
 def contrast(folder: Path, at: At = nothing, **more: Any) -> None:
@@ -431,7 +451,6 @@ LOOPS: dict[str, Callable[..., None]] = {
     for loop in (
         accumulate,
         averaged,
-        averaged_late,
         by_steps,
         contrast,
         cut_short,
@@ -459,6 +478,28 @@ def steps_of(whole: dict[str, bytes]) -> int:
 # --- the contract -----------------------------------------------------------------------------
 
 
+@pytest.fixture(params=["early", "late"])
+def copies(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Copies of a state are made at once, or as late as an optimizer's step lets them."""
+    if request.param == "late":
+        begin = threading.Event()
+        copy, settle = snapshot._copy_all, Snapshot.settle
+
+        def copy_late(pairs: Any) -> None:
+            begin.wait()
+            begin.clear()
+            copy(pairs)
+
+        def settle_late(self: Snapshot) -> list[str]:
+            begin.set()
+            return settle(self)
+
+        monkeypatch.setattr(snapshot, "_copy_all", copy_late)
+        monkeypatch.setattr(Snapshot, "settle", settle_late)
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("copies")
 @pytest.mark.parametrize("name", LOOPS)
 def test_a_loop_that_is_stopped_at_any_step_ends_with_the_same_bits(
     tmp_path: Path, name: str
@@ -499,22 +540,20 @@ def test_a_body_that_raises_continues_at_the_step_it_left(tmp_path: Path, name: 
     assert bits(cut) == whole
 
 
-@pytest.fixture(scope="module")
-def wholes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, bytes]]:
-    root = tmp_path_factory.mktemp("wholes")
-    with disk.using(Unflushed()):
-        return {source: whole_of(classify, root / source, source=source) for source in SOURCES}
+@functools.cache
+def whole_classify(source: str) -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as place:
+        return whole_of(classify, Path(place) / "whole", source=source)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more than there are cores
 @pytest.mark.parametrize("source", SOURCES)
 @settings(max_examples=8, deadline=None)
 @given(
     stops=st.lists(st.integers(0, BATCHES * EPOCHS - 2), unique=True, min_size=1, max_size=3),
     workers=st.lists(st.sampled_from([0, 0, 1, 3]), min_size=4, max_size=4),
 )
-def test_stops_and_workers_do_not_count(
-    wholes: dict[str, dict[str, bytes]], source: str, stops: list[int], workers: list[int]
-) -> None:
+def test_stops_and_workers_do_not_count(source: str, stops: list[int], workers: list[int]) -> None:
     with tempfile.TemporaryDirectory() as place, disk.using(Unflushed()):
         folder = Path(place) / "cut"
         torch.manual_seed(0)
@@ -523,7 +562,7 @@ def test_stops_and_workers_do_not_count(
                 classify(folder, stop_at(step), source, many)
             torch.manual_seed(99)
         classify(folder, nothing, source, workers[-1])
-        assert bits(folder) == wholes[source]
+        assert bits(folder) == whole_classify(source)
 
 
 def test_another_seed_gives_other_batches_and_other_dropout(tmp_path: Path) -> None:
@@ -538,3 +577,736 @@ def test_another_seed_gives_other_batches_and_other_dropout(tmp_path: Path) -> N
     one, other = first(1), first(2)
     assert not any(torch.equal(a, b) for a in one for b in other)
     assert not torch.equal(one[0], one[8]), "epochs differ too"
+
+
+# --- what is saved, and when ------------------------------------------------------------------
+
+
+def steps_of_run(folder: Path) -> list[int]:
+    return checkpoint.steps_in(folder / "checkpoints")
+
+
+@pytest.mark.parametrize(
+    ("every", "steps"),
+    [
+        ("1 epoch", [4, 8, 12]),
+        ("2 epochs", [8, 12]),
+        ("5 steps", [5, 10, 12]),
+        ("1 minute", [3, 6, 9, 12]),
+        ("1.5 minutes", [5, 10, 12]),  # a step takes 20 s
+    ],
+)
+def test_saves_fall_due(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: str, steps: list[int]
+) -> None:
+    now = 0.0
+
+    def tick(_step: int) -> None:
+        nonlocal now
+        now += 20
+
+    monkeypatch.setattr(keeper, "time", SimpleNamespace(monotonic=lambda: now))
+    classify(tmp_path / "run", tick, save_every=every, keep=99)
+    assert steps_of_run(tmp_path / "run") == steps
+
+
+@given(
+    costs=st.lists(st.floats(0.001, 1), min_size=1, max_size=6),
+    step=st.floats(0.2, 3),
+    percent=st.floats(1, 20),
+)
+@settings(deadline=None)
+def test_saves_take_no_more_than_their_part_of_the_time(
+    costs: list[float], step: float, percent: float
+) -> None:
+    now, spent = 0.0, Costs()
+    saves: list[float] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keeper, "time", SimpleNamespace(monotonic=lambda: now))
+        cadence = Cadence(Interval(percent, "percent"), spent)
+        for cost in costs:
+            while not cadence.due(Position()):
+                now += step
+            saves.append(now)
+            cadence.saving()
+            assert not cadence.due(Position()), "what this save costs is not known yet"
+            now += cost
+            spent.saves, spent.blocked = spent.saves + 1, spent.blocked + cost
+    for cost, first, second in zip(costs, saves, saves[1:], strict=False):
+        assert cost <= percent / 100 * (second - first) * (1 + 1e-6)
+        assert second - first <= max(100 / percent * cost, cost) + step * (1 + 1e-6), "too late"
+
+
+def test_a_run_saves_within_a_part_of_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+
+    def tick(_step: int) -> None:
+        nonlocal now
+        now += 1000
+
+    monkeypatch.setattr(keeper, "time", SimpleNamespace(monotonic=lambda: now))
+    classify(tmp_path / "seldom", save_every="0.00001%", keep=99)
+    classify(tmp_path / "often", tick, save_every="100%", keep=99)
+    assert steps_of_run(tmp_path / "seldom") == [1, 12], "the first tells what a save costs"
+    assert len(steps_of_run(tmp_path / "often")) > 5
+
+
+def test_the_newest_stay(tmp_path: Path) -> None:
+    classify(tmp_path / "run", save_every="1 step", keep=3)
+    assert steps_of_run(tmp_path / "run") == [10, 11, 12]
+
+
+def scored(folder: Path, scores: list[float], at: At = nothing, **more: Any) -> None:
+    model = nn.Linear(6, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Run(folder, console=QUIET, model=model, optimizer=optimizer, **more) as run:
+        for epoch in run.epochs(len(scores)):
+            for batch in run.batches(POINTS, 4):
+                at(run.at.step)
+                loss_of(model, batch).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                run.log(loss=0.0)  # not what is looked at
+            run.log(val=scores[epoch])
+
+
+@pytest.mark.parametrize("every", ["1 epoch", "9 epochs", "100 minutes"])
+@pytest.mark.parametrize(
+    ("best", "kept"), [("max val", [8, 20]), ("min val", [16, 20]), (None, [20])]
+)
+def test_the_best_is_saved_and_stays(
+    tmp_path: Path, best: str | None, kept: list[int], every: str
+) -> None:
+    scores = [2.0, 3.0, float("nan"), 1.0, 1.0]
+    settings = {"best": best, "keep": 1, "save_every": every}
+    scored(tmp_path / "whole", scores, **settings)
+    assert steps_of_run(tmp_path / "whole") == kept
+    for stop in (6, 9, 17):
+        with pytest.raises(SystemExit):
+            scored(tmp_path / "cut", scores, stop_at(stop), **settings)
+    scored(tmp_path / "cut", scores, **settings)
+    assert steps_of_run(tmp_path / "cut") == kept
+
+
+def test_a_best_in_the_middle_of_an_epoch_is_the_state_it_was_logged_for(tmp_path: Path) -> None:
+    with Run(tmp_path, console=QUIET, best="max score", save_every="100 steps", keep=1) as run:
+        for step in run.steps(9):
+            run.log(score=-abs(step - 4))
+    assert steps_of_run(tmp_path) == [5, 9]
+
+
+def test_a_finished_run_does_nothing_again(tmp_path: Path) -> None:
+    classify(tmp_path / "run")
+    before = bits(tmp_path / "run")
+    taken: list[int] = []
+    classify(tmp_path / "run", taken.append)
+    assert not taken
+    assert bits(tmp_path / "run") == before
+
+
+def test_a_finished_run_may_be_made_longer(tmp_path: Path) -> None:
+    def train(folder: Path, *counts: int) -> None:
+        for count in counts:
+            model = small_net()
+            optimizer = torch.optim.Adam(model.parameters())
+            with Run(folder, console=QUIET, model=model, optimizer=optimizer) as run:
+                for batch in run.steps(count, Drawn(), batch_size=4, shuffle=True):
+                    loss_of(model, batch).backward()
+                    optimizer.step()
+                    optimizer.zero_grad()
+                    run.log(step_=run.at.step)
+
+    for folder, counts in ((tmp_path / "whole", (10,)), (tmp_path / "parts", (4, 6, 10))):
+        torch.manual_seed(0)
+        train(folder, *counts)
+    assert bits(tmp_path / "whole") == bits(tmp_path / "parts")
+
+
+class Linkless(Unflushed):
+    """A disk without hard links."""
+
+    def link(self, source: Path, target: Path) -> None:  # noqa: ARG002
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+class Full(Unflushed):
+    """A disk that has no room for checkpoint 8."""
+
+    def create(self, path: Path) -> int:
+        if "step-00000008" in str(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().create(path)
+
+
+def half_frozen(folder: Path) -> None:
+    model = nn.Sequential(nn.Linear(6, 6).requires_grad_(False), nn.Linear(6, 2))
+    optimizer = torch.optim.SGD(model[1].parameters(), lr=0.1)
+    with Run(folder, console=QUIET, model=model, optimizer=optimizer) as run:
+        for _ in run.epochs(2):
+            for batch in run.batches(POINTS, 4):
+                loss_of(model, batch).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+            run.log(done=True)
+
+
+def test_a_file_system_without_hard_links_gets_the_same_files(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    half_frozen(tmp_path / "links")
+    torch.manual_seed(0)
+    with disk.using(Linkless()):
+        half_frozen(tmp_path / "none")
+    assert bits(tmp_path / "links") == bits(tmp_path / "none")
+    links = {
+        name: sorted(path.stat().st_nlink for path in (tmp_path / name).rglob("model-*1-*"))
+        for name in ("links", "none")
+    }
+    assert links == {"links": [2, 2], "none": [1, 1]}
+
+
+def test_a_full_disk_is_an_error_and_what_was_saved_is_continued(tmp_path: Path) -> None:
+    whole = whole_of(classify, tmp_path / "whole")
+    torch.manual_seed(0)
+    with disk.using(Full()), pytest.raises(CannotWriteError) as raised:
+        classify(tmp_path / "cut", disk_patience=0)
+    assert "checkpoint 8 cannot be written to" in str(raised.value)
+    assert "step-00000004" in str(raised.value)
+    assert steps_of_run(tmp_path / "cut") == [4]
+    classify(tmp_path / "cut")
+    assert bits(tmp_path / "cut") == whole
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_and_said(tmp_path: Path) -> None:
+    whole = whole_of(classify, tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints").glob("step-00000012/model*"):
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    said = io.StringIO()
+    with Run(tmp_path / "run", seed=3, console=Console(said)) as run:
+        assert run.at == Position(2, 0, 8)
+    assert "passed over: checkpoint " in said.getvalue()
+    assert "step-00000012: model.safetensors has another SHA-256" in said.getvalue()
+    classify(tmp_path / "run")
+    assert bits(tmp_path / "run") == whole
+
+
+def test_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
+    classify(tmp_path)
+    (tmp_path / "checkpoints" / ".tmp-step-00000016-ab").mkdir()
+    (tmp_path / ".tmp-metrics.jsonl-ab").write_text("half")
+    Run(tmp_path, seed=3, console=QUIET).close()
+    assert not list(tmp_path.rglob(".tmp-*"))
+
+
+def test_what_a_kill_left_in_the_metrics_is_cut_back(tmp_path: Path) -> None:
+    whole = whole_of(classify, tmp_path / "whole")
+    torch.manual_seed(0)
+    with pytest.raises(SystemExit):
+        classify(tmp_path / "cut", stop_at(5))
+    with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "log", "epoch": 2, "st')
+    classify(tmp_path / "cut")
+    assert bits(tmp_path / "cut") == whole
+    lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines if "loss" in line] == list(range(12))
+
+
+def test_an_optimizer_of_ones_own_takes_the_state_of_a_run(tmp_path: Path) -> None:
+    averaged(tmp_path)
+    model = small_net()
+    optimizer = torch.optim.Adam(model.parameters())
+    newest = max((tmp_path / "checkpoints").iterdir())
+    report = load_optimizer(optimizer, model, newest)
+    assert report.complete
+    assert len(report.restored) == len(list(model.parameters()))
+
+
+# --- errors -----------------------------------------------------------------------------------
+
+
+class Endless(IterableDataset[int]):
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(8))
+
+
+def _batches_without_an_epoch(folder: Path) -> None:
+    with Run(folder, console=QUIET) as run:
+        next(run.batches(POINTS))
+
+
+def _batches_after_the_epochs(folder: Path) -> None:
+    with Run(folder, console=QUIET) as run:
+        for _ in run.epochs(1):
+            pass
+        next(run.batches(POINTS))
+
+
+def _batches_twice(folder: Path) -> None:
+    with Run(folder, console=QUIET) as run:
+        for _ in run.epochs(1):
+            list(run.batches(POINTS, 4))
+            list(run.batches(Drawn(), 4))
+
+
+def _two_loops(folder: Path) -> None:
+    with Run(folder, console=QUIET) as run:
+        for _ in run.epochs(1):
+            next(run.steps(3, POINTS))
+
+
+def _no_position(folder: Path) -> None:
+    with Run(folder, console=QUIET) as run:
+        for _ in run.epochs(1):
+            next(run.batches(Endless(), 4))
+
+
+def _no_batch(folder: Path) -> None:
+    with Run(folder, console=QUIET) as run:
+        next(run.steps(3, POINTS, batch_size=16, drop_last=True))
+
+
+def _epochs_of_steps(folder: Path) -> None:
+    with Run(folder, console=QUIET) as run:
+        next(run.steps(3))
+
+
+def _no_state(folder: Path) -> None:
+    Run(folder, console=QUIET, seeds=[1, 2])
+
+
+def _same_name(folder: Path) -> None:
+    with Run(folder, console=QUIET, model=small_net()) as run:
+        run.track(model=small_net())
+
+
+def _luthiers_name(folder: Path) -> None:
+    Run(folder, console=QUIET, gradients=small_net())
+
+
+def _nameless_parameter(folder: Path) -> None:
+    other = nn.Linear(3, 5)
+    optimizer = torch.optim.SGD([*small_net().parameters(), *other.parameters()], lr=0.1)
+    Run(folder, console=QUIET, other=other, optimizer=optimizer)
+
+
+def _strange_log(folder: Path) -> None:
+    with Run(folder, console=QUIET) as run:
+        run.log(model=small_net())
+
+
+def _complex_log(folder: Path) -> None:
+    with Run(folder, console=QUIET) as run:
+        run.log(root=torch.tensor(1j))
+
+
+def _own_word_in_log(folder: Path) -> None:
+    with Run(folder, console=QUIET) as run:
+        run.log(step=3)
+
+
+def _file(folder: Path) -> None:
+    folder.write_text("")
+    Run(folder, console=QUIET)
+
+
+def _finetune(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "recipe.toml").write_text("")
+    Run(folder, console=QUIET)
+
+
+def _in_use(folder: Path) -> None:
+    with Run(folder, console=QUIET):
+        Run(folder.parent / "." / folder.name, console=QUIET)
+
+
+def _another_seed(folder: Path) -> None:
+    classify(folder)
+    Run(folder, seed=4, console=QUIET)
+
+
+def _missing(folder: Path) -> None:
+    plateau(folder)
+    with Run(folder, console=QUIET, model=small_net()) as run:
+        run.track(schedular=Replay())
+        next(run.epochs(9))
+
+
+def _another_architecture(folder: Path) -> None:
+    classify(folder)
+    Run(folder, seed=3, console=QUIET, model=nn.Sequential(nn.Linear(6, 9)))
+
+
+def _another_optimizer(folder: Path) -> None:
+    classify(folder)
+    model = small_net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    Run(folder, seed=3, console=QUIET, model=model, optimizer=optimizer)
+
+
+def _another_shape(folder: Path) -> None:
+    contrast(folder)
+    Run(folder, console=QUIET, queue=torch.zeros(16, 4))
+
+
+def _all_damaged(folder: Path) -> None:
+    classify(folder)
+    for path in folder.glob("checkpoints/*/manifest.json"):
+        path.write_text("{}")
+    Run(folder, seed=3, console=QUIET)
+
+
+def _cut_metrics(folder: Path) -> None:
+    classify(folder)
+    (folder / "metrics.jsonl").write_text("{}\n")
+    Run(folder, seed=3, console=QUIET)
+
+
+REFUSED: dict[Callable[[Path], None], tuple[type[Exception], tuple[str, ...]]] = {
+    _batches_without_an_epoch: (UnkeyedError, ("no epoch is under way", "run.epochs(25)")),
+    _batches_after_the_epochs: (UnkeyedError, ("no epoch is under way",)),
+    _batches_twice: (UnkeyedError, ("called twice in epoch", "validation data from a DataLoader")),
+    _two_loops: (UnkeyedError, ("under way already",)),
+    _no_position: (DataError, ("Endless", "has no positions", "__getitem__ and __len__")),
+    _no_batch: (DataError, ("has no batch", "drop_last")),
+    _epochs_of_steps: (RecipeError, ("run.steps without data", "save_every='N steps'")),
+    _no_state: (UnsupportedStateError, ("seeds is a list", "load_state_dict", "two methods")),
+    _same_name: (RunFolderError, ("'model' is tracked already",)),
+    _luthiers_name: (RunFolderError, ("'gradients' is luthier's own",)),
+    _nameless_parameter: (DoesNotFitError, ("parameter 0 of group 0 of SGD", "track the module")),
+    _strange_log: (TypeError, ("log(model=…)", "Sequential")),
+    _complex_log: (TypeError, ("log(root=…)", "complex")),
+    _own_word_in_log: (TypeError, ("log(step=…)", "another name")),
+    _file: (RunFolderError, ("is a file, expected a folder",)),
+    _finetune: (RunFolderError, ("holds a run of luthier finetune", "luthier resume")),
+    _in_use: (RunFolderError, ("in use by this process", "close it first")),
+    _another_seed: (RunFolderError, ("began with seed=3, not 4", "give seed=3")),
+    _missing: (DoesNotFitError, ("'optimizer', which is not tracked", "run.track(optimizer=…)")),
+    _another_architecture: (
+        DoesNotFitError,
+        ("does not fit model", "0.weight", "[8, 6]", "[9, 6]", "start a new run"),
+    ),
+    _another_optimizer: (DoesNotFitError, ("the state of AdamW", "the optimizer is SGD")),
+    _another_shape: (DoesNotFitError, ("queue", "(8, 4)", "(16, 4)")),
+    _all_damaged: (LuthierError, ("no checkpoint in", "is sound", "step-00000012")),
+    _cut_metrics: (RunFolderError, ("has 1 lines, expected 15",)),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.__name__.strip("_"))
+def test_an_error_names_the_thing_and_the_cure(
+    tmp_path: Path, case: Callable[[Path], None]
+) -> None:
+    kind, words = REFUSED[case]
+    with pytest.raises(kind) as raised:
+        case(tmp_path / "run")
+    for word in words:
+        assert word in str(raised.value)
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.__name__.strip("_"))
+def test_a_refused_run_holds_its_folder_no_longer(
+    tmp_path: Path, case: Callable[[Path], None]
+) -> None:
+    with pytest.raises(Exception) as raised:  # noqa: PT011 - the test above says which
+        case(tmp_path / "run")
+    (tmp_path / "run").with_suffix(".tmp").touch()
+    if case in (_file, _finetune, _another_seed, _all_damaged, _cut_metrics):
+        shutil.rmtree(tmp_path)
+    seed = 3 if case in (_another_architecture, _another_optimizer) else 0
+    Run(tmp_path / "run", seed=seed, console=QUIET).close()
+    assert raised.value.__traceback__ is not None, "what it raised is still there"
+
+
+@pytest.mark.parametrize("settings", [{"keep": 0}, {"save_every": "often"}, {"best": "accuracy"}])
+def test_a_wrong_setting_writes_nothing(tmp_path: Path, settings: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match=str(next(iter(settings.values())))):
+        Run(tmp_path / "run", console=QUIET, **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_written_to_is_named() -> None:
+    # Not below pytest's own, whose parents are closed to the user that root becomes here.
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "run"
+        folder.mkdir(mode=0o555)
+        Path(place).chmod(0o755)
+        root = os.geteuid() == 0
+        if root:
+            os.seteuid(65534)
+        try:
+            with pytest.raises(CannotWriteError, match="cannot be written: Permission denied"):
+                Run(folder, console=QUIET)
+        finally:
+            if root:
+                os.seteuid(0)
+
+
+# --- what it says -----------------------------------------------------------------------------
+
+
+def said_by(action: Callable[[Console], object]) -> str:
+    said = io.StringIO()
+    action(Console(said))
+    return said.getvalue()
+
+
+def train_and_say(folder: Path, console: Console, at: At = nothing, size: int = 4) -> None:
+    model = small_net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Run(folder, console=console, model=model, optimizer=optimizer) as run:
+        for _ in run.epochs(2):
+            for batch in run.batches(POINTS, size):
+                at(run.at.step)
+                optimizer.zero_grad()
+                loss_of(model, batch).backward()
+                optimizer.step()
+
+
+def test_a_run_says_where_it_begins_stops_and_continues(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        train_and_say(tmp_path, Console(), stop_at(5))
+    train_and_say(tmp_path, Console())
+    captured = capsys.readouterr()
+    assert captured.err.splitlines() == [
+        f"run {tmp_path} begins",
+        "stopped and saved at step 6 (epoch 2, batch 2); start the same script again to go on",
+        f"run {tmp_path} continues at step 6 (epoch 2, batch 2)",
+    ]
+    assert captured.out == ""
+    assert (tmp_path / "log.txt").read_text() == captured.err
+
+
+def test_changed_conditions_are_named(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    with pytest.raises(SystemExit):
+        train_and_say(tmp_path, QUIET, stop_at(1))
+    torch.set_num_threads(threads + 1)
+    try:
+        said = said_by(lambda console: train_and_say(tmp_path, console))
+    finally:
+        torch.set_num_threads(threads)
+    assert f"not the same bits: threads was {threads}, is {threads + 1}" in said
+
+
+@pytest.mark.parametrize("size", [3, 5, 15])
+def test_another_number_of_batches_is_said(tmp_path: Path, size: int) -> None:
+    with pytest.raises(SystemExit):
+        train_and_say(tmp_path, QUIET, stop_at(1))
+    said = said_by(lambda console: train_and_say(tmp_path, console, size=size))
+    assert f"not the same bits: batches of epoch 1 were 4, are {-(-15 // size)}" in said
+
+
+def test_an_object_that_is_new_to_the_run_is_said(tmp_path: Path) -> None:
+    classify(tmp_path)
+    said = said_by(lambda console: Run(tmp_path, seed=3, console=console, replay=Replay()).close())
+    assert "replay is not in the checkpoint and starts as it is" in said
+
+
+def test_a_tensor_that_changes_between_steps_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        for _ in run.epochs(3):
+            for batch in run.batches(POINTS, 4):
+                with torch.no_grad():
+                    model.weight.mul_(0.9)
+                loss_of(model, batch).backward()
+                optimizer.step()
+
+    model = nn.Linear(6, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Run(tmp_path, save_every="1 step", model=model, optimizer=optimizer, keep=99) as run:
+        train(run, model, optimizer)
+    said = capsys.readouterr().err
+    assert said.count("weight changed outside of an optimizer's step") == 1
+    assert steps_of_run(tmp_path) == list(range(2, 13)), "the first was of no use"
+
+
+# --- batches ----------------------------------------------------------------------------------
+
+
+def test_other_settings_of_the_same_data_set_hold(tmp_path: Path) -> None:
+    with Run(tmp_path, console=QUIET) as run:
+        sizes = [
+            [len(labels) for _points, labels in run.batches(POINTS, 4 + epoch)]
+            for epoch in run.epochs(3)
+        ]
+    assert sizes == [[4, 4, 4, 3], [5, 5, 5], [6, 6, 3]]
+
+
+def test_workers_of_data_sets_that_are_gone_end(tmp_path: Path) -> None:
+    import multiprocessing  # noqa: PLC0415
+
+    with Run(tmp_path, console=QUIET) as run:
+        for _ in run.epochs(5):
+            list(run.batches(Drawn(), 4, num_workers=1, persistent_workers=True))
+            assert len(multiprocessing.active_children()) <= 2
+    assert not multiprocessing.active_children()
+
+
+# --- processes and signals --------------------------------------------------------------------
+
+
+class Gate(disk.Disk):
+    """A disk on which files of tensors are written once a file ``open`` is there."""
+
+    def __init__(self, folder: Path, refuse: bool) -> None:
+        self.gate, self.refuse, self.told = folder / "open", refuse, False
+
+    def create(self, path: Path) -> int:
+        if path.suffix == ".safetensors" and not self.gate.exists():
+            if self.refuse:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if not self.told:
+                print("writing", flush=True)
+                self.told = True
+            while not self.gate.exists():
+                threading.Event().wait(0.01)
+        return super().create(path)
+
+
+def child(kind: str, folder: str) -> None:
+    """What the processes below do; each line that it prints is waited for."""
+    place = Path(folder)
+
+    def act(step: int) -> None:
+        print(f"step {step}", flush=True)
+        while kind == "waits" and step == 5:
+            threading.Event().wait(0.01)
+        if kind == "fails" and step == 5:
+            raise BodyFailedError("the body has failed")
+
+    torch.manual_seed(0)
+    if kind == "refused":
+        refused_child(place)
+    elif kind == "gate":
+        with disk.using(Gate(place, refuse=False)):
+            classify(place, act, "persistent", 2, save_every="4 steps")
+    else:
+        classify(place, act, "persistent", 2)
+
+
+def refused_child(place: Path) -> None:
+    model = small_net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with disk.using(Gate(place, refuse=True)):
+        run = Run(place, model=model, optimizer=optimizer, save_every="1 step")
+        for batch in run.steps(100, POINTS, batch_size=4):
+            loss_of(model, batch).backward()
+            optimizer.step()
+            told = False
+            while run.at.step == 1:
+                if run._stop.asked and not told:
+                    print("asked", flush=True)
+                    told = True
+                threading.Event().wait(0.01)
+
+
+class Child:
+    """A process in a group of its own."""
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        code = f"import test_run; test_run.child({kind!r}, {str(folder)!r})"
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-W", "ignore:This DataLoader", "-c", code],
+            cwd=Path(__file__).parent,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def until(self, line: str) -> None:
+        assert self.process.stdout is not None
+        assert any(said == f"{line}\n" for said in self.process.stdout), self.end()
+
+    def until_said(self, words: str) -> None:
+        assert self.process.stderr is not None
+        assert any(words in said for said in self.process.stderr)
+
+    def signal(self, number: int) -> None:
+        os.killpg(self.process.pid, number)  # workers too, as terminals and schedulers do
+
+    def end(self) -> str:
+        _, said = self.process.communicate(timeout=60)
+        return said
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_facts: object) -> None:
+        if self.process.poll() is None:
+            self.signal(signal.SIGKILL)
+        self.process.communicate()
+        if self.process.returncode != -signal.SIGKILL:
+            with pytest.raises(ProcessLookupError):  # no worker outlives it
+                os.killpg(self.process.pid, 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_the_whole_group_saves_and_leaves_with_130(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with Child("goes on", tmp_path) as process:
+        process.until("step 4")
+        process.signal(number)
+        said = process.end()
+        assert process.process.returncode == 130, said
+    assert said == ""
+    log = (tmp_path / "log.txt").read_text()
+    newest = steps_of_run(tmp_path)[-1]
+    assert f"stopped and saved at step {newest} (epoch" in log
+    assert "start the same script again to go on" in log
+    torch.manual_seed(99)
+    classify(tmp_path, source="persistent")
+    assert bits(tmp_path) == whole_classify("persistent")
+
+
+def test_a_signal_in_the_middle_of_a_save_completes_it(tmp_path: Path) -> None:
+    with Child("gate", tmp_path) as process:
+        process.until("writing")
+        process.signal(signal.SIGTERM)
+        (tmp_path / "open").touch()
+        said = process.end()
+        assert process.process.returncode == 130, said
+    assert steps_of_run(tmp_path)[0] == 4
+    classify(tmp_path, source="persistent")
+    assert bits(tmp_path) == whole_classify("persistent")
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
+    with Child("refused", tmp_path) as process:
+        process.until_said("No space left on device; trying again for 600 s")
+        process.signal(signal.SIGINT)
+        process.until("asked")
+        process.signal(signal.SIGINT)
+        said = process.end()
+        assert process.process.returncode == -signal.SIGINT
+    assert "KeyboardInterrupt" in said
+
+
+def test_a_run_at_work_is_held_and_a_kill_frees_it(tmp_path: Path) -> None:
+    with Child("waits", tmp_path) as process:
+        process.until("step 5")
+        with pytest.raises(RunFolderError, match=f"is in use by process {process.process.pid}"):
+            Run(tmp_path, seed=3, console=QUIET)
+        process.signal(signal.SIGKILL)
+        process.end()
+        classify(tmp_path, source="persistent")
+    assert bits(tmp_path) == whole_classify("persistent")
+
+
+def test_a_body_that_raises_ends_the_process_and_its_workers(tmp_path: Path) -> None:
+    with Child("fails", tmp_path) as process:
+        said = process.end()
+        assert process.process.returncode == 1
+    assert said.splitlines()[-1].endswith("BodyFailedError: the body has failed")
+    classify(tmp_path, source="persistent")
+    assert bits(tmp_path) == whole_classify("persistent")

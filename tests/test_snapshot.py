@@ -15,7 +15,7 @@ import torch
 from torch import nn, optim
 from torch.optim import swa_utils
 
-from luthier.checkpoint import Captured, Saver, State, saver, snapshot, steps_in, store
+from luthier.checkpoint import Captured, Saver, State, snapshot, steps_in, store
 from luthier.errors import UnsupportedStateError
 from luthier.files.image import copy_bits
 from luthier.run.tracked import Tracked
@@ -78,10 +78,10 @@ class World:
 
     def __init__(self, seed: int = 0) -> None:
         torch.manual_seed(seed)
-        self.model = nn.Sequential(nn.Conv2d(1, 2, 2), nn.BatchNorm2d(2), nn.Conv2d(2, 2, 1))
+        self.model: Any = nn.Sequential(nn.Conv2d(1, 2, 2), nn.BatchNorm2d(2), nn.Conv2d(2, 2, 1))
         self.model[2].requires_grad_(False)
         self.critic = nn.Linear(3, 2)
-        self.average = swa_utils.AveragedModel(self.critic)
+        self.average: Any = swa_utils.AveragedModel(self.critic)
         learning = [p for p in self.model.parameters() if p.requires_grad]
         self.first = optim.SGD(learning, lr=torch.tensor(0.1), momentum=0.9, foreach=False)
         self.second = optim.Adam(self.critic.parameters(), lr=0.1)
@@ -98,7 +98,9 @@ class World:
     def backward(self) -> None:
         self.first.zero_grad()
         self.second.zero_grad()
-        (self.model(torch.randn(2, 1, 3, 3)).sum() + self.critic(torch.randn(4, 3)).sum()).backward()
+        (
+            self.model(torch.randn(2, 1, 3, 3)).sum() + self.critic(torch.randn(4, 3)).sum()
+        ).backward()
 
     def train(self) -> None:
         self.backward()
@@ -172,9 +174,7 @@ def swapped_data(world: World) -> None:
 @torch.no_grad()
 def swapped_for_evaluation(world: World) -> None:
     # As averages of one's own are evaluated: the weights go aside and come back.
-    for parameter, mean in zip(
-        world.critic.parameters(), world.average.parameters(), strict=True
-    ):
+    for parameter, mean in zip(world.critic.parameters(), world.average.parameters(), strict=True):
         parameter.data, mean.data = mean.data, parameter.data
 
 
@@ -197,11 +197,16 @@ def there_and_back(world: World) -> None:
     world.critic.load_state_dict(before)
 
 
+def train_and_average(world: World) -> None:
+    world.train()
+    world.average.update_parameters(world.critic)
+
+
 STEPS: dict[str, Callable[[World], object]] = {
     "first step": lambda w: w.first.step(),
     "second step": lambda w: w.second.step(),
     "both steps": lambda w: (w.first.step(), w.second.step()),
-    "training and an average": lambda w: (w.train(), w.average.update_parameters(w.critic)),
+    "training and an average": train_and_average,
 }
 FORWARDS: dict[str, Callable[[World], object]] = {
     "nothing": lambda _w: None,
@@ -414,7 +419,7 @@ def test_an_image_that_is_being_written_is_not_overwritten(
         may.set()
         wait(self)
 
-    monkeypatch.setattr(saver.store, "save", held)
+    monkeypatch.setattr(store, "save", held)
     monkeypatch.setattr(Saver, "wait", waiting)
     weights = torch.zeros(1000)
     for step in range(1, 4):
@@ -448,7 +453,7 @@ def test_the_layout_may_change_from_one_save_to_the_next(scene: Scene) -> None:
         lambda: tensors.update(w=torch.rand(3, 4).t()),
         lambda: tensors.update(b=tensors.pop("b")),  # another order
         lambda: tensors.pop("new"),
-        lambda: tensors.clear(),
+        tensors.clear,
         lambda: tensors.update(w=torch.rand(3, 4)),
     ]
     parts: dict[str, Captured] = {}
@@ -531,16 +536,18 @@ def kinds() -> dict[str, torch.Tensor]:
     }
 
 
+def captured(when: str, tensors: dict[str, torch.Tensor]) -> Captured:
+    return Captured(later=tensors) if when == "later" else Captured(now=tensors)
+
+
 @pytest.mark.parametrize("at_once", [True, False])
 @pytest.mark.parametrize("when", ["later", "now"])
-def test_every_kind_of_tensor_is_saved_to_the_bit(
-    tmp_path: Path, at_once: bool, when: str
-) -> None:
+def test_every_kind_of_tensor_is_saved_to_the_bit(tmp_path: Path, at_once: bool, when: str) -> None:
     scene = Scene(tmp_path, at_once=at_once)
     tensors = kinds()
     assert tensors["conjugate"].is_conj()
     assert tensors["negative view"].is_neg()
-    scene.save(1, {"model": Captured(**{when: tensors})})
+    scene.save(1, {"model": captured(when, tensors)})
     scene.check_all()
     assert steps_in(tmp_path) == [1]
     scene.close()
@@ -573,9 +580,7 @@ def test_tied_weights_are_saved_under_each_name(scene: Scene) -> None:
 @pytest.mark.filterwarnings("ignore")  # torch warns of most of these kinds
 @pytest.mark.parametrize("at_once", [True, False])
 @pytest.mark.parametrize("when", ["later", "now"])
-@pytest.mark.parametrize(
-    "kind", ["sparse", "csr", "nested", "complex128", "meta", "mkldnn"]
-)
+@pytest.mark.parametrize("kind", ["sparse", "csr", "nested", "complex128", "meta", "mkldnn"])
 def test_a_tensor_that_no_file_can_hold_is_refused_by_name(
     tmp_path: Path, kind: str, when: str, at_once: bool
 ) -> None:
@@ -590,7 +595,7 @@ def test_a_tensor_that_no_file_can_hold_is_refused_by_name(
     scene = Scene(tmp_path, at_once=at_once)
     good = {"model": Captured(later={"w": torch.ones(2)})}
     scene.save(1, good)
-    bad = Captured(**{when: {"a": torch.ones(1), "model.strange": tensor}})
+    bad = captured(when, {"a": torch.ones(1), "model.strange": tensor})
     with pytest.raises(UnsupportedStateError, match=r"model\.strange"):
         scene.saver.save(State(2, {**good, "other": bad}, {}, {}))
     scene.save(3, good)

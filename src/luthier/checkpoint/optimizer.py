@@ -14,7 +14,7 @@ from luthier.errors import DoesNotFitError, UnsupportedStateError
 
 Names = Mapping[torch.Tensor, str]
 Tensors = dict[str, torch.Tensor]
-_NESTED = "nested"  # begins the names of tensors inside of lists
+_NESTED, _GROUP = "nested", "group"  # begin the names of tensors inside of lists and of options
 _OF_THE_HOST = ("step", "mu_product", "eta", "mu")  # single numbers that torch keeps there
 
 
@@ -55,11 +55,12 @@ class OptimizerReport:
 
 
 def names_of(modules: Mapping[str, torch.nn.Module]) -> dict[torch.Tensor, str]:
-    """Return the name of every parameter; with several modules, the module's own comes first."""
+    """Return the name of every parameter, after the name of its module: ``"model.fc.weight"``."""
     found: dict[torch.Tensor, str] = {}
     for prefix, module in modules.items():
         for name, parameter in module.named_parameters():
-            found.setdefault(parameter, name if len(modules) == 1 else f"{prefix}.{name}")
+            # Also with one module: others may join it later, which is to rename nothing.
+            found.setdefault(parameter, f"{prefix}.{name}")
     return found
 
 
@@ -116,13 +117,13 @@ def capture_optimizer(optimizer: torch.optim.Optimizer, names: Names) -> Capture
     values: dict[str, dict[str, Any]] = {}  # what is no tensor by itself, such as L-BFGS's lists
     for number, (group, named) in enumerate(named_groups(optimizer, names)):
         own = {k: v for k, v in group.items() if k not in ("params", "names")}
-        packed, tensors = pack(own, f"group/{number}")
+        packed, tensors = pack(own, f"{_GROUP}/{number}")
         options.update(tensors)
         groups.append({"names": list(named), "options": packed})
         for name, parameter in named.items():
             shapes[name] = list(parameter.shape)
             for kind, value in optimizer.state.get(parameter, {}).items():
-                if isinstance(value, torch.Tensor):
+                if isinstance(value, torch.Tensor) and kind not in (_NESTED, _GROUP):
                     moments[f"{kind}/{name}"] = value
                 else:
                     packed, found = pack(value, f"{_NESTED}/{kind}/{name}")
@@ -157,10 +158,11 @@ def restore_optimizer(
     groups = list(named_groups(optimizer, names))
     held = {name: (group, p) for group, named in groups for name, p in named.items()}
     of_name = _by_name(saved)
+    fits = not isinstance(optimizer, torch.optim.LBFGS) or _same_vector(held, saved)
     restored, empty = [], []
     for name, (group, parameter) in held.items():
         optimizer.state.pop(parameter, None)
-        if saved.plain["shapes"].get(name) != list(parameter.shape):
+        if not fits or saved.plain["shapes"].get(name) != list(parameter.shape):
             empty.append(name)
             continue
         restored.append(name)
@@ -171,11 +173,17 @@ def restore_optimizer(
     return OptimizerReport(tuple(restored), tuple(empty), tuple(left), regrouped)
 
 
+def _same_vector(held: Mapping[str, tuple[Any, torch.Tensor]], saved: Saved) -> bool:
+    # L-BFGS sees all parameters as one long vector, and keeps one state of it.
+    shapes = [(name, list(parameter.shape)) for name, (_, parameter) in held.items()]
+    return shapes == list(saved.plain["shapes"].items())
+
+
 def _by_name(saved: Saved) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for full, tensor in saved.tensors.items():
         kind, _, name = full.partition("/")
-        if name in saved.plain["shapes"]:
+        if name in saved.plain["shapes"] and kind not in (_NESTED, _GROUP):
             found.setdefault(name, {})[kind] = tensor
     for name, kinds in saved.plain["state"].items():
         for kind, packed in kinds.items():

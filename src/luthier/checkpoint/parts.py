@@ -80,17 +80,24 @@ def still_tensors(module: nn.Module, learning: set[int]) -> frozenset[str]:
 def capture_module(module: nn.Module, learning: set[int]) -> Captured:
     """Return the state of a module: parameters change in a step, buffers in a forward.
 
+    A parameter that asks for a gradient and is in no optimizer may be changed by hand, as the
+    weights of an average are, and is copied at once.
+
     Args:
         module: its ``state_dict`` is taken.
         learning: ``id`` of the parameters that an optimizer holds.
     """
-    parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    later = {
+        name
+        for name, parameter in module.named_parameters(remove_duplicate=False)
+        if id(parameter) in learning or not parameter.requires_grad
+    }
     state = module.state_dict()
     packed, tensors = pack({k: v for k, v in state.items() if not isinstance(v, torch.Tensor)})
     of_state = {name: t for name, t in state.items() if isinstance(t, torch.Tensor)}
     return Captured(
-        later={name: t for name, t in of_state.items() if name in parameters},
-        now={name: t for name, t in of_state.items() if name not in parameters} | tensors,
+        later={name: t for name, t in of_state.items() if name in later},
+        now={name: t for name, t in of_state.items() if name not in later} | tensors,
         still=still_tensors(module, learning) & of_state.keys(),
         plain=packed or None,
     )

@@ -117,7 +117,7 @@ class Saver:
 
         Raises:
             CannotWriteError, LuthierError: the save before this one failed.
-            TypeError, UnsupportedStateError: something cannot be saved; it is named.
+            UnsupportedStateError: something cannot be saved; it is named.
         """
         self.wait()
         started = time.perf_counter()
@@ -190,13 +190,19 @@ class Saver:
 
         Args:
             at_once: give up a save that is under way; else it is completed.
+
+        Raises:
+            CannotWriteError, LuthierError: what was to be completed has failed; see ``check``.
         """
         if at_once:
-            self._copying = None
+            self._copying = self._writing = None
             self._given_up.set()
-        for hook in self._hooks:
-            hook.remove()
-        self._thread.shutdown(wait=not at_once, cancel_futures=at_once)
+        try:
+            self.wait()
+        finally:
+            for hook in self._hooks:
+                hook.remove()
+            self._thread.shutdown(wait=not at_once, cancel_futures=at_once)
 
     def _write(self, snapshot: Snapshot, state: State, content: Content) -> None:
         started = time.thread_time()

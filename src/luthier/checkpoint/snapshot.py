@@ -3,7 +3,9 @@
 Parameters and optimizer state change in an optimizer's step and nowhere else, so they may be
 copied during the forward and backward that follow a save; the next step waits for the copy. What
 changes at other moments is copied before training goes on. Where a tensor was changed too early
-all the same, its version counter shows it, and the copy is not used.
+all the same, its version counter shows it, and the copy is not used. The counter does not see what
+is written past it, by ``tensor.data`` or through numpy, so a few elements of each tensor are looked
+at as well.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from dataclasses import dataclass, field
 import torch
 
 from luthier.checkpoint.parts import Captured
-from luthier.files.image import Image, copy_bits, key_of
+from luthier.errors import UnsupportedStateError
+from luthier.files.image import Image, copy_bits, key_of, some_bits
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Snapshot:
 
     images: Mapping[str, Image]
     _versions: list[tuple[str, torch.Tensor, int]] = field(default_factory=list)
-    _copying: Future[None] | None = None
+    _copying: Future[list[str]] | None = None
     _events: list[torch.cuda.Event] = field(default_factory=list)
 
     def settle(self) -> list[str]:
@@ -74,13 +77,13 @@ class Snapshot:
 
         Returns:
             names of tensors that have changed since the moment of the snapshot and before this
-            call: if there are any, the copy holds two moments and must not be used.
+            call: if there are any, the copy may hold two moments and must not be used.
         """
-        if self._copying is not None:
-            self._copying.result()
+        changed = self._copying.result() if self._copying is not None else []
         for event in self._events:
             event.wait()
-        return [name for name, tensor, version in self._versions if tensor._version != version]
+        versions = self._versions
+        return changed + [name for name, tensor, version in versions if tensor._version != version]
 
     def arrived(self) -> None:
         """Wait until everything is on the host; only after ``settle``."""
@@ -109,38 +112,54 @@ class Copier:
             at_once: copy everything before returning.
 
         Raises:
-            TypeError: a tensor of a kind that safetensors cannot hold; it is named.
+            UnsupportedStateError: a tensor of a kind that safetensors cannot hold; it is named.
         """
         self._images = {name: self._image(name, file) for name, file in files.items()}
         snapshot = Snapshot(self._images)
-        waiting: list[tuple[torch.Tensor, torch.Tensor]] = []
+        on_host: list[_Later] = []
+        on_device: list[tuple[torch.Tensor, torch.Tensor]] = []
         for name, file in files.items():
             places = self._images[name].tensors
             for key, tensor in file.now.items():
                 _copy_now(places[key], tensor)
             for key, tensor in file.later.items():
-                if at_once or tensor.is_inference() or tensor.device.type not in ("cpu", "cuda"):
+                kind = tensor.device.type
+                if at_once or kind not in ("cpu", "cuda") or tensor.is_inference():
                     _copy_now(places[key], tensor)
                     continue
                 snapshot._versions.append((key, tensor, tensor._version))
-                waiting.append((places[key], tensor))
-        on_host = [(place, t) for place, t in waiting if t.device.type == "cpu"]
+                if kind == "cpu":
+                    on_host.append(_Later(key, places[key], tensor, some_bits(tensor)))
+                else:
+                    on_device.append((places[key], tensor))
         if on_host:
             snapshot._copying = self._thread.submit(_copy_all, on_host)
-        on_device = [(place, t) for place, t in waiting if t.device.type != "cpu"]
         snapshot._events += _copy_beside(on_device)
         return snapshot
 
     def _image(self, name: str, file: File) -> Image:
         tensors = file.tensors
-        for key, tensor in tensors.items():
-            if tensor.layout != torch.strided or tensor.is_quantized:
-                kind = "quantized" if tensor.is_quantized else tensor.layout
-                raise TypeError(f"tensor {key!r} is {kind}, which safetensors cannot hold")
         kept = self._images.get(name)
         if kept is not None and kept.key == key_of(tensors):
             return kept
-        return Image(tensors, pinned=any(t.is_cuda for t in tensors.values()))
+        for key, tensor in tensors.items():
+            kind = _strange_kind(tensor)
+            if kind is not None:
+                raise UnsupportedStateError(
+                    f"tensor {key!r} is {kind}, which safetensors cannot hold"
+                )
+        try:
+            return Image(tensors, pinned=any(t.is_cuda for t in tensors.values()))
+        except TypeError as error:
+            raise UnsupportedStateError(str(error)) from error
+
+
+def _strange_kind(tensor: torch.Tensor) -> str | None:
+    if tensor.is_nested or tensor.is_quantized:
+        return "nested" if tensor.is_nested else "quantized"
+    if tensor.is_meta:
+        return "on the device meta, without values"
+    return None if tensor.layout == torch.strided else str(tensor.layout)
 
 
 def _copy_now(place: torch.Tensor, tensor: torch.Tensor) -> None:
@@ -150,9 +169,18 @@ def _copy_now(place: torch.Tensor, tensor: torch.Tensor) -> None:
         place.copy_(tensor.detach())
 
 
-def _copy_all(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    for place, tensor in pairs:
-        copy_bits(place, tensor)
+@dataclass(frozen=True)
+class _Later:
+    name: str
+    place: torch.Tensor
+    tensor: torch.Tensor
+    was: bytes  # ``some_bits`` at the moment of the snapshot
+
+
+def _copy_all(waiting: list[_Later]) -> list[str]:
+    for later in waiting:
+        copy_bits(later.place, later.tensor)
+    return [later.name for later in waiting if some_bits(later.place) != later.was]
 
 
 def _copy_beside(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> list[torch.cuda.Event]:

@@ -28,6 +28,7 @@ _MANIFEST = "manifest.json"
 _STATE = "state.json"
 _SEAL = "sha256"  # of the manifest without this line
 _ROOM = 1 << 20  # bytes for directories and small files
+_OF_STRANGE_JSON = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,10 @@ def directory_of(folder: Path, step: int) -> Path:
 
 def steps_in(folder: Path) -> list[int]:
     """Return the steps of the checkpoints in ``folder``, oldest first, whether sound or not."""
-    names = [path.name.removeprefix(_PREFIX) for path in folder.glob(f"{_PREFIX}*")]
-    return sorted(int(name) for name in names if name.isdigit())
+    names = {path.name for path in folder.glob(f"{_PREFIX}*")}
+    digits = [name.removeprefix(_PREFIX) for name in names]
+    steps = {int(text) for text in digits if text.isdecimal()}
+    return sorted(step for step in steps if directory_of(folder, step).name in names)
 
 
 def to_json(value: Any) -> str:
@@ -135,7 +138,7 @@ def save(
         durable.sync(folder)  # the try that made it may have failed after the rename
     else:
         done = _write(path, step, content, before)
-    _prune(folder, keep)
+    _prune(folder, step, keep)
     return done
 
 
@@ -195,8 +198,9 @@ def _check_space(folder: Path, needed: int) -> None:
         raise OSError(errno.ENOSPC, f"{wanted:.1f} MB are needed and {left:.1f} MB are free")
 
 
-def _prune(folder: Path, keep: int) -> None:
-    steps = steps_in(folder)
+def _prune(folder: Path, step: int, keep: int) -> None:
+    # Those after this step were damaged, or the run would not have come here: they do not count.
+    steps = [known for known in steps_in(folder) if known <= step]
     best = next((s for s in reversed(steps) if _says_best(directory_of(folder, s))), None)
     for old in steps[:-keep]:
         if old != best:
@@ -220,12 +224,27 @@ def read_manifest(path: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
         if manifest.pop(_SEAL) != _seal_of(manifest):
             raise ValueError("its content is not what was written")
-        found_format = manifest["format"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DamagedError(f"checkpoint {path} has no sound {_MANIFEST}: {error}") from error
-    if found_format != FORMAT:
-        raise DamagedError(f"checkpoint {path} has format {found_format}, expected {FORMAT}")
+        if manifest["format"] == FORMAT:
+            _check_form(manifest)
+    except (OSError, *_OF_STRANGE_JSON) as error:
+        raise DamagedError(f"checkpoint {path} has no sound {_MANIFEST}: {error!r}") from error
+    if manifest["format"] != FORMAT:
+        raise DamagedError(f"checkpoint {path} has format {manifest['format']}, expected {FORMAT}")
     return manifest
+
+
+def _check_form(manifest: Mapping[str, Any]) -> None:
+    files = manifest["files"]
+    for name, facts in files.items():
+        if type(facts["bytes"]) is not int or type(facts["sha256"]) is not str:
+            raise ValueError(f"{name!r} is described as {facts!r}")
+        if not name or Path(name).name != name:
+            raise ValueError(f"{name!r} is no file's name")
+    missing = {_STATE}.union(*manifest["parts"].values()) - files.keys()
+    if missing:
+        raise ValueError(f"it says nothing about {', '.join(sorted(missing))}")
+    if type(manifest["best"]) is not bool:
+        raise ValueError(f"best is {manifest['best']!r}")
 
 
 def verify(path: Path) -> dict[str, Any]:
@@ -236,20 +255,20 @@ def verify(path: Path) -> dict[str, Any]:
     """
     manifest = read_manifest(path)
     for name, facts in manifest["files"].items():
-        _check_size(path, name, facts)
-        if durable.sha256(path / name) != facts["sha256"]:
-            raise _differs(path, name)
+        _check_file(path, name, facts)
     return manifest
 
 
-def _check_size(path: Path, name: str, facts: Mapping[str, Any]) -> None:
+def _check_file(path: Path, name: str, facts: Mapping[str, Any]) -> None:
     file = path / name
-    if not file.is_file() or file.stat().st_size != facts["bytes"]:
-        raise DamagedError(f"checkpoint {path}: {name} is missing or has another size")
-
-
-def _differs(path: Path, name: str) -> DamagedError:
-    return DamagedError(f"checkpoint {path}: {name} has another SHA-256 than when saved")
+    try:
+        if not file.is_file() or file.stat().st_size != facts["bytes"]:
+            raise DamagedError(f"checkpoint {path}: {name} is missing or has another size")
+        found = durable.sha256(file)
+    except OSError as error:
+        raise DamagedError(f"checkpoint {path}: {name} cannot be read: {error}") from error
+    if found != facts["sha256"]:
+        raise DamagedError(f"checkpoint {path}: {name} has another SHA-256 than when saved")
 
 
 def _is_sound(path: Path) -> bool:
@@ -287,7 +306,7 @@ def newest(folder: Path) -> Checkpoint | None:
 
 
 def read(path: Path) -> Checkpoint:
-    """Read and verify one checkpoint; each file is read once.
+    """Read and verify one checkpoint; each file is read from the disk once.
 
     Raises:
         DamagedError: a file is missing, or has another size or hash; it is named.
@@ -306,19 +325,19 @@ def read(path: Path) -> Checkpoint:
             part: {key: t for name in names for key, t in parse(content[name]).items()}
             for part, names in manifest["parts"].items()
         }
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedError(f"checkpoint {path} contradicts itself: {error}") from error
-    parts = {part: Saved(tensors.get(part, {}), plain.get(part)) for part in {**tensors, **plain}}
+        known = {**tensors, **plain}
+    except _OF_STRANGE_JSON as error:
+        raise DamagedError(f"checkpoint {path} contradicts itself: {error!r}") from error
+    parts = {part: Saved(tensors.get(part, {}), plain.get(part)) for part in known}
     return Checkpoint(path, parts, state, manifest)
 
 
 def _read_file(path: Path, name: str, facts: Mapping[str, Any]) -> mmap.mmap:
-    _check_size(path, name, facts)
     if not facts["bytes"]:
-        raise _differs(path, name)  # nothing that luthier writes is empty
+        raise DamagedError(f"checkpoint {path}: {name} is empty")  # luthier writes no such file
+    # Read before it is mapped: what a disk cannot give is an error here, and kills the process
+    # there.
+    _check_file(path, name, facts)
     with (path / name).open("rb") as file:
         # A private map: nothing is copied, and what is written to the memory stays there.
-        content = mmap.mmap(file.fileno(), facts["bytes"], access=mmap.ACCESS_COPY)
-    if hashlib.sha256(content).hexdigest() != facts["sha256"]:
-        raise _differs(path, name)
-    return content
+        return mmap.mmap(file.fileno(), facts["bytes"], access=mmap.ACCESS_COPY)

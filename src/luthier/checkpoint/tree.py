@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +18,12 @@ import torch
 from luthier.errors import UnsupportedStateError
 
 _MARK = "$"
+_DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in vars(torch).values()
+    if isinstance(dtype, torch.dtype)
+}
+_LONG = 1 << 2000  # Python reads only so many decimal digits; hexadecimal ones it reads all
 
 
 def pack(value: Any, where: str = "") -> tuple[Any, dict[str, torch.Tensor]]:
@@ -32,23 +38,27 @@ def pack(value: Any, where: str = "") -> tuple[Any, dict[str, torch.Tensor]]:
         UnsupportedStateError: anything else is in it; its place is named.
     """
     tensors: dict[str, torch.Tensor] = {}
-    return _pack(value, where, tensors), tensors
+    try:
+        return _pack(value, where, tensors), tensors
+    except RecursionError:
+        raise UnsupportedStateError(
+            f"the state {where or 'given'} is nested without an end"
+        ) from None
 
 
 def _pack(value: Any, where: str, tensors: dict[str, torch.Tensor]) -> Any:
-    if value is None or type(value) in (bool, int, str):
+    if value is None or type(value) in (bool, str):
         return value
-    if type(value) is float:
-        return value if math.isfinite(value) else {_MARK: "float", "value": str(value)}
+    if type(value) in (int, float):
+        return _pack_number(value)
     if isinstance(value, torch.Tensor):
-        tensors[where] = value
-        return {_MARK: "tensor", "name": where}
-    if isinstance(value, np.ndarray | np.generic):
+        return {_MARK: "tensor", "name": _keep(value, where, tensors)}
+    if type(value) is np.ndarray or isinstance(value, np.generic):
         return _pack_numpy(value, where, tensors)
     if type(value) in (list, tuple, torch.Size):
         items = [_pack(item, _join(where, index), tensors) for index, item in enumerate(value)]
         return items if type(value) is list else {_MARK: "tuple", "items": items}
-    if isinstance(value, dict):
+    if type(value) in (dict, OrderedDict, Counter):
         return _pack_dict(value, where, tensors)
     if isinstance(value, torch.dtype):
         return {_MARK: "dtype", "value": str(value).removeprefix("torch.")}
@@ -65,15 +75,29 @@ def _join(where: str, key: object) -> str:
     return f"{where}.{key}" if where else str(key)
 
 
+def _keep(tensor: torch.Tensor, where: str, tensors: dict[str, torch.Tensor]) -> str:
+    name = where.encode("utf-8", "backslashreplace").decode()
+    while name in tensors:  # keys may hold dots, and 1 and "1" are two keys
+        name += "'"
+    tensors[name] = tensor
+    return name
+
+
+def _pack_number(value: int | float) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {_MARK: "float", "value": str(value)}
+    return value if abs(value) < _LONG else {_MARK: "int", "hex": hex(value)}
+
+
 def _pack_numpy(
     value: np.ndarray[Any, Any] | np.generic, where: str, tensors: dict[str, torch.Tensor]
 ) -> Any:
     try:
-        tensors[where] = torch.from_numpy(np.ascontiguousarray(value)).reshape(value.shape)
-    except TypeError as error:
+        tensor = torch.from_numpy(np.array(value, order="C"))
+    except (TypeError, ValueError) as error:
         raise UnsupportedStateError(f"the state {where} is an array of {value.dtype}") from error
     kind = "scalar" if isinstance(value, np.generic) else "array"
-    return {_MARK: kind, "name": where}
+    return {_MARK: kind, "name": _keep(tensor, where, tensors)}
 
 
 def _pack_dict(value: dict[Any, Any], where: str, tensors: dict[str, torch.Tensor]) -> Any:
@@ -83,12 +107,20 @@ def _pack_dict(value: dict[Any, Any], where: str, tensors: dict[str, torch.Tenso
     kind = "Counter" if isinstance(value, Counter) else "dict"
     items = []
     for number, (key, item) in enumerate(value.items()):
-        if isinstance(key, torch.Tensor) or not isinstance(key, bool | int | float | str | tuple):
-            what = type(key).__qualname__
-            raise UnsupportedStateError(f"the state {where or 'given'} has a key that is a {what}")
+        if not _is_key(key):
+            raise UnsupportedStateError(
+                f"the state {where or 'given'} has the key {key!r}, expected a number, a text or a"
+                " tuple of these"
+            )
         packed_key = _pack(key, _join(where, f"key{number}"), tensors)
         items.append([packed_key, _pack(item, _join(where, key), tensors)])
     return {_MARK: kind, "items": items}
+
+
+def _is_key(key: Any) -> bool:
+    if type(key) is tuple:
+        return all(map(_is_key, key))
+    return type(key) in (bool, int, float, str)
 
 
 def unpack(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
@@ -112,12 +144,12 @@ def _unpack_marked(kind: str, value: dict[str, Any], tensors: Mapping[str, torch
     if kind in ("array", "scalar"):
         array = tensors[value["name"]].numpy()
         return array[()] if kind == "scalar" else array
-    if kind == "float":
-        return float(value["value"])
+    if kind in ("int", "float"):
+        return int(value["hex"], 16) if kind == "int" else float(value["value"])
     if kind == "dtype":
-        return getattr(torch, value["value"])
+        return _DTYPES[value["value"]]
     if kind == "bytes":
-        return base64.b64decode(value["base64"])
+        return base64.b64decode(value["base64"], validate=True)
     if kind == "tuple":
         return tuple(unpack(item, tensors) for item in value["items"])
     if kind in ("dict", "Counter"):

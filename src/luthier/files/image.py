@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ import torch
 from luthier.files.tensors import layout
 
 _BY_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_KNOWN_TO_NUMPY = {torch.float32, torch.float64, torch.float16, torch.int64, torch.uint8}
+_LOOKED_AT = 8  # elements of a tensor
 
 
 class Image:
@@ -52,7 +54,7 @@ class Image:
 
 def key_of(tensors: Mapping[str, torch.Tensor]) -> tuple[Any, ...]:
     """Return what decides an image's layout: two states with equal keys fit one image."""
-    return tuple((name, t.dtype, tuple(t.shape)) for name, t in tensors.items())
+    return tuple((name, t.dtype, t.layout, t.shape) for name, t in tensors.items())
 
 
 def copy_bits(target: torch.Tensor, source: torch.Tensor) -> None:
@@ -61,13 +63,26 @@ def copy_bits(target: torch.Tensor, source: torch.Tensor) -> None:
     torch's own copy would take all cores, which training is using, and numpy's lets go of the
     interpreter's lock; bits are copied, so every dtype can be.
     """
-    if not source.numel():
-        return
-    plain = source.detach().resolve_conj().resolve_neg()
-    width = _BY_SIZE[min(8, plain.element_size())]
-    np.copyto(target.view(width).numpy(), plain.view(width).numpy())
+    if source.numel():
+        np.copyto(_bits(target), _bits(source))
 
 
-def total_size(images: Iterable[Image]) -> int:
-    """Return the bytes of several files."""
-    return sum(image.size for image in images)
+def _bits(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
+    plain = tensor.detach()
+    if plain.is_conj() or plain.is_neg():
+        plain = plain.resolve_conj().resolve_neg()
+    if plain.dtype not in _KNOWN_TO_NUMPY:
+        plain = plain.view(_BY_SIZE[plain.element_size()])
+    return plain.numpy()
+
+
+def some_bits(tensor: torch.Tensor) -> bytes:
+    """Return the bits of a few elements of a tensor on the host, from its first part to its last.
+
+    Equal tensors give equal bits, in whatever order they lie in the memory.
+    """
+    array = _bits(tensor)
+    every = max(1, array.size // _LOOKED_AT)
+    # A reshape would copy all of what does not lie in order; the iterator is slower than a slice.
+    flat = array.reshape(-1)[::every] if array.flags.c_contiguous else array.flat[::every]
+    return flat.tobytes()

@@ -90,9 +90,6 @@ class Run:
         self._console = console or Console()
         self._open = contextlib.ExitStack()
         self._open.enter_context(held(self.folder))
-        for place in (self.folder.path, self.folder.checkpoints):
-            durable.sweep(place)
-        self._console.log_to(self.folder.log)
         self._at = Position()
         self._stop = StopRequest()
         self._saver = Saver(
@@ -110,6 +107,17 @@ class Run:
         self._positions: dict[str, Saved] = {}
         self._looping = False
         self._read_in: int | None = None  # the epoch whose batches have been given
+        self._found: Checkpoint | None = None
+        try:
+            self._begin(tracked)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, tracked: dict[str, Any]) -> None:
+        for place in (self.folder.path, self.folder.checkpoints):
+            durable.sweep(place)
+        self._console.log_to(self.folder.log)
         self._found = checkpoint.newest(self.folder.checkpoints)
         self._metrics = Metrics(self.folder.metrics, self._restore(self._found))
         self._open.callback(self._metrics.close)
@@ -359,8 +367,10 @@ class Run:
 
     def close(self) -> None:
         """Complete what is being saved, end the workers and free the folder."""
-        self._saver.close()
-        self._open.close()
+        try:
+            self._saver.close()
+        finally:
+            self._open.close()
 
     def __enter__(self) -> Run:
         return self

@@ -81,4 +81,11 @@ def load_optimizer(
     saved = [s for s in found.parts.values() if isinstance(s.plain, dict) and "groups" in s.plain]
     if len(saved) != 1:
         raise DoesNotFitError(f"{path} has the state of {len(saved)} optimizers, expected one")
-    return checkpoint.restore_optimizer(optimizer, checkpoint.names_of({"": model}), saved[0])
+    modules = {name.partition(".")[0] for name in saved[0].plain["shapes"]}
+    if len(modules) != 1:
+        known = ", ".join(sorted(modules))
+        raise DoesNotFitError(
+            f"the optimizer in {path} holds several modules, {known}; expected one"
+        )
+    names = checkpoint.names_of({modules.pop(): model})
+    return checkpoint.restore_optimizer(optimizer, names, saved[0])

@@ -155,8 +155,9 @@ class Session:
         progress, learner = self.progress, self._learner
         learning = {id(p) for group in learner.optimizer.param_groups for p in group["params"]}
         model = checkpoint.capture_module(self.job.model, learning)
+        weights = [name for name, _ in self.job.model.named_parameters()]
         parts = {
-            "model": replace(model, check=functools.partial(_check_finite, model.later.keys())),
+            "model": replace(model, check=functools.partial(_check_finite, weights)),
             "optimizer": checkpoint.capture_optimizer(learner.optimizer, self._names),
         }
         if learner.average is not None:
@@ -201,11 +202,12 @@ class Session:
             self._saver.close(at_once=True)
             raise
         finally:
-            self._saver.close()
-            self._metrics.close()
-            self.console.stop()
-            self._train.close()
-            self._val.close()
+            with contextlib.ExitStack() as ends:
+                ends.callback(self._val.close)
+                ends.callback(self._train.close)
+                ends.callback(self.console.stop)
+                ends.callback(self._metrics.close)
+                ends.callback(self._saver.close)
 
     @property
     def seconds(self) -> float:

@@ -61,6 +61,8 @@ class Tracked:
     def _check_name(self, name: str) -> None:
         if name in (GRADIENTS, DATA):
             raise RunFolderError(f"the name {name!r} is luthier's own; take another")
+        if not name.isidentifier():
+            raise RunFolderError(f"{name!r} names no file; take a name of letters, digits and _")
         if name in (*self.modules, *self.optimizers, *self.others):
             raise RunFolderError(f"{name!r} is tracked already")
 
