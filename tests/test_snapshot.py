@@ -343,7 +343,8 @@ def test_after_any_other_change_the_moment_is_published_or_nothing(
         scene.check(2)
         assert len(scene.said) == 1
         scene.close()
-    assert torn
+    # What no optimizer holds is copied at once, and cannot tear.
+    assert bool(torn) == (name != "average")
 
 
 @pytest.mark.parametrize("name", [n for n in {**CHANGES, **STEPS, **FORWARDS} if n != "assigned"])
