@@ -1,7 +1,11 @@
 """Gradients of four batches make one step. Lines marked with # luthier make it resumable.
 
 The data comes from a DataLoader as it always did; a run that is interrupted between two steps
-keeps the gradients that have accumulated.
+keeps the gradients that have accumulated. ``run.at.batch`` is where an epoch goes on.
+
+    python examples/accumulation.py runs/accumulation 50
+
+Stop it with Ctrl-C or ``kill -9``, start it again, and it goes on to the same bits.
 """
 
 import sys

@@ -1,4 +1,9 @@
-"""Mixed precision with a GradScaler. Lines marked with # luthier make it resumable."""
+"""Mixed precision with a GradScaler. Lines marked with # luthier make it resumable.
+
+    python examples/amp.py runs/amp 50
+
+Stop it with Ctrl-C or ``kill -9``, start it again, and it goes on to the same bits.
+"""
 
 import sys
 

@@ -1,4 +1,11 @@
-"""A Lightning Fabric loop. Lines marked with # luthier make it resumable."""
+"""A Lightning Fabric loop. Lines marked with # luthier make it resumable.
+
+Needs lightning-fabric. What ``fabric.setup`` returns is given to Run as it is.
+
+    python examples/fabric.py runs/fabric 50
+
+Stop it with Ctrl-C or ``kill -9``, start it again, and it goes on to the same bits.
+"""
 
 import sys
 

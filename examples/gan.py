@@ -1,4 +1,11 @@
-"""A GAN-like loop: two models, two optimizers. Lines marked with # luthier make it resumable."""
+"""A GAN: two models, two optimizers. Lines marked with # luthier make it resumable.
+
+Every model and optimizer has a name of its own. The noise that the loop draws comes again too.
+
+    python examples/gan.py runs/gan 50
+
+Stop it with Ctrl-C or ``kill -9``, start it again, and it goes on to the same bits.
+"""
 
 import sys
 

@@ -1,4 +1,11 @@
-"""A Hugging Face model that learns to copy. Lines marked with # luthier make it resumable."""
+"""A Hugging Face model that learns to copy. Lines marked with # luthier make it resumable.
+
+Needs transformers.
+
+    python examples/hugging_face.py runs/hugging_face 20
+
+Stop it with Ctrl-C or ``kill -9``, start it again, and it goes on to the same bits.
+"""
 
 import sys
 
@@ -22,13 +29,14 @@ class Copies(Dataset[dict[str, torch.Tensor]]):
 
 def main(folder: str, epochs: int) -> None:
     torch.manual_seed(0)
+    data = Copies()
     size = GPT2Config(vocab_size=32, n_positions=12, n_embd=32, n_layer=2, n_head=2)
     model = GPT2LMHeadModel(size).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     scheduler = get_linear_schedule_with_warmup(optimizer, 4, 8 * epochs)
     run = luthier.Run(folder, model=model, optimizer=optimizer, scheduler=scheduler)  # luthier
     for _epoch in run.epochs(epochs):  # luthier
-        for batch in run.batches(Copies(), batch_size=8, shuffle=True):  # luthier
+        for batch in run.batches(data, batch_size=8, shuffle=True):  # luthier
             loss = model(**batch).loss
             optimizer.zero_grad()
             loss.backward()

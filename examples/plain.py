@@ -1,4 +1,9 @@
-"""A plain training loop. The five lines marked with # luthier make it exactly resumable."""
+"""A plain training loop. The five lines marked with # luthier make it exactly resumable.
+
+    python examples/plain.py runs/plain 20
+
+Stop it with Ctrl-C or ``kill -9``, start it again, and it goes on to the same bits.
+"""
 
 import sys
 
@@ -26,6 +31,7 @@ class Squares(Dataset[tuple[torch.Tensor, int]]):
 
 def main(folder: str, epochs: int) -> None:
     torch.manual_seed(0)
+    data = Squares()
     model = nn.Sequential(
         nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Dropout(0.2),
         nn.Linear(8 * 14 * 14, 2),
@@ -34,7 +40,7 @@ def main(folder: str, epochs: int) -> None:
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total_steps=epochs * 13)
     run = luthier.Run(folder, model=model, optimizer=optimizer, scheduler=scheduler)  # luthier
     for _epoch in run.epochs(epochs):  # luthier
-        for images, labels in run.batches(Squares(), 16, shuffle=True, num_workers=2):  # luthier
+        for images, labels in run.batches(data, 16, shuffle=True, num_workers=2):  # luthier
             loss = nn.functional.cross_entropy(model(images), labels)
             optimizer.zero_grad()
             loss.backward()
