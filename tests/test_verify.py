@@ -86,7 +86,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda path: (path / "manifest.json").write_text(
             (path / "manifest.json").read_text().replace('"step": 6', '"step": 7')
         ),
-        "no sound manifest.json: its content is not what was written",
+        "its content is not what was written",
     ),
     "an empty manifest": (
         lambda path: (path / "manifest.json").write_text(""),

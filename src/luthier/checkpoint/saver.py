@@ -196,13 +196,17 @@ class Saver:
         """
         if at_once:
             self._copying = self._writing = None
-            self._given_up.set()
+            self.give_up()
         try:
             self.wait()
         finally:
             for hook in self._hooks:
                 hook.remove()
             self._thread.shutdown(wait=not at_once, cancel_futures=at_once)
+
+    def give_up(self) -> None:
+        """Try no longer to write where the disk refuses; a signal handler may call this."""
+        self._given_up.set()
 
     def _write(self, snapshot: Snapshot, state: State, content: Content) -> None:
         started = time.thread_time()

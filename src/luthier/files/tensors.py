@@ -254,7 +254,8 @@ def check_structure(path: Path) -> int:
 
     Of a safetensors file the header is compared with the file's size: every tensor has the bytes
     that its shape and dtype ask for, one follows the other, and nothing is left over. Of a torch
-    file every member's CRC-32 is compared (it names no tensors without being read: 0).
+    file every member's CRC-32 is compared (it names no tensors without being read: 0); one of
+    torch before 1.6 has none, and is read.
 
     Raises:
         DamagedError: it contradicts itself. UnsupportedFileError: it is no weights file.
@@ -266,6 +267,10 @@ def check_structure(path: Path) -> int:
             if start[:4] == b"PK\x03\x04":
                 _check_zip(path)
                 return 0
+            if not start:
+                raise ValueError("it is empty")
+            if start[:1] == b"\x80":  # of torch before 1.6, without a checksum
+                return len(_read_torch(path, zipped=False))
             if start[8:9] != b"{":
                 raise UnsupportedFileError(f"{path} is no weights file: it begins with {start!r}")
             length = int.from_bytes(start[:8], "little")

@@ -66,8 +66,12 @@ class Keeper:
         self.saver, self._stop, self._capture = saver, stop, capture
         self._cadence = Cadence(every, saver.costs)
 
-    def boundary(self, at: Position) -> bool:
+    def boundary(self, at: Position, *, worth: bool = False) -> bool:
         """Save where the run stands, if it is due; to be called when a step is complete.
+
+        Args:
+            at: where the run stands.
+            worth: save in any case.
 
         Returns:
             whether the run is asked to stop; its state is on the disk then.
@@ -79,7 +83,7 @@ class Keeper:
         if self._stop.asked:
             self.save()
             return True
-        if self.saver.was_torn() or self._cadence.due(at):
+        if self.saver.was_torn() or worth or self._cadence.due(at):
             self._begin()
         return False
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
-
 from luthier import checkpoint, data, randomness, training
-from luthier.checkpoint import Checkpoint, Saved, Saver, State, Stateful
-from luthier.errors import RecipeError, RunFolderError, UnkeyedError
+from luthier.checkpoint import Checkpoint, Saver, State
+from luthier.errors import DataError, RecipeError, RunFolderError, UnkeyedError
 from luthier.files import durable
 from luthier.keys import key
 from luthier.recipe import parse_interval
@@ -23,9 +20,11 @@ from luthier.report import Console
 from luthier.run import conditions
 from luthier.run.folder import Metrics, RunFolder, held
 from luthier.run.keeper import Keeper
+from luthier.run.logged import Best, plain
+from luthier.run.sources import DataSources
 from luthier.run.stopping import StopRequest, listening
 from luthier.run.trace import open_trace
-from luthier.run.tracked import DATA, Tracked
+from luthier.run.tracked import Tracked
 from luthier.values import Position
 
 REDIRECT = "LUTHIER_RUNS"  # a folder that takes every run's place: how a script is proved
@@ -52,8 +51,8 @@ class Run:
         save_every: ``"N epochs"``, ``"N steps"`` (batches), ``"N minutes"``, or ``"1%"`` of the
             run's time.
         keep: how many of the newest checkpoints stay, beside the best.
-        best: ``"max NAME"`` or ``"min NAME"`` of a value given to ``log``: the checkpoint of the
-            epoch in which it is best stays.
+        best: ``"max NAME"`` or ``"min NAME"`` of a value given to ``log``: the state in which it
+            is best is saved at once, and stays.
         disk_patience: minutes to go on trying where the disk is full.
         at_once: let training wait while a state is copied; needed only where tensors are changed
             through ``tensor.data`` between two optimizer steps.
@@ -84,14 +83,13 @@ class Run:
         if keep < 1:
             raise RecipeError(f"keep={keep}: at least one checkpoint must stay")
         self._every = parse_interval(save_every)
-        self._best = _Best(best)
+        self._best = Best(best)
         self.folder = _folder(Path(folder))
         self.seed = seed
         self._console = console or Console()
         self._open = contextlib.ExitStack()
         self._open.enter_context(held(self.folder))
         self._at = Position()
-        self._stop = StopRequest()
         self._saver = Saver(
             self.folder.checkpoints,
             keep=keep,
@@ -99,14 +97,14 @@ class Run:
             say=self._console.say,
             at_once=at_once,
         )
+        self._stop = StopRequest(self._saver.give_up)
         self._keeper = Keeper(self._saver, self._every, self._stop, self._capture)
         self._tracked = Tracked(self._saver)
-        self._trace = open_trace(self.folder.path)
-        self._loaders: dict[int, tuple[Any, data.KeyedBatches]] = {}
-        self._positioned: dict[str, Stateful] = {}
-        self._positions: dict[str, Saved] = {}
+        self._sources = DataSources(seed)
         self._looping = False
         self._read_in: int | None = None  # the epoch whose batches have been given
+        self._reading: Generator[Any] | None = None
+        self._length: int | None = None  # batches of the epoch that is being read
         self._found: Checkpoint | None = None
         try:
             self._begin(tracked)
@@ -118,9 +116,11 @@ class Run:
         for place in (self.folder.path, self.folder.checkpoints):
             durable.sweep(place)
         self._console.log_to(self.folder.log)
+        self._trace = open_trace(self.folder.path)
         self._found = checkpoint.newest(self.folder.checkpoints)
         self._metrics = Metrics(self.folder.metrics, self._restore(self._found))
         self._open.callback(self._metrics.close)
+        self._open.callback(self._sources.close)
         self.track(**tracked)
 
     # --- state ------------------------------------------------------------------------------
@@ -159,8 +159,8 @@ class Run:
                 cure=f"give seed={state['seed']}, or another folder",
             )
         self._at = Position(**state["position"])
-        self._best.value = state["best"]
-        self._positions = {n: s for n, s in found.parts.items() if n.startswith(f"{DATA}-")}
+        self._best.value, self._length = state["best"], state["batches"]
+        self._sources.restore(found.parts)
         self._console.say(
             f"run {self.folder.path} continues at step {self._at.step}"
             f" (epoch {self._at.epoch + 1}, batch {self._at.batch})"
@@ -173,18 +173,18 @@ class Run:
 
     def _capture(self) -> State:
         self._flush()
-        parts = self._tracked.capture()
-        for name, source in self._positioned.items():
-            parts[name] = checkpoint.capture_stateful(source, name)
-        plain = {
+        parts = self._tracked.capture() | self._sources.capture()
+        rest = {
             "position": vars(self._at),
             "seed": self.seed,
             "best": self._best.value,
+            "batches": self._length if self._at.batch else None,
             "lines": self._metrics.lines,
         }
         facts = {"epoch": self._at.epoch, "environment": conditions.here()}
-        best = self._at.batch == 0 and self._best.is_now
-        return State(self._at.step, parts, plain, facts, best, before=self._metrics.sync)
+        return State(
+            self._at.step, parts, rest, facts, self._best.is_now, before=self._metrics.sync
+        )
 
     # --- loops ------------------------------------------------------------------------------
 
@@ -202,6 +202,7 @@ class Run:
                 self._read_in, self._best.is_now = None, False
                 self._seed("epoch", epoch)
                 yield epoch
+                self._end_reading()
                 self._at = Position(epoch + 1, 0, self._at.step)
                 if self._at.epoch < count:
                     self._boundary()
@@ -240,10 +241,18 @@ class Run:
                 cure="read validation data from a DataLoader of your own; of two data sets that"
                 " are learned from together make one that gives both",
             )
+        self._end_reading()
         self._read_in = epoch
-        loader = self._loader(source, batch_size=batch_size, shuffle=shuffle, **settings)
-        yield from self._read(loader)
+        settings |= {"batch_size": batch_size, "shuffle": shuffle}
+        loader = self._sources.batches(source, settings)
+        self._reading = self._read(loader)
+        yield from self._reading
         self._seed("after", epoch)
+
+    def _end_reading(self) -> None:
+        # A body may leave its batches by break, or hold on to them.
+        if self._reading is not None:
+            self._reading.close()
 
     def steps(self, count: int, source: Any = None, **settings: Any) -> Iterator[Any]:
         """Give batches, epoch after epoch, until ``count`` steps are done.
@@ -252,8 +261,11 @@ class Run:
             count: steps of the whole run.
             source: as in ``batches``; without one the numbers of the steps are given, from 0.
             **settings: as in ``batches``.
+
+        Raises:
+            DataError: an iterable without a position, or no batch in an epoch.
         """
-        loader = None if source is None else self._loader(source, **settings)
+        loader = None if source is None else self._sources.batches(source, settings)
         if loader is None and self._every.unit == "epochs":
             raise RecipeError(
                 "save_every counts epochs, and run.steps without data has none",
@@ -262,33 +274,52 @@ class Run:
         with self._in_loop():
             while self._at.step < count:
                 if loader is None:
-                    if self._trace is not None:
-                        self._trace.step(self._at.step, None, self._tracked.weights())
-                    self._seed("model", self._at.step, 0)
+                    self._begin_step(None)
                     yield self._at.step
                     self._at = Position(0, 0, self._at.step + 1)
                 else:
                     yield from self._read(loader, count)
+                    if self._at.batch == 0:
+                        raise DataError(
+                            "an epoch of the data has no batch, so its steps would never be done",
+                            cure="see whether it is empty, or drop_last leaves nothing of it",
+                        )
                     if self._at.step < count:
                         self._at = Position(self._at.epoch + 1, 0, self._at.step)
                 if self._at.step < count:
                     self._boundary()
             self._keeper.save()
 
-    def _read(self, loader: data.KeyedBatches, count: int | None = None) -> Iterator[Any]:
+    def _read(self, loader: data.KeyedBatches, count: int | None = None) -> Generator[Any]:
         epoch, first = self._at.epoch, self._at.batch
         with contextlib.closing(loader.epoch(epoch, first)) as batches:
             for number, batch in enumerate(batches, start=first):
-                if self._trace is not None:
-                    self._trace.step(self._at.step, batch, self._tracked.weights())
-                self._seed("model", self._at.step, 0)
-                yield batch
-                self._at = Position(epoch, number + 1, self._at.step + 1)
+                self._compare_length(number, loader.length)
+                self._begin_step(batch)
+                try:
+                    yield batch
+                finally:  # also where the body leaves by break
+                    self._at = Position(epoch, number + 1, self._at.step + 1)
                 if self._at.step == count:
                     return
                 # The last step of an epoch is saved with what follows in the epoch's body.
                 if number + 1 != loader.length:
                     self._boundary()
+        self._compare_length(self._at.batch, loader.length)
+
+    def _begin_step(self, batch: Any) -> None:
+        if self._trace is not None:
+            self._trace.step(self._at.step, batch, self._tracked.weights())
+        self._best.is_now = False
+        self._seed("model", self._at.step, 0)
+
+    def _compare_length(self, number: int, length: int | None) -> None:
+        if number and self._length != length:
+            self._console.say(
+                f"  not the same bits: batches of epoch {self._at.epoch + 1} were"
+                f" {self._length}, are {length}"
+            )
+        self._length = length
 
     def log(self, **values: Any) -> None:
         """Write one line of ``metrics.jsonl``: the position and these values.
@@ -305,27 +336,12 @@ class Run:
         for name, value in values.items():
             if name in record:
                 raise TypeError(f"log({name}=…): luthier gives {name} itself; take another name")
-            record[name] = _plain(name, value)
+            record[name] = plain(name, value)
         self._best.see(record)
         self._metrics.add(record)
         self._flush()
 
     # --- inside -----------------------------------------------------------------------------
-
-    def _loader(self, source: Any, **settings: Any) -> data.KeyedBatches:
-        known = self._loaders.get(id(source))
-        if known is not None:
-            return known[1]
-        given = {name: value for name, value in settings.items() if value is not None}
-        loader = data.keyed_batches(source, seed=self.seed, **given)
-        self._open.callback(loader.close)
-        self._loaders[id(source)] = source, loader  # the source too: its id stays its own
-        if isinstance(loader, Stateful):
-            name = f"{DATA}-{len(self._positioned) + 1}"
-            self._positioned[name] = loader
-            if name in self._positions:
-                checkpoint.restore_stateful(loader, self._positions.pop(name))
-        return loader
 
     @contextlib.contextmanager
     def _in_loop(self) -> Iterator[None]:
@@ -354,7 +370,7 @@ class Run:
         randomness.seed_everything(key(self.seed, purpose, *position))
 
     def _boundary(self) -> None:
-        stopped = self._keeper.boundary(self._at)
+        stopped = self._keeper.boundary(self._at, worth=self._best.is_now)
         self._tracked.boundary()
         if stopped:
             at = self._at
@@ -381,42 +397,9 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self._saver.close(at_once=True)
         self.close()
-
-
-class _Best:
-    """The best of a logged value so far: ``"max val_accuracy"`` or ``"min val_loss"``."""
-
-    def __init__(self, text: str | None) -> None:
-        words = text.split() if text is not None else ["max", ""]
-        if len(words) not in (1, 2) or words[0] not in ("max", "min") or (text and len(words) == 1):
-            raise RecipeError(f"best={text!r} is not understood: give 'max NAME' or 'min NAME'")
-        self._sign = 1 if words[0] == "max" else -1
-        self._name = words[1] if text is not None else None
-        self.value: float | None = None
-        self.is_now = False
-
-    def see(self, record: dict[str, Any]) -> None:
-        """Look at what was logged."""
-        new = record.get(self._name or "")
-        if not isinstance(new, int | float) or not math.isfinite(new):
-            return
-        self.is_now = self.value is None or self._sign * new > self._sign * self.value
-        if self.is_now:
-            self.value = new
-
-
-def _plain(name: str, value: Any) -> Any:
-    if isinstance(value, torch.Tensor) and value.numel() == 1:
-        return value.item()
-    if hasattr(value, "dtype") and getattr(value, "size", 0) == 1:  # numpy's
-        return value.item()
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, list | tuple):
-        return [_plain(name, item) for item in value]
-    what = type(value).__qualname__
-    raise TypeError(f"log({name}=…) takes numbers, texts, booleans and lists, found a {what}")
 
 
 def _folder(path: Path) -> RunFolder:

@@ -20,6 +20,7 @@ from luthier.run.loop import REDIRECT
 from luthier.run.trace import KERNELS, TRACE
 
 _GLANCE = 0.001  # seconds between two looks at a process that is to be killed
+_INSIDE = 0.01  # seconds into a save, at most, at which it is killed
 
 
 @dataclass(frozen=True)
@@ -176,9 +177,13 @@ class _Process:
             time.sleep(_GLANCE)
         return False
 
+    def signal(self, number: int) -> None:
+        """Send a signal to it and its workers."""
+        os.killpg(self.process.pid, number)
+
     def kill(self) -> None:
         """End it as a crash would."""
-        os.killpg(self.process.pid, signal.SIGKILL)
+        self.signal(signal.SIGKILL)
         self.process.wait()
 
     def finish(self) -> None:
@@ -280,16 +285,26 @@ def _kill_at_random(
     at = time.monotonic() + random.uniform(0, longest)  # noqa: S311 - no secret
     if not process.until(lambda: time.monotonic() >= at):
         return False
-    if while_saving and not process.until(process.saves):
+    if while_saving and not _is_stopped_in_a_save(process):
         return False
-    if while_saving:
-        time.sleep(random.uniform(0, 0.01))  # noqa: S311 - somewhere inside the save
     saving = process.saves()
     process.kill()
     landed.total += 1
     landed.saving += saving
     say(f"  kill {landed.total}{', while a checkpoint was written' if saving else ''}")
     return True
+
+
+def _is_stopped_in_a_save(process: _Process) -> bool:
+    longest = _INSIDE
+    while process.until(process.saves):
+        time.sleep(random.uniform(0, longest))  # noqa: S311 - no secret
+        process.signal(signal.SIGSTOP)  # else the save might end between a look and the kill
+        if process.saves():
+            return True
+        process.signal(signal.SIGCONT)
+        longest /= 2  # it was over too soon
+    return False
 
 
 def _diagnose(

@@ -5,20 +5,26 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 
 class StopRequest:
-    """Whether someone has asked the run to stop."""
+    """Whether someone has asked the run to stop.
 
-    def __init__(self) -> None:
+    Args:
+        at_once: called in the signal handler when someone asks again.
+    """
+
+    def __init__(self, at_once: Callable[[], object] = lambda: None) -> None:
         self.asked = False
+        self._at_once = at_once
 
     def _ask(self, number: int, _frame: FrameType | None) -> None:
         # A scheduler sends its warning and its SIGTERM one after the other: only a person's
         # second word means "now".
         if self.asked and number == signal.SIGINT:
+            self._at_once()
             raise KeyboardInterrupt
         self.asked = True
 

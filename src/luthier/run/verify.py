@@ -94,7 +94,8 @@ def _checked(path: Path, look: Any) -> Finding:
     try:
         return Finding(path, None, look(path))
     except DamagedError as error:
-        return Finding(path, error.what.removeprefix(f"checkpoint {path}").lstrip(": "))
+        problem = error.what.removeprefix("checkpoint ").removeprefix(str(path))
+        return Finding(path, problem.lstrip(": "))
 
 
 def _file(path: Path) -> Finding:
