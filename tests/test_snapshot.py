@@ -594,7 +594,10 @@ def test_a_tensor_that_no_file_can_hold_is_refused_by_name(
         "mkldnn": lambda: torch.ones(2).to_mkldnn(),
     }[kind]()
     scene = Scene(tmp_path, at_once=at_once)
-    good = {"model": Captured(later={"w": torch.ones(2)})}
+    good = {
+        "model": Captured(later={"w": torch.ones(2)}),
+        "other": captured(when, {"a": torch.ones(1), "model.strange": torch.ones(2)}),
+    }
     scene.save(1, good)
     bad = captured(when, {"a": torch.ones(1), "model.strange": tensor})
     with pytest.raises(UnsupportedStateError, match=r"model\.strange"):

@@ -54,7 +54,10 @@ class Image:
 
 def key_of(tensors: Mapping[str, torch.Tensor]) -> tuple[Any, ...]:
     """Return what decides an image's layout: two states with equal keys fit one image."""
-    return tuple((name, t.dtype, t.layout, t.shape) for name, t in tensors.items())
+    return tuple(
+        (name, t.dtype, t.layout, t.device.type, t.is_nested or t.shape)  # a nested one has none
+        for name, t in tensors.items()
+    )
 
 
 def copy_bits(target: torch.Tensor, source: torch.Tensor) -> None:
