@@ -55,12 +55,16 @@ def test_the_public_names_are_these() -> None:
     assert luthier.__all__ == [
         "LuthierError",
         "Result",
+        "Run",
         "demo",
         "finetune",
         "load",
+        "load_optimizer",
         "match",
         "param_groups",
+        "prove",
         "resume",
+        "verify",
     ]
     assert all(getattr(luthier, name).__name__ for name in luthier.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nope'"):
