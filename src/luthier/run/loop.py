@@ -405,7 +405,8 @@ class Run:
 def _folder(path: Path) -> RunFolder:
     redirected = os.environ.get(REDIRECT)
     if redirected:
-        path = Path(redirected) / path.name
+        # The whole path as one name: a program may have runs of one name in several folders.
+        path = Path(redirected) / "-".join(p for p in path.parts if p.strip("./"))
     folder = RunFolder(path.resolve())
     if folder.recipe.exists():
         raise RunFolderError(

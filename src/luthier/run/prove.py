@@ -20,6 +20,7 @@ from luthier.run.loop import REDIRECT
 from luthier.run.trace import KERNELS, TRACE
 
 _GLANCE = 0.001  # seconds between two looks at a process that is to be killed
+_ROUNDS = 5  # without a kill
 _INSIDE = 0.01  # seconds into a save, at most, at which it is killed
 
 
@@ -239,6 +240,11 @@ def _rounds(
     number = 0
     while landed.total < kills:
         number += 1
+        if number > _ROUNDS and not landed.total:
+            raise CommandFailedError(
+                f"{_ROUNDS} runs ended before a kill could land",
+                cure="let it train for longer, or save more often",
+            )
         place = folder / ("killed" if number == 1 else f"killed-{number}")
         left = kills - landed.total
         say(f"killed at random moments, in {place}")
