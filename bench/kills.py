@@ -18,7 +18,6 @@ import os
 import random
 import shutil
 import signal
-import sys
 import tempfile
 import time
 import traceback
@@ -218,24 +217,30 @@ def one_run(
     return tally
 
 
-def measure(kills: int, seed: int, place: Path) -> Tally:
-    """Kill two subjects by turns until there were so many kills."""
+def run_whole(subject: Subject, folder: Path) -> float:
+    """Run a subject uninterrupted, in a new folder, and return its seconds."""
+    folder.mkdir()
+    began = time.monotonic()
+    _, status = os.waitpid(start(subject, folder), 0)
+    if status:
+        raise SystemExit((folder / "error.txt").read_text())
+    return time.monotonic() - began
+
+
+def measure(
+    kills: int, seed: int, place: Path, tell: Callable[[Tally], object] = lambda _tally: None
+) -> Tally:
+    """Kill two subjects by turns until there were so many kills; ``tell`` hears after each run."""
     chance = random.Random(seed)
     images = write_images(place / "images")
     subjects: dict[str, Subject] = {"finetune": finetune(images), "own loop": own_loop}
-    seconds = {}
-    for name, subject in subjects.items():
-        whole = place / f"whole {name}"
-        whole.mkdir()
-        began = time.monotonic()
-        _, status = os.waitpid(start(subject, whole), 0)
-        if status:
-            raise SystemExit((whole / "error.txt").read_text())
-        seconds[name] = time.monotonic() - began
+    seconds = {name: run_whole(s, place / f"whole {name}") for name, s in subjects.items()}
     total, number = Tally(), 0
     while total.kills < kills:
         name = list(subjects)[number % 2]
         number += 1
+        if number % 20 == 0:  # the machine's pace changes, and with it what a random moment is
+            seconds = {n: run_whole(s, place / f"pace {number} {n}") for n, s in subjects.items()}
         most = min(20, kills - total.kills)
         folder = place / f"run {number}"
         found = one_run(
@@ -244,8 +249,7 @@ def measure(kills: int, seed: int, place: Path) -> Tally:
         shutil.rmtree(folder)
         for key, value in vars(found).items():
             setattr(total, key, getattr(total, key) + value)
-        if sys.stderr.isatty():
-            print(f"\r{total}", end="", file=sys.stderr)
+        tell(total)
     return total
 
 
@@ -256,14 +260,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     began = time.monotonic()
+
+    def write(tally: Tally) -> None:
+        lines = [f"torch {torch.__version__}, seed {arguments.seed}", str(tally)]
+        lines += [*tally.unreadable[:5], *tally.differing[:5]]
+        lines.append(f"{time.monotonic() - began:.0f} s")
+        if arguments.out:
+            arguments.out.write_text("\n".join(lines) + "\n")
+
     with tempfile.TemporaryDirectory(prefix="kills-") as place:
-        tally = measure(arguments.kills, arguments.seed, Path(place))
-    lines = [f"torch {torch.__version__}, seed {arguments.seed}", str(tally)]
-    lines += [*tally.unreadable[:5], *tally.differing[:5]]
-    lines.append(f"{time.monotonic() - began:.0f} s")
-    print("\n".join(lines))
-    if arguments.out:
-        arguments.out.write_text("\n".join(lines) + "\n")
+        tally = measure(arguments.kills, arguments.seed, Path(place), write)
+    write(tally)
+    print(tally)
     raise SystemExit(bool(tally.unreadable or tally.differing or tally.failed))
 
 
