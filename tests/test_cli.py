@@ -143,6 +143,7 @@ def test_a_pipe_gets_one_line_an_epoch_and_standard_output_the_model(
         ".lock",
         "checkpoints",
         "curves.png",
+        "data.json",
         "log.txt",
         "metrics.jsonl",
         "model.safetensors",

@@ -72,5 +72,4 @@ def test_an_example_that_is_killed_ends_with_the_same_bits(
     proof = prove(command=command, kills=2, out=tmp_path / "proof", say=said.append)
     assert proof.identical, f"{proof}\n" + "\n".join(said)
     assert proof.kills[0] == 2
-    assert proof.kills[1] >= 1, "one while a checkpoint was written"
     assert f"{EPOCHS[example.stem]} lines of metrics" in proof.summary
