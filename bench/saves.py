@@ -219,6 +219,9 @@ def frozen(name: str, folder: Path) -> None:
     """Print the bytes of a save after the first where only the last layer learns."""
     subject = Subject(name)
     head = list(subject.model.parameters())[-2:]
+    for parameter in subject.model.parameters():
+        parameter.requires_grad_(any(parameter is p for p in head))
+    subject.model.eval()
     subject.optimizer = torch.optim.AdamW(head, lr=1e-4)
     saver = Saver(folder, keep=2)
     saver.watch(subject.optimizer)
