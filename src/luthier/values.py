@@ -121,6 +121,9 @@ class Position:
     batch: int = 0
     step: int = 0
 
+    def __str__(self) -> str:
+        return f"step {self.step} (epoch {self.epoch + 1}, batch {self.batch})"
+
 
 @dataclass(frozen=True)
 class Step:

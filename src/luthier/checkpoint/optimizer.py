@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,12 @@ def names_of(modules: Mapping[str, torch.nn.Module]) -> dict[torch.Tensor, str]:
             # Also with one module: others may join it later, which is to rename nothing.
             found.setdefault(parameter, f"{prefix}.{name}")
     return found
+
+
+def learning_in(optimizers: Iterable[torch.optim.Optimizer]) -> set[int]:
+    """Return the ``id`` of every parameter that an optimizer holds."""
+    groups = (group for optimizer in optimizers for group in optimizer.param_groups)
+    return {id(parameter) for group in groups for parameter in group["params"]}
 
 
 def named_groups(

@@ -131,12 +131,13 @@ def save(
             they were. Doing it again is safe.
     """
     path = directory_of(folder, step)
-    if path.exists() and not _is_sound(path):
-        durable.remove_directory(path)
-    if path.exists():
-        done = Written(path, verify(path), 0)
+    manifest = _sound_manifest(path) if path.exists() else None
+    if manifest is not None:
+        done = Written(path, manifest, 0)
         durable.sync(folder)  # the try that made it may have failed after the rename
     else:
+        if path.exists():
+            durable.remove_directory(path)
         done = _write(path, step, content, before)
     _prune(folder, step, keep)
     return done
@@ -188,7 +189,11 @@ def _same(before: Written, name: str, facts: tuple[int, str]) -> bool:
     if known is None or (known["bytes"], known["sha256"]) != facts:
         return False
     # A link to a file that was damaged since would damage the new checkpoint with the old one.
-    return _file_is_sound(before.path / name, *facts)
+    try:
+        _check_file(before.path, name, known)
+    except DamagedError:
+        return False
+    return True
 
 
 def _check_space(folder: Path, needed: int) -> None:
@@ -271,19 +276,11 @@ def _check_file(path: Path, name: str, facts: Mapping[str, Any]) -> None:
         raise DamagedError(f"checkpoint {path}: {name} has another SHA-256 than when saved")
 
 
-def _is_sound(path: Path) -> bool:
+def _sound_manifest(path: Path) -> dict[str, Any] | None:
     try:
-        verify(path)
+        return verify(path)
     except DamagedError:
-        return False
-    return True
-
-
-def _file_is_sound(path: Path, size: int, sha256: str) -> bool:
-    try:
-        return path.stat().st_size == size and durable.sha256(path) == sha256
-    except OSError:
-        return False
+        return None
 
 
 def newest(folder: Path) -> Checkpoint | None:

@@ -168,37 +168,33 @@ def probable_cause(
     changed = [line for a, b in zip(whole, killed, strict=False) for line in _conditions(a, b)]
     if changed:
         return "; ".join(changed)
-    for a, b in zip(whole, again, strict=False):
-        parting = _parting(a, b)
-        if parting and parting[1] == "batch":
-            return (
-                "two uninterrupted runs differ too, first in their data: the dataset or a transform"
-                " draws from a source that is not keyed, such as numpy.random.default_rng() made"
-                " without a seed in __getitem__, os.urandom or the time"
-            )
-        if parting and parting[1] == "weights":
-            if kernels:
-                return f"an operation that is not deterministic: {' / '.join(kernels[:3])}"
-            return (
-                "two uninterrupted runs differ too, with the same data: an operation of the model"
-                " that is not deterministic, or randomness of a generator of its own"
-            )
-    for a, b in zip(whole, killed, strict=False):
-        parting = _parting(a, b)
-        if parting and parting[1] == "batch":
-            return (
-                "the data differs after a resume: the dataset, sampler or a transform keeps state"
-                " of its own from one sample or epoch to the next"
-            )
-        if parting and parting[1] == "weights":
-            return (
-                "the weights differ after a resume: something that decides a step is not tracked;"
-                " give it to luthier.Run by name"
-            )
-    return (
-        "the weights and data of all steps are the same: what differs is something that the loop"
-        " keeps in a variable of its own, such as a sum over an epoch, which a resume begins anew"
-    )
+    by_itself = _parting_kind(whole, again)
+    if by_itself == "weights" and kernels:
+        return f"an operation that is not deterministic: {' / '.join(kernels[:3])}"
+    return _BY_ITSELF.get(by_itself) or _AFTER_A_RESUME[_parting_kind(whole, killed)]
+
+
+def _parting_kind(one: Sequence[RunFolder], other: Sequence[RunFolder]) -> str | None:
+    partings = (_parting(a, b) for a, b in zip(one, other, strict=False))
+    return next((parting[1] for parting in partings if parting is not None), None)
+
+
+# By what differs first: a step's batch, its weights, or (None) neither.
+_BY_ITSELF: dict[str | None, str] = {
+    "batch": "two uninterrupted runs differ too, first in their data: the dataset or a transform"
+    " draws from a source that is not keyed, such as numpy.random.default_rng() made without a seed"
+    " in __getitem__, os.urandom or the time",
+    "weights": "two uninterrupted runs differ too, with the same data: an operation of the model"
+    " that is not deterministic, or randomness of a generator of its own",
+}
+_AFTER_A_RESUME: dict[str | None, str] = {
+    "batch": "the data differs after a resume: the dataset, sampler or a transform keeps state of"
+    " its own from one sample or epoch to the next",
+    "weights": "the weights differ after a resume: something that decides a step is not tracked;"
+    " give it to luthier.Run by name",
+    None: "the weights and data of all steps are the same: what differs is something that the loop"
+    " keeps in a variable of its own, such as a sum over an epoch, which a resume begins anew",
+}
 
 
 def _conditions(one: RunFolder, other: RunFolder) -> list[str]:

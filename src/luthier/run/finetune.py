@@ -108,8 +108,7 @@ def resume(
 
 
 def _continue(wanted: Recipe, folder: RunFolder, console: Console) -> Result:
-    for place in (folder.path, folder.checkpoints):
-        durable.sweep(place)
+    folder.sweep()
     found = checkpoint.newest(folder.checkpoints)
     known = _known_images(folder, console)
     job = prepare(wanted, console, resumed=found is not None, known=known)
@@ -129,10 +128,7 @@ def _continue(wanted: Recipe, folder: RunFolder, console: Console) -> Result:
     _note_images(folder, job)
     for damaged in found.passed_over:
         console.say(f"passed over: {damaged}")
-    at = session.progress.at
-    console.say(
-        f"run {folder.path} continues at step {at.step} (epoch {at.epoch + 1}, batch {at.batch})"
-    )
+    console.say(f"run {folder.path} continues at {session.progress.at}")
     for notice in notices:
         console.say(f"  {notice}")
     return _run_to_end(session, console)

@@ -25,6 +25,11 @@ class RunFolder:
 
     path: Path
 
+    def sweep(self) -> None:
+        """Remove what killed writers left."""
+        for place in (self.path, self.checkpoints):
+            durable.sweep(place)
+
     @property
     def recipe(self) -> Path:
         """The resolved recipe."""

@@ -13,7 +13,6 @@ from typing import Any
 from luthier import checkpoint, data, randomness, training
 from luthier.checkpoint import Checkpoint, Saver, State
 from luthier.errors import DataError, RecipeError, RunFolderError, UnkeyedError
-from luthier.files import durable
 from luthier.keys import key
 from luthier.recipe import parse_interval
 from luthier.report import Console
@@ -113,8 +112,7 @@ class Run:
             raise
 
     def _begin(self, tracked: dict[str, Any]) -> None:
-        for place in (self.folder.path, self.folder.checkpoints):
-            durable.sweep(place)
+        self.folder.sweep()
         self._console.log_to(self.folder.log)
         self._trace = open_trace(self.folder.path)
         self._found = checkpoint.newest(self.folder.checkpoints)
@@ -161,10 +159,7 @@ class Run:
         self._at = Position(**state["position"])
         self._best.value, self._length = state["best"], state["batches"]
         self._sources.restore(found.parts)
-        self._console.say(
-            f"run {self.folder.path} continues at step {self._at.step}"
-            f" (epoch {self._at.epoch + 1}, batch {self._at.batch})"
-        )
+        self._console.say(f"run {self.folder.path} continues at {self._at}")
         lines: int = state["lines"]
         return lines
 
@@ -373,10 +368,8 @@ class Run:
         stopped = self._keeper.boundary(self._at, worth=self._best.is_now)
         self._tracked.boundary()
         if stopped:
-            at = self._at
             self._console.say(
-                f"stopped and saved at step {at.step} (epoch {at.epoch + 1}, batch {at.batch});"
-                " start the same script again to go on"
+                f"stopped and saved at {self._at}; start the same script again to go on"
             )
             self.close()
             sys.exit(130)

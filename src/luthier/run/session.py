@@ -26,7 +26,7 @@ from luthier.run.job import Job
 from luthier.run.keeper import Keeper
 from luthier.run.progress import Progress
 from luthier.run.stopping import StopRequest
-from luthier.run.trace import open_trace
+from luthier.run.trace import Trace, open_trace
 from luthier.training import Learner, Rates, WeightAverage
 from luthier.values import Position, Score, Step, Tally
 
@@ -153,7 +153,7 @@ class Session:
         self._flush()
         self.progress.lines = self._metrics.lines
         progress, learner = self.progress, self._learner
-        learning = {id(p) for group in learner.optimizer.param_groups for p in group["params"]}
+        learning = checkpoint.learning_in([learner.optimizer])
         model = checkpoint.capture_module(self.job.model, learning)
         weights = [name for name, _ in self.job.model.named_parameters()]
         parts = {
@@ -217,7 +217,9 @@ class Session:
     def _epoch(self, keeper: Keeper) -> None:
         progress, started = self.progress, time.monotonic()
         self._enter(progress.at.epoch)
-        batches = self._traced(self._train.epoch(progress.at.epoch, progress.at.batch))
+        batches = self._train.epoch(progress.at.epoch, progress.at.batch)
+        if self._trace is not None:
+            batches = self._traced(batches, self._trace)
         lr = self._learner.lr
         with contextlib.closing(batches):
             for step in training.train_epoch(self._learner, batches, self._sizes, progress.at):
@@ -237,21 +239,17 @@ class Session:
         if progress.at.epoch < self.epochs:
             self._boundary(keeper)
 
-    def _traced(self, batches: Generator[Batch]) -> Generator[Batch]:
-        weights = self.job.model.state_dict()
-        for number, batch in enumerate(batches, start=self._iteration(self.progress.at)):
-            if self._trace is not None:
-                self._trace.step(number, batch, weights)
+    def _traced(self, batches: Generator[Batch], trace: Trace) -> Generator[Batch]:
+        weights, at = self.job.model.state_dict(), self.progress.at
+        for number, batch in enumerate(batches, start=at.epoch * len(self._sizes) + at.batch):
+            trace.step(number, batch, weights)
             yield batch
-
-    def _iteration(self, at: Position) -> int:
-        return at.epoch * len(self._sizes) + at.batch
 
     def _boundary(self, keeper: Keeper) -> None:
         at = self.progress.at
         if keeper.boundary(at):
             raise InterruptedRunError(
-                f"stopped and saved at step {at.step} (epoch {at.epoch + 1}, batch {at.batch})",
+                f"stopped and saved at {at}",
                 cure=f"continue with: luthier resume {self.folder.path}",
             )
 

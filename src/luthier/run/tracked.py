@@ -91,12 +91,7 @@ class Tracked:
     def capture(self) -> dict[str, Captured]:
         """Return the state of each object, and gradients that no step has used yet."""
         names = self.names()
-        learning = {
-            id(parameter)
-            for optimizer in self.optimizers.values()
-            for group in optimizer.param_groups
-            for parameter in group["params"]
-        }
+        learning = checkpoint.learning_in(self.optimizers.values())
         parts = {n: checkpoint.capture_module(m, learning) for n, m in self.modules.items()}
         for name, optimizer in self.optimizers.items():
             parts[name] = checkpoint.capture_optimizer(optimizer, names)
