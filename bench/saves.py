@@ -26,6 +26,7 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from luthier import checkpoint, vision
 from luthier.checkpoint import Saver, State, capture_module, capture_optimizer, names_of
@@ -216,9 +217,12 @@ def measure(name: str, rounds: int, folder: Path) -> None:
 
 
 def frozen(name: str, folder: Path) -> None:
-    """Print the bytes of a save after the first where only the last layer learns."""
+    """Print the bytes of a save after the first where a new last layer, of two classes, learns."""
     subject = Subject(name)
-    head = list(subject.model.parameters())[-2:]
+    last, old = [(n, m) for n, m in subject.model.named_modules() if isinstance(m, nn.Linear)][-1]
+    subject.model.set_submodule(last, nn.Linear(old.in_features, 2))
+    subject.names = names_of({"model": subject.model})
+    head = list(subject.model.get_submodule(last).parameters())
     for parameter in subject.model.parameters():
         parameter.requires_grad_(any(parameter is p for p in head))
     subject.model.eval()

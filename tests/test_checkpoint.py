@@ -17,7 +17,7 @@ import torch
 from luthier.checkpoint import Checkpoint, newest, read, steps_in, store, verify
 from luthier.checkpoint.store import Content, Written
 from luthier.errors import DamagedError
-from luthier.files.image import Image, copy_bits
+from luthier.files.image import Image
 
 FILES = {
     "model-00001-of-00002.safetensors": "model",
@@ -37,7 +37,7 @@ def content(step: float = 1.0, *, best: bool = False, **facts: Any) -> Content:
     for (name, part), tensors in zip(FILES.items(), named, strict=True):
         images[name] = Image(tensors)
         for key, tensor in tensors.items():
-            copy_bits(images[name].tensors[key], tensor)
+            images[name].tensors[key].copy_(tensor)
         parts.setdefault(part, []).append(name)
     plain = {"optimizer": {"type": "SGD"}, "sampler": {"at": 3}}
     state = {"position": {"epoch": 1}, "best": None, "parts": plain}

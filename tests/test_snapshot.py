@@ -17,7 +17,7 @@ from torch.optim import swa_utils
 
 from luthier.checkpoint import Captured, Saver, State, snapshot, steps_in, store
 from luthier.errors import UnsupportedStateError
-from luthier.files.image import copy_bits
+from luthier.files.image import Array, copy_bits
 from luthier.run.tracked import Tracked
 
 
@@ -29,7 +29,7 @@ class Gate:
         self._open = threading.Event()
         self.beside = 0  # tensors copied on the other thread
 
-    def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
+    def copy(self, target: Array, source: Array) -> None:
         if threading.current_thread() is threading.main_thread():
             copy_bits(target, source)
             return
@@ -486,7 +486,7 @@ def test_a_copy_that_fails_is_raised_and_the_next_succeeds(
     parts = {"model": Captured(later={"w": torch.ones(3)})}
     with monkeypatch.context() as patched:
 
-        def fail(*_tensors: torch.Tensor) -> None:
+        def fail(*_arrays: Array) -> None:
             raise MemoryError("no room")
 
         patched.setattr(snapshot, "copy_bits", fail)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from luthier.checkpoint import store
 from luthier.checkpoint.tree import pack, unpack
 from luthier.errors import UnsupportedStateError
-from luthier.files.image import Image, copy_bits
+from luthier.files.image import Image, bits_of, copy_bits
 from luthier.files.tensors import parse
 
 DTYPES = [
@@ -60,7 +60,7 @@ def there_and_back(value: Any, where: str = "object") -> Any:
     packed, tensors = pack(value, where)
     image = Image(tensors)
     for name, tensor in tensors.items():
-        copy_bits(image.tensors[name], tensor)
+        copy_bits(image.bits[name], bits_of(tensor))
     content = bytearray(b"".join(map(bytes, image.chunks())))
     return unpack(json.loads(store.to_json(packed)), parse(content))
 

@@ -57,26 +57,6 @@ class Saved:
     plain: Any = None
 
 
-def still_tensors(module: nn.Module, learning: set[int]) -> frozenset[str]:
-    """Return the names of the parameters and buffers that are not being trained.
-
-    A buffer, such as the running mean of a normalisation, goes with the parameters of its own
-    module; without any it counts as trained.
-
-    Args:
-        module: as a whole.
-        learning: ``id`` of the parameters that an optimizer holds.
-    """
-    found: set[str] = set()
-    for prefix, part in module.named_modules(remove_duplicate=False):
-        own = list(part.named_parameters(recurse=False))
-        still = [name for name, parameter in own if id(parameter) not in learning]
-        if own and len(still) == len(own):
-            still += [name for name, _ in part.named_buffers(recurse=False)]
-        found.update(f"{prefix}.{name}" if prefix else name for name in still)
-    return frozenset(found)
-
-
 def capture_module(module: nn.Module, learning: set[int]) -> Captured:
     """Return the state of a module: parameters change in a step, buffers in a forward.
 
@@ -87,20 +67,39 @@ def capture_module(module: nn.Module, learning: set[int]) -> Captured:
         module: its ``state_dict`` is taken.
         learning: ``id`` of the parameters that an optimizer holds.
     """
-    later = {
-        name
-        for name, parameter in module.named_parameters(remove_duplicate=False)
-        if id(parameter) in learning or not parameter.requires_grad
-    }
-    state = module.state_dict()
-    packed, tensors = pack({k: v for k, v in state.items() if not isinstance(v, torch.Tensor)})
-    of_state = {name: t for name, t in state.items() if isinstance(t, torch.Tensor)}
-    return Captured(
-        later={name: t for name, t in of_state.items() if name in later},
-        now={name: t for name, t in of_state.items() if name not in later} | tensors,
-        still=still_tensors(module, learning) & of_state.keys(),
-        plain=packed or None,
-    )
+    state = module.state_dict(keep_vars=True)  # the parameters themselves
+    tensors = {name: t for name, t in state.items() if isinstance(t, torch.Tensor)}
+    packed, inner = pack({k: v for k, v in state.items() if k not in tensors})
+    later: dict[str, torch.Tensor] = {}
+    now = dict(inner)
+    for name, tensor in tensors.items():
+        is_steady = id(tensor) in learning or (
+            isinstance(tensor, nn.Parameter) and not tensor.requires_grad
+        )
+        (later if is_steady else now)[name] = tensor
+    return Captured(later, now, _still(tensors, learning), packed or None)
+
+
+def _still(state: Tensors, learning: set[int]) -> frozenset[str]:
+    """Return the names of what is not being trained.
+
+    A buffer, such as the running mean of a normalisation, goes with the parameters of its own
+    module; without any it counts as trained.
+    """
+    still: list[str] = []
+    buffers: list[tuple[str, str]] = []  # module and name
+    some_learn: dict[str, bool] = {}  # by module
+    for name, tensor in state.items():
+        module = name.rpartition(".")[0]
+        if not isinstance(tensor, nn.Parameter):
+            buffers.append((module, name))
+            continue
+        learns = id(tensor) in learning
+        some_learn[module] = learns or some_learn.get(module, False)
+        if not learns:
+            still.append(name)
+    still += [name for module, name in buffers if not some_learn.get(module, True)]
+    return frozenset(still)
 
 
 def restore_module(module: nn.Module, saved: Saved, name: str = "model") -> None:

@@ -4,8 +4,8 @@ Parameters and optimizer state change in an optimizer's step and nowhere else, s
 copied during the forward and backward that follow a save; the next step waits for the copy. What
 changes at other moments is copied before training goes on. Where a tensor was changed too early
 all the same, its version counter shows it, and the copy is not used. The counter does not see what
-is written past it, by ``tensor.data`` or through numpy, so a few elements of each tensor are looked
-at as well.
+is written past it, by ``tensor.data`` or through numpy, so a few elements of each parameter are
+looked at as well.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
+from torch.nn import Parameter
 
 from luthier.checkpoint.parts import Captured
 from luthier.errors import UnsupportedStateError
-from luthier.files.image import Image, copy_bits, key_of, some_bits
+from luthier.files.image import Array, Image, bits_of, copy_bits, some_bits
 
 
 @dataclass(frozen=True)
@@ -119,19 +121,24 @@ class Copier:
         on_host: list[_Later] = []
         on_device: list[tuple[torch.Tensor, torch.Tensor]] = []
         for name, file in files.items():
-            places = self._images[name].tensors
-            for key, tensor in file.now.items():
-                _copy_now(places[key], tensor)
-            for key, tensor in file.later.items():
-                kind = tensor.device.type
-                if at_once or kind not in ("cpu", "cuda") or tensor.is_inference():
-                    _copy_now(places[key], tensor)
+            image = self._images[name]
+            _copy_now(image, file.now)
+            at_once_too: dict[str, torch.Tensor] = {}
+            for key, given in file.later.items():
+                # Whose data is swapped for other data goes on with that; the copy does not.
+                is_parameter = isinstance(given, Parameter) or given.requires_grad
+                tensor = given.detach() if is_parameter else given
+                on_cpu = tensor.is_cpu
+                if at_once or not (on_cpu or tensor.is_cuda) or tensor.is_inference():
+                    at_once_too[key] = tensor
                     continue
                 snapshot._versions.append((key, tensor, tensor._version))
-                if kind == "cpu":
-                    on_host.append(_Later(key, places[key], tensor, some_bits(tensor)))
+                if on_cpu:
+                    was = some_bits(bits_of(tensor)) if is_parameter else None
+                    on_host.append(_Later(key, image.bits[key], tensor, was))
                 else:
-                    on_device.append((places[key], tensor))
+                    on_device.append((image.tensors[key], tensor))
+            _copy_now(image, at_once_too)
         if on_host:
             snapshot._copying = self._thread.submit(_copy_all, on_host)
         snapshot._events += _copy_beside(on_device)
@@ -140,7 +147,7 @@ class Copier:
     def _image(self, name: str, file: File) -> Image:
         tensors = file.tensors
         kept = self._images.get(name)
-        if kept is not None and kept.key == key_of(tensors):
+        if kept is not None and kept.fits(tensors):
             return kept
         for key, tensor in tensors.items():
             kind = _strange_kind(tensor)
@@ -149,7 +156,7 @@ class Copier:
                     f"tensor {key!r} is {kind}, which safetensors cannot hold"
                 )
         try:
-            return Image(tensors, pinned=any(t.is_cuda for t in tensors.values()))
+            return Image(tensors, pinned=any(tensor.is_cuda for tensor in tensors.values()))
         except TypeError as error:
             raise UnsupportedStateError(str(error)) from error
 
@@ -162,25 +169,25 @@ def _strange_kind(tensor: torch.Tensor) -> str | None:
     return None if tensor.layout == torch.strided else str(tensor.layout)
 
 
-def _copy_now(place: torch.Tensor, tensor: torch.Tensor) -> None:
-    if tensor.device.type == "cpu":
-        copy_bits(place, tensor)
-    else:
-        place.copy_(tensor.detach())
+def _copy_now(image: Image, tensors: Mapping[str, torch.Tensor]) -> None:
+    if not tensors:
+        return
+    with torch.no_grad():  # one call: a model has many small buffers
+        places = [image.tensors[name] for name in tensors]
+        torch._foreach_copy_(places, list(tensors.values()))
 
 
-@dataclass(frozen=True)
-class _Later:
+class _Later(NamedTuple):
     name: str
-    place: torch.Tensor
+    place: Array
     tensor: torch.Tensor
-    was: bytes  # ``some_bits`` at the moment of the snapshot
+    was: bytes | None  # ``some_bits`` of a parameter at the moment of the snapshot
 
 
 def _copy_all(waiting: list[_Later]) -> list[str]:
     for later in waiting:
-        copy_bits(later.place, later.tensor)
-    return [later.name for later in waiting if some_bits(later.place) != later.was]
+        copy_bits(later.place, bits_of(later.tensor))
+    return [w.name for w in waiting if w.was is not None and some_bits(w.place) != w.was]
 
 
 def _copy_beside(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> list[torch.cuda.Event]:

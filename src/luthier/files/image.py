@@ -15,6 +15,8 @@ _BY_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _KNOWN_TO_NUMPY = {torch.float32, torch.float64, torch.float16, torch.int64, torch.uint8}
 _LOOKED_AT = 8  # elements of a tensor
 
+Array = np.ndarray[Any, Any]
+
 
 class Image:
     """Bytes of a safetensors file, with a place for each tensor.
@@ -23,18 +25,33 @@ class Image:
         tensors: only their shapes and dtypes are looked at.
         pinned: allocate where an accelerator can copy to while the host does something else.
 
+    Attributes:
+        tensors: the places, by name.
+        bits: the same places, as ``bits_of`` gives them.
+
     Raises:
         TypeError: a dtype that safetensors does not know; the tensor is named.
     """
 
     def __init__(self, tensors: Mapping[str, torch.Tensor], *, pinned: bool = False) -> None:
-        self.key = key_of(tensors)
         self.header, places, size = layout(tensors)
         self._data = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
         self.tensors = {
             name: self._data[start:end].view(tensors[name].dtype).view(tensors[name].shape)
             for name, (start, end) in places.items()
         }
+        self._expected = {n: _kind_of(p) for n, p in self.tensors.items()}
+        self.bits = {name: bits_of(place) for name, place in self.tensors.items()}
+
+    def fits(self, tensors: Mapping[str, torch.Tensor]) -> bool:
+        """Tell whether these are the tensors it is laid out for: by name, shape and dtype."""
+        expected = self._expected
+        try:
+            return expected.keys() == tensors.keys() and all(
+                expected[name] == _kind_of(tensor) for name, tensor in tensors.items()
+            )
+        except RuntimeError:  # a nested tensor has no shape
+            return False
 
     @property
     def size(self) -> int:
@@ -52,26 +69,16 @@ class Image:
         return digest.hexdigest()
 
 
-def key_of(tensors: Mapping[str, torch.Tensor]) -> tuple[Any, ...]:
-    """Return what decides an image's layout: two states with equal keys fit one image."""
-    return tuple(
-        (name, t.dtype, t.layout, t.device.type, t.is_nested or t.shape)  # a nested one has none
-        for name, t in tensors.items()
-    )
+def _kind_of(tensor: torch.Tensor) -> tuple[object, ...]:
+    return tensor.shape, tensor.dtype, tensor.layout, tensor.is_meta
 
 
-def copy_bits(target: torch.Tensor, source: torch.Tensor) -> None:
-    """Copy a tensor on the host into one of the same shape and dtype, on this thread alone.
+def bits_of(tensor: torch.Tensor) -> Array:
+    """Return the memory of a tensor on the host as an array: same shape, same bits.
 
-    torch's own copy would take all cores, which training is using, and numpy's lets go of the
-    interpreter's lock; bits are copied, so every dtype can be.
+    A dtype that numpy does not know is taken for integers of its size.
     """
-    if source.numel():
-        np.copyto(_bits(target), _bits(source))
-
-
-def _bits(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
-    plain = tensor.detach()
+    plain = tensor.detach() if tensor.requires_grad else tensor
     if plain.is_conj() or plain.is_neg():
         plain = plain.resolve_conj().resolve_neg()
     if plain.dtype not in _KNOWN_TO_NUMPY:
@@ -79,13 +86,23 @@ def _bits(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
     return plain.numpy()
 
 
-def some_bits(tensor: torch.Tensor) -> bytes:
-    """Return the bits of a few elements of a tensor on the host, from its first part to its last.
+def copy_bits(target: Array, source: Array) -> None:
+    """Copy what ``bits_of`` gives to a place of the same shape and dtype, on this thread alone.
 
-    Equal tensors give equal bits, in whatever order they lie in the memory.
+    torch's own copy would take all cores, which training is using; numpy's lets go of the
+    interpreter's lock.
     """
-    array = _bits(tensor)
-    every = max(1, array.size // _LOOKED_AT)
+    np.copyto(target, source)
+
+
+def some_bits(array: Array) -> bytes:
+    """Return the bits of a few elements, from the first part of an array to its last.
+
+    Equal arrays give equal bits, in whatever order they lie in the memory.
+    """
+    every = array.size // _LOOKED_AT
+    if every < 2:
+        return array.tobytes()
     # A reshape would copy all of what does not lie in order; the iterator is slower than a slice.
     flat = array.reshape(-1)[::every] if array.flags.c_contiguous else array.flat[::every]
     return flat.tobytes()

@@ -98,7 +98,7 @@ class Tracked:
         for name, value in self.others.items():
             if isinstance(value, torch.Tensor):
                 at_any_time = id(value) not in learning
-                tensors = {name: value.detach()}
+                tensors = {name: value}
                 parts[name] = Captured(now=tensors) if at_any_time else Captured(later=tensors)
             else:
                 parts[name] = checkpoint.capture_stateful(value, name)
