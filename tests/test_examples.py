@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
+import random
+import runpy
 import sys
 from pathlib import Path
 
+import kills
 import pytest
 
 from luthier import vision
-from luthier.run.prove import prove
+from luthier.run.loop import REDIRECT
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.py"))
 NEEDS = {
@@ -25,14 +29,11 @@ EPOCHS = {
     "hugging_face": 30,
     "plain": 40,
 }  # some seconds of training
-# Where torchvision's compiled operations do not load, transformers fails with it otherwise.
-START = (
-    "import runpy, sys; from luthier import vision; vision.load('torchvision');"
-    " sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
-)
+KILLS = 3
 
 
 def need(example: Path) -> None:
+    """Import what an example needs, here: it runs in a process forked from this one."""
     if example.stem not in NEEDS:
         return
     package, name = NEEDS[example.stem]
@@ -60,16 +61,24 @@ def test_five_lines_make_a_loop_resumable(example: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_that_is_killed_ends_with_the_same_bits(
-    tmp_path: Path, example: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_example_that_is_killed_ends_with_the_same_bits(tmp_path: Path, example: Path) -> None:
     need(example)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    script = [str(example), "run", str(EPOCHS[example.stem])]
-    command = [sys.executable, "-c", START, *script]
-    said: list[str] = []
-    proof = prove(command=command, kills=2, out=tmp_path / "proof", say=said.append)
-    assert proof.identical, f"{proof}\n" + "\n".join(said)
-    assert proof.kills[0] == 2
-    assert f"{EPOCHS[example.stem]} lines of metrics" in proof.summary
+
+    def subject(folder: Path) -> None:
+        os.environ[REDIRECT] = str(folder)
+        sys.argv = [str(example), "run", str(EPOCHS[example.stem])]
+        runpy.run_path(str(example), run_name="__main__")
+
+    whole = tmp_path / "whole"
+    seconds = kills.run_whole(subject, whole)
+    lines = (whole / "run" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == EPOCHS[example.stem]
+    killed, number = 0, 0
+    while killed < KILLS:
+        number += 1
+        folder = tmp_path / f"killed-{number}"
+        tally = kills.one_run(subject, whole, seconds, folder, random.Random(number), KILLS)
+        assert (tally.unreadable, tally.differing, tally.failed) == ([], [], 0)
+        killed += tally.kills
