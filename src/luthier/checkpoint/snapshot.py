@@ -122,15 +122,14 @@ class Copier:
         on_device: list[tuple[torch.Tensor, torch.Tensor]] = []
         for name, file in files.items():
             image = self._images[name]
-            _copy_now(image, file.now)
-            at_once_too: dict[str, torch.Tensor] = {}
+            now = dict(file.now)
             for key, given in file.later.items():
                 # Whose data is swapped for other data goes on with that; the copy does not.
                 is_parameter = isinstance(given, Parameter) or given.requires_grad
                 tensor = given.detach() if is_parameter else given
                 on_cpu = tensor.is_cpu
                 if at_once or not (on_cpu or tensor.is_cuda) or tensor.is_inference():
-                    at_once_too[key] = tensor
+                    now[key] = tensor
                     continue
                 snapshot._versions.append((key, tensor, tensor._version))
                 if on_cpu:
@@ -138,7 +137,7 @@ class Copier:
                     on_host.append(_Later(key, image.bits[key], tensor, was))
                 else:
                     on_device.append((image.tensors[key], tensor))
-            _copy_now(image, at_once_too)
+            _copy_now(image, now)
         if on_host:
             snapshot._copying = self._thread.submit(_copy_all, on_host)
         snapshot._events += _copy_beside(on_device)
