@@ -29,7 +29,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from luthier import checkpoint, vision
-from luthier.checkpoint import Saver, State, capture_module, capture_optimizer, names_of
+from luthier.checkpoint import (
+    Captured,
+    Saver,
+    State,
+    capture_module,
+    capture_optimizer,
+    learning_in,
+    names_of,
+)
 
 Tensors = dict[str, torch.Tensor]
 
@@ -63,6 +71,13 @@ class Subject:
             name = self.names[parameter]
             found |= {f"{kind}/{name}": value for kind, value in state.items()}
         return found
+
+    def parts(self) -> dict[str, Captured]:
+        """Return the state as luthier takes it."""
+        return {
+            "model": capture_module(self.model, learning_in([self.optimizer])),
+            "optimizer": capture_optimizer(self.optimizer, self.names),
+        }
 
     def nested(self) -> dict[str, Any]:
         """Return what a hand-written loop gives to torch.save."""
@@ -109,13 +124,7 @@ class Luthier(Method):
 
     def save(self) -> None:
         self.number += 1
-        subject = self.subject
-        learning = {id(p) for p in subject.model.parameters()}
-        parts = {
-            "model": capture_module(subject.model, learning),
-            "optimizer": capture_optimizer(subject.optimizer, subject.names),
-        }
-        self.saver.save(State(self.number, parts, {}, {}))
+        self.saver.save(State(self.number, self.subject.parts(), {}, {}))
         self.before = self.saver.costs.blocked
 
     def waited(self) -> float:
@@ -232,11 +241,7 @@ def frozen(name: str, folder: Path) -> None:
     written = []
     for number in range(2):
         subject.step()
-        parts = {
-            "model": capture_module(subject.model, {id(p) for p in head}),
-            "optimizer": capture_optimizer(subject.optimizer, subject.names),
-        }
-        saver.save(State(number, parts, {}, {}))
+        saver.save(State(number, subject.parts(), {}, {}))
         saver.wait()
         written.append(saver.costs.written)
     torch.save(subject.nested(), folder / "state.pt")

@@ -35,7 +35,7 @@ from torch.utils.data import (
 )
 
 from luthier import Run, checkpoint, load_optimizer, verify
-from luthier.checkpoint import Costs, snapshot
+from luthier.checkpoint import Costs, Saver, State, snapshot
 from luthier.checkpoint.snapshot import Snapshot
 from luthier.errors import (
     CannotWriteError,
@@ -640,9 +640,22 @@ def test_saves_take_no_more_than_their_part_of_the_time(
 def test_a_run_saves_within_a_part_of_its_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeper, "time", SimpleNamespace(monotonic=lambda: 0.0))
-    classify(tmp_path / "run", save_every="1%", keep=99)
-    assert steps_of_run(tmp_path / "run") == [1, 12], "the first tells what a save costs"
+    now, save = 0.0, Saver.save
+
+    def tick(_step: int) -> None:
+        nonlocal now
+        now += 1000
+
+    def save_and_wait(self: Saver, state: State) -> None:
+        save(self, state)
+        self.wait()  # else it is chance whether the next boundary knows what this one cost
+
+    monkeypatch.setattr(keeper, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(Saver, "save", save_and_wait)
+    classify(tmp_path / "seldom", save_every="0.00001%", keep=99)
+    classify(tmp_path / "often", tick, save_every="100%", keep=99)
+    assert steps_of_run(tmp_path / "seldom") == [1, 12], "the first tells what a save costs"
+    assert len(steps_of_run(tmp_path / "often")) > 5
 
 
 def test_the_newest_stay(tmp_path: Path) -> None:

@@ -69,9 +69,8 @@ def capture_module(module: nn.Module, learning: set[int]) -> Captured:
     """
     state = module.state_dict(keep_vars=True)  # the parameters themselves
     tensors = {name: t for name, t in state.items() if isinstance(t, torch.Tensor)}
-    packed, inner = pack({k: v for k, v in state.items() if k not in tensors})
+    packed, now = pack({k: v for k, v in state.items() if k not in tensors})
     later: dict[str, torch.Tensor] = {}
-    now = dict(inner)
     for name, tensor in tensors.items():
         is_steady = id(tensor) in learning or (
             isinstance(tensor, nn.Parameter) and not tensor.requires_grad

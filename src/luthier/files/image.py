@@ -40,11 +40,11 @@ class Image:
             name: self._data[start:end].view(tensors[name].dtype).view(tensors[name].shape)
             for name, (start, end) in places.items()
         }
-        self._expected = {n: _kind_of(p) for n, p in self.tensors.items()}
+        self._expected = {name: _kind_of(tensor) for name, tensor in tensors.items()}
         self.bits = {name: bits_of(place) for name, place in self.tensors.items()}
 
     def fits(self, tensors: Mapping[str, torch.Tensor]) -> bool:
-        """Tell whether these are the tensors it is laid out for: by name, shape and dtype."""
+        """Tell whether it is laid out for these: by name, shape, dtype and kind of device."""
         expected = self._expected
         try:
             return expected.keys() == tensors.keys() and all(
@@ -70,7 +70,7 @@ class Image:
 
 
 def _kind_of(tensor: torch.Tensor) -> tuple[object, ...]:
-    return tensor.shape, tensor.dtype, tensor.layout, tensor.is_meta
+    return tensor.shape, tensor.dtype, tensor.layout, tensor.device.type
 
 
 def bits_of(tensor: torch.Tensor) -> Array:
