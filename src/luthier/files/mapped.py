@@ -1,0 +1,119 @@
+"""Bytes of a file, given when they are asked for. No torch here.
+
+A file is mapped once and privately: what is read costs no copy, and what is written to the memory
+stays there.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from luthier.errors import DamagedError
+
+
+class Blob(Protocol):
+    """Bytes that tensors look at. Two tensors share memory where they have the same blob."""
+
+    @property
+    def nbytes(self) -> int:
+        """Their number."""
+        ...
+
+    def view(self) -> memoryview:
+        """Return them: writable, and the same memory at each call while somebody holds it.
+
+        Raises:
+            DamagedError: they are not there, or not what their checksum says.
+        """
+        ...
+
+
+class MappedFile:
+    """A file whose bytes are mapped when they are first needed.
+
+    Args:
+        path: it is opened at once, so that it cannot be exchanged for another later.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        self.size = os.fstat(self._handle).st_size
+        self._map: mmap.mmap | None = None
+
+    def read(self, start: int, count: int) -> bytes:
+        """Return ``count`` bytes from ``start`` on, without mapping anything.
+
+        Raises:
+            DamagedError: the file is shorter.
+        """
+        if start < 0 or count < 0 or start + count > self.size:
+            raise DamagedError(
+                f"{self.path} is truncated or damaged: bytes {start} to {start + count} are asked"
+                f" for, and it has {self.size}"
+            )
+        chunks = []
+        while count:
+            chunk = os.pread(self._handle, count, start)
+            if not chunk:
+                raise DamagedError(f"{self.path} became shorter while it was read")
+            chunks.append(chunk)
+            start, count = start + len(chunk), count - len(chunk)
+        return b"".join(chunks)
+
+    def view(self, start: int, count: int) -> memoryview:
+        """Return ``count`` bytes from ``start`` on, mapped: writable, and private.
+
+        Raises:
+            DamagedError: the file is shorter.
+        """
+        if start < 0 or count < 0 or start + count > self.size:
+            self.read(start, count)  # says so
+        if not count:
+            return memoryview(bytearray())
+        if self._map is None:
+            self._map = mmap.mmap(self._handle, self.size, access=mmap.ACCESS_COPY)
+        return memoryview(self._map)[start : start + count]
+
+    def close(self) -> None:
+        """Let go of the file; what has been mapped stays while somebody holds it."""
+        handle, self._handle = self._handle, -1
+        if handle >= 0:
+            os.close(handle)
+        self._map = None
+
+    def __del__(self) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A part of a file, as it lies there."""
+
+    file: MappedFile
+    start: int
+    nbytes: int
+
+    def view(self) -> memoryview:
+        """See ``Blob``."""
+        return self.file.view(self.start, self.nbytes)
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """Bytes that are in memory already."""
+
+    content: bytearray = field(repr=False)
+
+    @property
+    def nbytes(self) -> int:
+        """See ``Blob``."""
+        return len(self.content)
+
+    def view(self) -> memoryview:
+        """See ``Blob``."""
+        return memoryview(self.content)
