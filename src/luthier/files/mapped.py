@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import mmap
 import os
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from luthier.errors import DamagedError
+from luthier.errors import DamagedError, UnsupportedFileError
 
+_CLOSE_ON_EXEC = getattr(os, "O_CLOEXEC", 0)
+_DO_NOT_WAIT = getattr(os, "O_NONBLOCK", 0)
 
 class Blob(Protocol):
     """Bytes that tensors look at. Two tensors share memory where they have the same blob."""
@@ -37,12 +40,25 @@ class MappedFile:
 
     Args:
         path: it is opened at once, so that it cannot be exchanged for another later.
+
+    Raises:
+        UnsupportedFileError: there is no such file, it may not be read, or it is a folder, a pipe
+            or a device.
     """
+
+    _handle = -1
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        self.size = os.fstat(self._handle).st_size
+        try:
+            # Without O_NONBLOCK, opening a named pipe would wait for somebody to write to it.
+            self._handle = os.open(path, os.O_RDONLY | _CLOSE_ON_EXEC | _DO_NOT_WAIT)
+            found = os.fstat(self._handle)
+        except OSError as error:
+            raise UnsupportedFileError(f"{path} cannot be read: {error.strerror}") from error
+        if not stat.S_ISREG(found.st_mode):
+            raise UnsupportedFileError(f"{path} is no file but {_what(found.st_mode)}")
+        self.size = found.st_size
         self._map: mmap.mmap | None = None
 
     def read(self, start: int, count: int) -> bytes:
@@ -88,6 +104,12 @@ class MappedFile:
 
     def __del__(self) -> None:
         self.close()
+
+
+def _what(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    return "a named pipe" if stat.S_ISFIFO(mode) else "a device"
 
 
 @dataclass(frozen=True, eq=False)
