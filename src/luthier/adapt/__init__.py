@@ -1,6 +1,8 @@
 """Foreign weights → this model: plan (pure) → report → apply."""
 
 from luthier.adapt.apply import load
-from luthier.adapt.plan import LoadPlan, match
+from luthier.adapt.matching import match
+from luthier.adapt.plan import Assignment, HeadFit, LoadPlan
+from luthier.adapt.transforms import Rows
 
-__all__ = ["LoadPlan", "load", "match"]
+__all__ = ["Assignment", "HeadFit", "LoadPlan", "Rows", "load", "match"]

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from luthier.adapt.plan import LoadPlan, match
+from luthier.adapt.matching import match
+from luthier.adapt.plan import LoadPlan
 from luthier.errors import DoesNotFitError
 from luthier.files import tensors
 from luthier.files.tensors import Archive
