@@ -12,7 +12,7 @@ import errno
 import hashlib
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from luthier.files import disk
@@ -109,6 +109,17 @@ def _write_all(to: disk.Disk, handle: int, content: memoryview) -> None:
         left = left[to.write(handle, left) :]
 
 
+def write_file(path: Path, chunks: Iterable[bytes | bytearray | memoryview]) -> None:
+    """Write a file atomically and durably; one chunk is held at a time.
+
+    Args:
+        path: an old file is replaced in one step; it is what it was if anything is raised.
+        chunks: the file's bytes, one after another.
+    """
+    with _replacing(path) as temporary:
+        write_chunks(temporary, chunks)
+
+
 def write_bytes(path: Path, *chunks: bytes | bytearray | memoryview) -> None:
     """Write a file inside a new directory and flush it.
 
@@ -116,11 +127,17 @@ def write_bytes(path: Path, *chunks: bytes | bytearray | memoryview) -> None:
         path: there is nothing under it yet; after an error there may be a part of the file.
         chunks: the file's bytes, one after another; none is copied.
     """
+    write_chunks(path, chunks)
+
+
+def write_chunks(path: Path, chunks: Iterable[bytes | bytearray | memoryview]) -> None:
+    """Write as ``write_bytes`` does, from chunks that may be made one by one."""
     to = disk.current()
     handle = to.create(path)
     try:
         for chunk in chunks:
             _write_all(to, handle, memoryview(chunk))
+            del chunk  # before the next one is made
         to.sync(handle)
     except BaseException:
         with contextlib.suppress(OSError):
