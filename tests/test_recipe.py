@@ -43,6 +43,7 @@ SAMPLES: dict[str, Any] = {
     "std": (0.5, 0.25, 2.0),
     "model": "mobilenet_v2",
     "weights": "weights.pth",
+    "head": "by-name",
     "head_module": "classifier.1",
     "strategy": "layerwise",
     "trunk_lr_scale": 0.3,
@@ -53,6 +54,7 @@ SAMPLES: dict[str, Any] = {
     "lr": 0.02,
     "momentum": 0.8,
     "weight_decay": 0.001,
+    "decay_to": "start",
     "clip_norm": 1.5,
     "accumulate": 4,
     "schedule": "cosine",
@@ -191,6 +193,13 @@ def recipes(draw: st.DrawFn) -> Recipe:
             got[name] = None
     if got["schedule"] == "one-cycle":
         got["momentum"] = None
+    random_start = got["weights"] == "none" or got["strategy"] == "scratch"
+    if random_start:
+        got["head"] = draw(st.sampled_from([None, "replace"]))
+    if random_start or (got["strategy"] in ("frozen", "zero-lr") and got["head"] != "by-name"):
+        got["decay_to"] = draw(st.sampled_from([None, "zero"]))
+    if got["decay_to"] == "start":
+        got["weight_decay"] = draw(st.floats(1e-6, 1))
     if got["resize"] is not None:
         got["resize"] += got["image_size"] or 224
     longest = max(got["head_epochs"] or 1, got["unfreeze_epochs"] or 1)
@@ -239,11 +248,13 @@ def test_an_empty_recipe_resolves_to_the_documented_defaults() -> None:
         "augment": "crop-flip",
         "model": "resnet18",
         "weights": "imagenet",
+        "head": "replace",
         "strategy": "full",
         "optimizer": "sgd",
         "lr": 0.001,
         "momentum": 0.9,
         "weight_decay": 0.0,
+        "decay_to": "zero",
         "accumulate": 1,
         "schedule": "step",
         "step_size": 7,
@@ -355,6 +366,27 @@ def test_a_frozen_random_trunk_is_refused_saying_why() -> None:
 def test_scratch_refuses_weights(weights: str) -> None:
     said = refusal(strategy="scratch", weights=weights)
     assert f"--weights {weights} has no effect with --strategy scratch" in said
+
+
+def test_a_head_by_name_needs_a_head_to_take_rows_from() -> None:
+    said = refusal(head="by-name", weights="none")
+    assert "--head by-name has no effect with --weights none" in said
+    assert "--head by-name has no effect" in refusal(head="by-name", strategy="scratch")
+
+
+def test_decay_toward_the_start_is_refused_where_it_pulls_nothing_there() -> None:
+    said = refusal(decay_to="start")
+    assert "--decay-to start has no effect without --weight-decay above 0" in said
+    assert "no effect without --weight-decay" in refusal(
+        decay_to="start", optimizer="adamw", weight_decay=0.0
+    )
+    said = refusal(decay_to="start", weight_decay=0.1, strategy="scratch")
+    assert "--decay-to start makes no sense with --strategy scratch" in said
+    for strategy in ("frozen", "zero-lr"):
+        said = refusal(decay_to="start", weight_decay=0.1, strategy=strategy)
+        assert f"--decay-to start has no effect with --strategy {strategy} and --head" in said
+        resolve(recipe(decay_to="start", weight_decay=0.1, strategy=strategy, head="by-name"))
+    assert resolve(recipe(decay_to="start", optimizer="adamw")).optimizer.weight_decay == 0.01
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,7 @@ def resolve(recipe: Recipe) -> Recipe:
     _check_values(complete)
     _check_effects(given, filled)
     _check_sense(filled)
+    _check_start(filled)
     return complete
 
 
@@ -149,6 +150,33 @@ def _check_sense(filled: Mapping[str, Any]) -> None:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", filled["device"]):
         raise RecipeError(
             f"--device {filled['device']!r} is unknown; known are: auto, cpu, cuda, cuda:N, mps"
+        )
+
+
+def _check_start(filled: Mapping[str, Any]) -> None:
+    strategy, by_name = filled["strategy"], filled["head"] == "by-name"
+    if by_name and filled["weights"] == "none":
+        raise RecipeError(
+            "--head by-name has no effect with --weights none: there is no head to take rows from",
+            cure="give --weights FILE or imagenet, or leave --head out",
+        )
+    if filled["decay_to"] == "zero":
+        return
+    if not filled["weight_decay"]:
+        raise RecipeError(
+            "--decay-to start has no effect without --weight-decay above 0",
+            cure="give --weight-decay, such as --weight-decay 0.01",
+        )
+    if strategy == "scratch":
+        raise RecipeError(
+            "--decay-to start makes no sense with --strategy scratch, whose start is random",
+            cure="leave it out, or give --weights FILE or imagenet",
+        )
+    if strategy in ("frozen", "zero-lr") and not by_name:
+        raise RecipeError(
+            f"--decay-to start has no effect with --strategy {strategy} and --head replace: only"
+            " the new head learns, and its start is random",
+            cure="take --head by-name, or leave --decay-to out",
         )
 
 

@@ -92,6 +92,11 @@ class Model:
     weights: str | None = _knob(
         "a file, imagenet, a torchvision weights name such as IMAGENET1K_V1, or none [imagenet]"
     )
+    head: str | None = _knob(
+        "a new head, or rows of the weights' own head for classes of the same name",
+        default="replace",
+        choices=("replace", "by-name"),
+    )
     head_module: str | None = _knob(
         "dotted name of the classifier, where it is not found by itself"
     )
@@ -141,6 +146,11 @@ class Optimizer:
     )
     weight_decay: float | None = _knob(
         "weight decay; norms and biases are left out [sgd 0, adamw 0.01]", low=0.0
+    )
+    decay_to: str | None = _knob(
+        "what weight decay pulls to: zero, or where the weights started (L2-SP)",
+        default="zero",
+        choices=("zero", "start"),
     )
     clip_norm: float | None = _knob(
         "largest norm of the gradient [no limit]", low=0.0, open_low=True
