@@ -1,6 +1,11 @@
 """Read a weights file into named tensors; write named tensors as safetensors.
 
 A file's kind is told by its content, never by its name.
+
+The entries of an opened file become live tensors that are mapped where they lie, writable and
+private: what is written to one stays in memory. Tensors that share memory in the file share it
+here. A copy is made where the bytes are the other way round, or where elements do not lie at a
+multiple of their size.
 """
 
 from __future__ import annotations
@@ -10,8 +15,9 @@ import math
 import mmap
 import pickle
 import warnings
+import weakref
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +26,11 @@ import safetensors
 import torch
 
 from luthier.errors import DamagedError, UnsupportedFileError
-from luthier.files import durable
+from luthier.files import durable, writing
+from luthier.files.dtypes import DTYPES
+from luthier.files.entries import Entry, Name, Record, RefusedEntry, SparseEntry, TensorEntry
+from luthier.files.layout import lay_out
+from luthier.files.mapped import Blob
 from luthier.values import TensorSpec
 
 METADATA_KEY = "luthier"
@@ -181,18 +191,12 @@ def write_in_place(
 ) -> None:
     """Write as ``write`` does, but straight to ``path``: for inside a new directory.
 
-    The same tensors and metadata give the same bytes. (The ``safetensors`` package writes the
-    metadata in an order of chance, so the format, which is a page long, is written here.)
-
     Raises:
-        TypeError: a dtype that safetensors does not know; the tensor is named.
+        UnsupportedStateError: a tensor that safetensors cannot hold; it is named.
     """
-    header, places, _ = layout(tensors, metadata)
-    with path.open("wb") as file:
-        file.write(header)
-        for name in places:
-            plain = tensors[name].detach().to("cpu").resolve_conj().resolve_neg().contiguous()
-            file.write(plain.flatten().view(torch.uint8).numpy().data)
+    sources = {name: writing.source_of(name, tensor) for name, tensor in tensors.items()}
+    laid = lay_out({name: source.spec for name, source in sources.items()}, metadata)
+    durable.write_chunks(path, writing.safetensors_chunks(laid, sources))
 
 
 def layout(
@@ -209,26 +213,10 @@ def layout(
         order; the data's length.
 
     Raises:
-        TypeError: a dtype that safetensors does not know; the tensor is named.
+        UnsupportedStateError: a dtype that safetensors does not know; the tensor is named.
     """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    if metadata is not None:
-        header["__metadata__"][METADATA_KEY] = json.dumps(metadata, sort_keys=True)
-    places: dict[str, tuple[int, int]] = {}
-    offset = 0
-    # Wide dtypes first, so that every tensor begins at a multiple of its item's size.
-    for name, tensor in sorted(
-        tensors.items(), key=lambda item: (-item[1].element_size(), item[0])
-    ):
-        if tensor.dtype not in _DTYPES:
-            raise TypeError(f"tensor {name!r} is {tensor.dtype}, which safetensors cannot hold")
-        places[name] = (offset, offset + tensor.numel() * tensor.element_size())
-        shape, dtype = list(tensor.shape), _DTYPES[tensor.dtype]
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": list(places[name])}
-        offset = places[name][1]
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text, places, offset
+    laid = lay_out({name: spec(tensor) for name, tensor in tensors.items()}, metadata)
+    return laid.header, dict(laid.places), laid.size
 
 
 def parse(content: bytearray | mmap.mmap) -> dict[str, torch.Tensor]:
@@ -316,3 +304,263 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise ValueError("a name is there twice")
     return found
+
+
+_COMPLEX = {"complex32": 2, "complex64": 4, "complex128": 8}  # bytes of one of the two numbers
+_Kept = Callable[[], torch.UntypedStorage | None]
+# What tensors still use of each blob, as it is (0), moved (1), or with elements of so many bytes
+# turned round: so that two tensors of one blob have one storage.
+_in_use: weakref.WeakKeyDictionary[Blob, dict[int, _Kept]] = weakref.WeakKeyDictionary()
+_AS_IT_IS, _MOVED = 0, 1
+_LAYOUTS = {
+    name: vars(torch)[name]
+    for name in ("sparse_coo", "sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc")
+}
+_NAMED = {"dtype": torch.dtype, "layout": torch.layout, "memory_format": torch.memory_format}
+
+
+def tensor(entry: Entry, name: str = "") -> torch.Tensor:
+    """Return the tensor of an entry, on the CPU, without a gradient.
+
+    Args:
+        entry: of a file that is still as it was when it was opened.
+        name: of the tensor, for errors.
+
+    Raises:
+        UnsupportedFileError: it is of a kind that luthier does not give.
+        DamagedError: it does not lie within its storage, or its indices within its shape.
+    """
+    called = f"tensor {name!r}" if name else "a tensor"
+    if isinstance(entry, RefusedEntry):
+        raise UnsupportedFileError(f"{called} {entry.why}, and luthier gives no such tensors")
+    try:
+        return _sparse(entry) if isinstance(entry, SparseEntry) else _dense(entry)
+    except (RuntimeError, ValueError, TypeError, OverflowError) as error:
+        spec, line = entry.spec, str(error).split("\n")[0]
+        raise DamagedError(f"{called}, {spec}, contradicts itself: {line}") from error
+
+
+class Tensors(Mapping[str, torch.Tensor]):
+    """Named tensors of a file: each is mapped when it is asked for.
+
+    Args:
+        entries: by name.
+    """
+
+    def __init__(self, entries: Mapping[str, Entry]) -> None:
+        self.entries = entries
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        """Return a tensor; see ``tensor`` for what can go wrong."""
+        return tensor(self.entries[name], name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+
+def _dense(entry: TensorEntry) -> torch.Tensor:
+    dtype = _dtype(entry.spec.dtype)
+    shape, strides = entry.spec.shape, entry.strides
+    _check_place(entry)
+    if not entry.count:
+        found = torch.empty(shape, dtype=dtype)
+        return found if strides is None else found.as_strided(shape, strides)
+    found = torch.empty(0, dtype=dtype)
+    found.set_(_storage(entry), entry.offset, shape, strides or _in_order(shape))
+    found = found.conj() if "conj" in entry.flags else found
+    return torch._neg_view(found) if "neg" in entry.flags else found
+
+
+def _dtype(name: str) -> torch.dtype:
+    found = vars(torch).get(name) if name in DTYPES else None
+    if not isinstance(found, torch.dtype):
+        raise UnsupportedFileError(
+            f"torch {torch.__version__} has no dtype {name}", cure="update torch"
+        )
+    return found
+
+
+def _check_place(entry: TensorEntry) -> None:
+    shape, strides = entry.spec.shape, entry.strides
+    room = entry.blob.nbytes // DTYPES[entry.spec.dtype].itemsize
+    if min(shape, default=0) < 0 or entry.offset < 0 or min(strides or (), default=0) < 0:
+        raise ValueError("it has a negative size, stride or offset")
+    if strides is not None and len(strides) != len(shape):
+        raise ValueError(f"it has {len(shape)} dimensions and {len(strides)} strides")
+    if strides is None:
+        end = entry.offset + entry.count
+    else:
+        steps = ((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+        end = entry.offset + 1 + sum(steps)
+    if entry.count and end > room:
+        raise ValueError(f"it ends at element {end} of a storage of {room}")
+
+
+def _in_order(shape: tuple[int, ...]) -> tuple[int, ...]:
+    strides, step = [], 1
+    for length in reversed(shape):
+        strides.append(step)
+        step *= length
+    return tuple(reversed(strides))
+
+
+def _storage(entry: TensorEntry) -> torch.UntypedStorage:
+    itemsize = DTYPES[entry.spec.dtype].itemsize
+    width = _COMPLEX.get(entry.spec.dtype, itemsize)
+    if entry.big_endian and width > 1:
+        return _kept(entry.blob, width, lambda: _turned(entry.blob, width))
+    found = _kept(entry.blob, _AS_IT_IS, lambda: _mapped(entry.blob))
+    if found.data_ptr() % itemsize:
+        return _kept(entry.blob, _MOVED, found.clone)
+    return found
+
+
+def _kept(blob: Blob, form: int, make: Callable[[], torch.UntypedStorage]) -> torch.UntypedStorage:
+    forms = _in_use.setdefault(blob, {})
+    found = forms[form]() if form in forms else None
+    if found is None:
+        found = make()
+        forms[form] = weakref.ref(found)
+    return found
+
+
+def _mapped(blob: Blob) -> torch.UntypedStorage:
+    return torch.frombuffer(blob.view(), dtype=torch.uint8).untyped_storage()
+
+
+def _turned(blob: Blob, width: int) -> torch.UntypedStorage:
+    whole = blob.nbytes // width * width
+    elements = torch.frombuffer(blob.view(), dtype=torch.uint8)[:whole].view(-1, width)
+    turned = torch.empty_like(elements)
+    for place in range(width):
+        turned[:, place] = elements[:, width - 1 - place]
+    return turned.untyped_storage()
+
+
+def _sparse(entry: SparseEntry) -> torch.Tensor:
+    parts = {name: _dense(part) for name, part in entry.parts.items()}
+    dtype, shape = _dtype(entry.spec.dtype), entry.spec.shape
+    if parts["values"].dtype != dtype:
+        raise ValueError(f"its values are {parts['values'].dtype}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that compressed layouts are in beta
+        if entry.layout == "sparse_coo":
+            return torch.sparse_coo_tensor(
+                parts["indices"],
+                parts["values"],
+                shape,
+                is_coalesced=entry.is_coalesced or None,
+                check_invariants=True,
+            )
+        return torch.sparse_compressed_tensor(
+            parts["compressed"],
+            parts["plain"],
+            parts["values"],
+            shape,
+            layout=_LAYOUTS[entry.layout],
+            check_invariants=True,
+        )
+
+
+_Holder = dict[Any, Any] | list[Any] | set[Any] | Record
+
+
+def live(content: Any) -> Any:
+    """Return a tree with everything in it as torch has it: tensors, parameters, dtypes, devices.
+
+    What was one object in the tree is one object again. A ``Record`` stays one, with live content;
+    so does a ``Name`` or ``Global`` that torch has no plain value for.
+
+    Raises:
+        UnsupportedFileError, DamagedError: see ``tensor``.
+    """
+    return _Living().all_of(content)
+
+
+class _Living:
+    """Builds the live tree; not by recursion, for a file decides how deep it is."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, Any] = {}
+        self._unfilled: list[tuple[_Holder, Any]] = []
+
+    def all_of(self, content: Any) -> Any:
+        found = self._one(content, "")
+        while self._unfilled:
+            self._fill(*self._unfilled.pop())
+        return found
+
+    def _one(self, value: Any, key: Any) -> Any:
+        """Return a value's live counterpart; one that can be filled later is still empty."""
+        if isinstance(value, tuple | frozenset):
+            self._freeze(value)
+        elif id(value) not in self._made:
+            if isinstance(value, dict | list | set | Record):
+                self._made[id(value)] = made = _empty(value)
+                self._unfilled.append((value, made))
+            elif isinstance(value, TensorEntry | SparseEntry | RefusedEntry):
+                self._made[id(value)] = _with_gradient(value, key if isinstance(key, str) else "")
+            elif isinstance(value, Name):
+                self._made[id(value)] = _named(value)
+            else:
+                return value
+        return self._made[id(value)]
+
+    def _freeze(self, top: tuple[Any, ...] | frozenset[Any]) -> None:
+        # Only what can be filled later can close a circle, so these form none among themselves.
+        waiting: list[tuple[Any, ...] | frozenset[Any]] = [top]
+        while waiting:
+            value = waiting[-1]
+            if id(value) not in self._made:
+                unmade = [
+                    item
+                    for item in value
+                    if isinstance(item, tuple | frozenset) and id(item) not in self._made
+                ]
+                if unmade:
+                    waiting += unmade
+                    continue
+                items = (self._one(v, "") for v in value)
+                made = frozenset(items) if isinstance(value, frozenset) else tuple(items)
+                self._made[id(value)] = made
+            waiting.pop()
+
+    def _fill(self, value: _Holder, made: Any) -> None:
+        if isinstance(value, dict):
+            made.update((self._one(k, ""), self._one(v, k)) for k, v in value.items())
+        elif isinstance(value, list):
+            made.extend(self._one(v, "") for v in value)
+        elif isinstance(value, set):
+            made.update(self._one(v, "") for v in value)
+        else:
+            for name in ("arguments", "keywords", "state", "items", "pairs"):
+                setattr(made, name, self._one(getattr(value, name), ""))
+
+
+def _empty(value: _Holder) -> _Holder:
+    if isinstance(value, Record):
+        return Record(value.made_by, is_call=value.is_call)
+    return {} if isinstance(value, dict) else [] if isinstance(value, list) else set()
+
+
+def _with_gradient(entry: Entry, name: str) -> torch.Tensor:
+    found = tensor(entry, name)
+    if not isinstance(entry, TensorEntry):
+        return found
+    has_gradient = entry.requires_grad and (found.is_floating_point() or found.is_complex())
+    if entry.is_parameter:
+        return torch.nn.Parameter(found, requires_grad=has_gradient)
+    return found.requires_grad_(has_gradient)
+
+
+def _named(name: Name) -> Any:
+    if name.kind == "device":
+        try:
+            return torch.device(name.value)
+        except RuntimeError:  # of a kind that this torch does not know
+            return name
+    found = vars(torch).get(name.value)
+    return found if isinstance(found, _NAMED.get(name.kind, ())) else name
