@@ -154,10 +154,7 @@ class Copier:
                 raise UnsupportedStateError(
                     f"tensor {key!r} is {kind}, which safetensors cannot hold"
                 )
-        try:
-            return Image(tensors, pinned=any(tensor.is_cuda for tensor in tensors.values()))
-        except TypeError as error:
-            raise UnsupportedStateError(str(error)) from error
+        return Image(tensors, pinned=any(tensor.is_cuda for tensor in tensors.values()))
 
 
 def _strange_kind(tensor: torch.Tensor) -> str | None:

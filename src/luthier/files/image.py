@@ -30,7 +30,7 @@ class Image:
         bits: the same places, as ``bits_of`` gives them.
 
     Raises:
-        TypeError: a dtype that safetensors does not know; the tensor is named.
+        UnsupportedStateError: a dtype that safetensors does not know; the tensor is named.
     """
 
     def __init__(self, tensors: Mapping[str, torch.Tensor], *, pinned: bool = False) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from luthier.errors import DamagedError
-from luthier.files import strict_json
+from luthier.files import shapes, strict_json
 from luthier.files.dtypes import BY_SAFETENSORS
 from luthier.files.entries import Archive, Entry, RefusedEntry, TensorEntry
 from luthier.files.mapped import MappedFile, Region
@@ -20,7 +20,6 @@ from luthier.values import TensorSpec
 
 METADATA_KEY = "luthier"
 LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
-MOST_DIMENSIONS = 64
 # Dtypes of the format that torch has no tensors of, by bits.
 _NARROW = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 
@@ -71,13 +70,23 @@ def read(file: MappedFile) -> Archive:
         raise DamagedError(
             f"safetensors file {file.path} is truncated or damaged: {error}"
         ) from error
+    tensors = {name: _entry(file, header.begin, d) for name, d in header.tensors.items()}
     return Archive(
         file.path,
         "safetensors",
-        {name: _entry(file, header.begin, d) for name, d in header.tensors.items()},
+        tensors | _tied(tensors, header.metadata),
         metadata=description,
         facts=tuple((k, v) for k, v in header.metadata.items() if k != METADATA_KEY),
     )
+
+
+def _tied(tensors: Mapping[str, Entry], metadata: Mapping[str, str]) -> dict[str, Entry]:
+    """Return tensors under their other names: the format's package notes "other": "stored"."""
+    return {
+        name: tensors[kept]
+        for name, kept in metadata.items()
+        if kept in tensors and name not in tensors and name not in ("format", METADATA_KEY)
+    }
 
 
 def _entry(file: MappedFile, begin: int, found: Described) -> Entry:
@@ -134,11 +143,14 @@ def _described(name: str, told: Any) -> Described:
     if not isinstance(told, dict) or told.keys() != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"tensor {name[:200]!r} is described as {str(told)[:80]}")
     code, shape, place = told["dtype"], told["shape"], told["data_offsets"]
-    if not _are_sizes(shape) or not _are_sizes(place) or len(place) != 2:
+    if not shapes.are_sizes(shape) or not shapes.are_sizes(place) or len(place) != 2:
         raise ValueError(f"tensor {name[:200]!r} has the shape {_brief(shape)} at {_brief(place)}")
     if not isinstance(code, str) or (code not in BY_SAFETENSORS and code not in _NARROW):
         raise ValueError(f"tensor {name[:200]!r} has the dtype {_brief(code)}, which is none")
-    wanted = _nbytes(code, shape)
+    try:
+        wanted = _nbytes(code, shape)
+    except ValueError as error:
+        raise ValueError(f"tensor {name[:200]!r}: {error}") from None
     if place[1] - place[0] != wanted:
         raise ValueError(
             f"tensor {name[:200]!r} is {code} of shape {_brief(shape)}, which takes {wanted} bytes,"
@@ -147,23 +159,13 @@ def _described(name: str, told: Any) -> Described:
     return Described(code, tuple(shape), place[0], place[1])
 
 
-def _are_sizes(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) <= MOST_DIMENSIONS
-        and all(type(item) is int and 0 <= item < 1 << 63 for item in value)
-    )
-
-
 def _brief(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 
 def _nbytes(code: str, shape: list[int]) -> int:
-    count = 1
-    for length in shape:
-        count *= length
+    count = shapes.count(shape)
     known = BY_SAFETENSORS.get(code)
     bits = count * (8 * known.itemsize if known else _NARROW[code])
     return -(-bits // 8)
