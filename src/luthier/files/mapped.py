@@ -18,6 +18,7 @@ from luthier.errors import DamagedError, UnsupportedFileError
 _CLOSE_ON_EXEC = getattr(os, "O_CLOEXEC", 0)
 _DO_NOT_WAIT = getattr(os, "O_NONBLOCK", 0)
 
+
 class Blob(Protocol):
     """Bytes that tensors look at. Two tensors share memory where they have the same blob."""
 

@@ -1,40 +1,45 @@
-"""Open any weights file: what it is, is told by its content and never by its name. No torch here."""
+"""Open any file of weights: no code in it runs, and its tensors stay on the disk. No torch here."""
 
 from __future__ import annotations
 
 import importlib
 from pathlib import Path
 
-from luthier.errors import DamagedError, UnsupportedFileError
+from luthier.errors import UnsupportedFileError
+from luthier.files import telling
 from luthier.files.entries import Archive
+from luthier.files.formats import folders, sharded
 from luthier.files.mapped import MappedFile
+
+_FORMATS = "luthier.files.formats"
 
 
 def open_archive(path: Path) -> Archive:
-    """Open a file, or a folder of files that belong together, without running anything in it.
+    """Open a file, or a folder of files that belong together, whatever it is called.
 
     Tensors stay on the disk until they are asked for.
+
+    Args:
+        path: a file of weights; the JSON index of sharded weights; a folder that holds one of
+            these, a checkpoint of luthier, or a distributed checkpoint of torch.
 
     Raises:
         UnsupportedFileError: it does not exist, or is of a kind that luthier does not read.
         DamagedError: it is truncated or contradicts itself.
+        MissingExtraError: it is of a kind whose reader is not installed.
     """
+    path = Path(path)
     if not path.exists():
         raise UnsupportedFileError(f"weights file {path} does not exist")
+    if path.is_dir():
+        return folders.read(path, _open_file)
+    return _open_file(path)
+
+
+def _open_file(path: Path) -> Archive:
     file = MappedFile(path)
-    head = file.read(0, min(file.size, 64))
-    if not head:
-        raise DamagedError(f"weights file {path} is empty")
-    archive: Archive = importlib.import_module(_reader_of(path, head)).read(file)
+    kind = telling.format_of(file)
+    if kind == "sharded":
+        return sharded.read(file, _open_file)
+    archive: Archive = importlib.import_module(f"{_FORMATS}.{kind}").read(file)
     return archive
-
-
-def _reader_of(path: Path, head: bytes) -> str:
-    formats = "luthier.files.formats"
-    if head[8:9] == b"{":
-        return f"{formats}.safetensors"
-    if head[:4] == b"PK\x03\x04":
-        return f"{formats}.torch_zip"
-    if head[:1] == b"\x80":
-        return f"{formats}.torch_legacy"
-    raise UnsupportedFileError(f"{path} is no weights file: it begins with {head[:8]!r}")

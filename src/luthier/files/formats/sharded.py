@@ -1,0 +1,150 @@
+"""Weights in several files, and the JSON index that says which tensor is in which. No torch here.
+
+Written by Hugging Face's libraries, by luthier and others, over safetensors or torch's files. A
+shard's name is a name in the index's folder and no path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from luthier.errors import DamagedError, UnsupportedFileError
+from luthier.files import strict_json
+from luthier.files.entries import Archive, Entry, RefusedEntry, SparseEntry, TensorEntry
+from luthier.files.mapped import MappedFile
+
+Opener = Callable[[Path], Archive]
+_ENTRIES = (TensorEntry, SparseEntry, RefusedEntry)
+_LARGEST_INDEX = 256 << 20  # bytes
+
+
+def read(file: MappedFile, open_file: Opener) -> Archive:
+    """Read an index and open its shards, each once.
+
+    Args:
+        file: the index.
+        open_file: opens a shard.
+
+    Raises:
+        UnsupportedFileError: it is JSON, but no index.
+        DamagedError: it contradicts its shards, names a file elsewhere, or one is missing.
+    """
+    where = _weight_map(file)
+    shards = {name: _shard(file.path, name, open_file) for name in dict.fromkeys(where.values())}
+    kinds = sorted({shard.kind for shard in shards.values()})
+    return Archive(
+        file.path,
+        f"sharded {' and '.join(kinds)}",
+        {name: _entry(file.path, name, shards[shard], shard) for name, shard in where.items()},
+        facts=(("shards", str(len(shards))), *_left_out(where, shards)),
+        globals=tuple(dict.fromkeys(g for shard in shards.values() for g in shard.globals)),
+        check=lambda: _check(shards),
+        _sha256="",
+    )
+
+
+def _check(shards: Mapping[str, Archive]) -> None:
+    for shard in shards.values():
+        shard.check()
+
+
+def _weight_map(file: MappedFile) -> dict[str, str]:
+    if file.size > _LARGEST_INDEX:
+        raise UnsupportedFileError(f"{file.path} is JSON of {file.size} bytes, no weights file")
+    try:
+        found = strict_json.parse(file.read(0, file.size), file.size + strict_json.ROOM)
+    except ValueError as error:
+        raise DamagedError(f"{file.path} is no weights file, and as JSON: {error}") from error
+    where = found.get("weight_map")
+    if where is None:
+        raise UnsupportedFileError(
+            f"{file.path} is JSON without weights: it holds {_keys(found)}",
+            cure="give the file of weights that lies beside it, or the folder",
+        )
+    if not isinstance(where, dict) or not where or not all(map(_is_name, where.values())):
+        wrong = next((v for v in where.values() if not _is_name(v)), None) if where else where
+        raise DamagedError(
+            f"index {file.path} is damaged: its weight_map says {str(wrong)[:80]!r}, expected the"
+            " name of a file in the same folder"
+        )
+    return where
+
+
+def _keys(found: Mapping[str, Any]) -> str:
+    names = list(found)[:4]
+    return ", ".join(name[:40] for name in names) + (", …" if len(found) > 4 else "") or "nothing"
+
+
+def _is_name(value: Any) -> bool:
+    return (
+        isinstance(value, str)
+        and 0 < len(value) <= 255
+        and value not in (".", "..")
+        and not any(mark in value for mark in "/\\:\0")
+    )
+
+
+def _shard(index: Path, name: str, open_file: Opener) -> Archive:
+    found = open_file(beside(index, name))
+    if found.kind.startswith("sharded") or not isinstance(found.content, dict):
+        raise DamagedError(
+            f"index {index} names {name} as a shard, and it holds no tensors by name"
+        )
+    return found
+
+
+def beside(file: Path, name: str) -> Path:
+    """Return the file of a name that another one refers to.
+
+    Args:
+        file: which refers to it.
+        name: in the same folder.
+
+    Raises:
+        DamagedError: there is none, or it is a link out of the folder.
+    """
+    folder = file.parent.resolve()
+    path = folder / name
+    try:
+        real = path.resolve(strict=True)
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        raise DamagedError(
+            f"{file} belongs to several files, and {name} is missing",
+            cure=f"fetch it and put it into {file.parent}",
+        ) from error
+    if real.parent != folder and real.parent != _hub_blobs(folder):
+        raise DamagedError(
+            f"{file} belongs to several files, and {name} is a link to {real}, out of the folder",
+            cure="copy the file there if it is the right one",
+        )
+    return real
+
+
+def _hub_blobs(folder: Path) -> Path | None:
+    # Hugging Face's cache: models--…/snapshots/REVISION/NAME is a link to models--…/blobs/HASH.
+    return folder.parent.parent / "blobs" if folder.parent.name == "snapshots" else None
+
+
+def _entry(index: Path, name: str, shard: Archive, shard_name: str) -> Entry:
+    found = shard.content.get(name)
+    if not isinstance(found, _ENTRIES):
+        raise DamagedError(
+            f"index {index} is damaged: tensor {name[:200]!r} is not in {shard_name}, where it says"
+        )
+    return found
+
+
+def _left_out(where: Mapping[str, str], shards: Mapping[str, Archive]) -> list[tuple[str, str]]:
+    extra = [
+        key
+        for shard_name, shard in shards.items()
+        for key in shard.content
+        if where.get(key) != shard_name
+    ]
+    if not extra:
+        return []
+    more = ", …" if len(extra) > 3 else ""
+    named = ", ".join(str(key)[:60] for key in extra[:3])
+    return [("in the shards, but not in the index", f"{len(extra)} entries: {named}{more}")]
