@@ -31,13 +31,16 @@ def read(file: MappedFile, open_file: Opener) -> Archive:
         UnsupportedFileError: it is JSON, but no index.
         DamagedError: it contradicts its shards, names a file elsewhere, or one is missing.
     """
-    where = _weight_map(file)
-    shards = {name: _shard(file.path, name, open_file) for name in dict.fromkeys(where.values())}
+    index = _index(file)
+    listed = _weight_map(file, index)
+    shards = {name: _shard(file.path, name, open_file) for name in dict.fromkeys(listed.values())}
+    where = _with_ties(listed, shards)
     kinds = sorted({shard.kind for shard in shards.values()})
     return Archive(
         file.path,
         f"sharded {' and '.join(kinds)}",
         {name: _entry(file.path, name, shards[shard], shard) for name, shard in where.items()},
+        metadata=_description(index),
         facts=(("shards", str(len(shards))), *_left_out(where, shards)),
         globals=tuple(dict.fromkeys(g for shard in shards.values() for g in shard.globals)),
         check=lambda: _check(shards),
@@ -50,13 +53,37 @@ def _check(shards: Mapping[str, Archive]) -> None:
         shard.check()
 
 
-def _weight_map(file: MappedFile) -> dict[str, str]:
+def _with_ties(listed: Mapping[str, str], shards: Mapping[str, Archive]) -> dict[str, str]:
+    """Add the other names of tied tensors: an index lists only those that are stored."""
+    entries = {id(shards[shard].content.get(name)) for name, shard in listed.items()}
+    others = {
+        name: shard
+        for shard, archive in shards.items()
+        for name, entry in archive.content.items()
+        if isinstance(entry, _ENTRIES) and id(entry) in entries
+    }
+    return {**listed, **{name: shard for name, shard in others.items() if name not in listed}}
+
+
+def _description(index: Mapping[str, Any]) -> dict[str, Any]:
+    about = index.get("metadata")
+    found = about.get("luthier") if isinstance(about, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _index(file: MappedFile) -> dict[str, Any]:
     if file.size > _LARGEST_INDEX:
         raise UnsupportedFileError(f"{file.path} is JSON of {file.size} bytes, no weights file")
     try:
-        found = strict_json.parse(file.read(0, file.size), file.size + strict_json.ROOM)
+        found: dict[str, Any] = strict_json.parse(
+            file.read(0, file.size), file.size + strict_json.ROOM
+        )
     except ValueError as error:
         raise DamagedError(f"{file.path} is no weights file, and as JSON: {error}") from error
+    return found
+
+
+def _weight_map(file: MappedFile, found: Mapping[str, Any]) -> dict[str, str]:
     where = found.get("weight_map")
     if where is None:
         raise UnsupportedFileError(
