@@ -81,12 +81,14 @@ class Contents:
         optimizers: the places with the state of an optimizer, as (where, its content).
         whole: the modules that were pickled whole, as (where, module).
         unlisted: more places with a few tensors among other things, of which the first are listed.
+        keys: of the top, under which one of these was found.
     """
 
     candidates: tuple[Candidate, ...]
     optimizers: tuple[tuple[str, Mapping[Any, Any]], ...] = ()
     whole: tuple[tuple[str, Record], ...] = ()
     unlisted: int = 0
+    keys: frozenset[Any] = frozenset()
 
 
 def candidates(archive: Archive) -> tuple[Candidate, ...]:
@@ -107,13 +109,14 @@ def contents(archive: Archive) -> Contents:
     """Go through a file once, and return all that was found. See ``candidates``."""
     size = archive.path.stat().st_size if archive.path.is_file() else 0
     search = _Search(_NAMES_LIMIT + size // 2)
-    search.run(archive.content)
+    search.run(archive.content, _optimizer_parts(archive))
     best = sorted(search.found, key=lambda found: found.order)
     return Contents(
         tuple(found.candidate for found in best),
         tuple(search.optimizers),
         tuple(search.whole),
         search.unlisted,
+        frozenset(search.keys),
     )
 
 
@@ -191,13 +194,18 @@ class _Search:
         self.optimizers: list[tuple[str, Mapping[Any, Any]]] = []
         self.whole: list[tuple[str, Record]] = []
         self.unlisted = 0
+        self.keys: set[Any] = set()
         self._mixed = 0
         self._budget = Budget(limit)
         self._seen: set[int] = set()
         self._stack: list[_Frame] = []
 
-    def run(self, content: Any) -> None:
-        """Look through everything."""
+    def run(self, content: Any, optimizers: Mapping[str, Mapping[Any, Any]]) -> None:
+        """Look through everything but what is known to be of optimizers."""
+        for name, state in optimizers.items():
+            self._seen.add(id(state))
+            self.optimizers.append((name, state))
+            self.keys.add(name)
         above = _Frame(Place(), iter(()))
         self._meet(above, Place(), content)
         while self._stack:
@@ -242,6 +250,7 @@ class _Search:
             self._add(place, modules.state_dict(value, self._budget), note, where=where)
         elif isinstance(state, dict) and is_optimizer(state):
             self.optimizers.append((self._path(place), state))
+            self.keys.update(place.keys()[:1])
         else:
             return False
         self._seen.add(id(value))
@@ -337,12 +346,27 @@ class _Search:
         if not entries or all(map(_is_generator_state, entries.values())):
             return
         where = self._path(place) if where is None else where
-        rank = max([rank, *map(_rank, place.keys())])
-        if rank == _AVERAGE and "teacher" not in place.keys():
+        keys = place.keys()
+        self.keys.update(keys[:1])
+        rank = max([rank, *map(_rank, keys)])
+        if rank == _AVERAGE and "teacher" not in keys:
             note = f"{note}; an average over the training".lstrip("; ")
         size = sum(entry.nbytes for entry in entries.values() if isinstance(entry, TensorEntry))
         order = (rank, place.depth, -size, len(self.found))
         self.found.append(_Found(Candidate(where, entries, note), order))
+
+
+def _optimizer_parts(archive: Archive) -> dict[str, Mapping[Any, Any]]:
+    """Return the parts of a luthier checkpoint that are states of optimizers, or gradients."""
+    if archive.kind != "luthier checkpoint":
+        return {}
+    described = archive.content["state"].get("parts")
+    described = described if isinstance(described, dict) else {}
+    return {
+        part: tensors
+        for part, tensors in archive.content.items()
+        if part == "gradients" or "groups" in (described.get(part) or ())
+    }
 
 
 def key_text(key: Any) -> str:

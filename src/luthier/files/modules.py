@@ -1,4 +1,4 @@
-"""A module that was pickled whole → its tensors by name, and its architecture as text.
+"""A module that was pickled whole → its tensors by name. No torch here, and not the module's class.
 
 Its class is neither needed nor looked for: ``nn.Module`` keeps what it consists of in plain dicts,
 and those are in the file. What a class computes in a ``state_dict`` of its own cannot be known.
@@ -6,24 +6,23 @@ and those are in the file. What a class computes in a ``state_dict`` of its own 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 from luthier.errors import DamagedError
 from luthier.files.entries import (
     DEEPEST,
     Entry,
-    Global,
     Record,
     RefusedEntry,
     SparseEntry,
     TensorEntry,
 )
 from luthier.files.limits import Budget
-from luthier.files.wording import plain, shown
+from luthier.files.wording import shown
 
 NAMES_LIMIT = 32 << 20  # bytes of names; modules that share parts can have exponentially many
+_PARTS = ("_modules", "_parameters")
 _NAME_COST = 150  # a str and its place in a dict, beside its characters
 
 _QUANTISED = (
@@ -35,24 +34,6 @@ _QUANTISED = (
 )
 # They only mark where quantisation is to come, and hold floats.
 _FLOAT = {"FloatFunctional", "FXFloatFunctional"}
-# Values of constructors that say nothing, and are left out of the text.
-_USUAL: Mapping[str, tuple[Any, ...]] = {
-    "affine": (True,),
-    "ceil_mode": (False,),
-    "count_include_pad": (True,),
-    "dilation": (1,),
-    "divisor_override": (None,),
-    "groups": (1,),
-    "inplace": (False,),
-    "output_padding": (0,),
-    "padding": (0,),
-    "padding_mode": ("zeros",),
-    "return_indices": (False,),
-    "track_running_stats": (True,),
-    "transposed": (False,),
-}
-_SCALARS = (bool, int, float, str)
-_LONGEST_TUPLE = 6
 
 
 def body(value: Any) -> dict[Any, Any] | None:
@@ -60,12 +41,9 @@ def body(value: Any) -> dict[Any, Any] | None:
     if not isinstance(value, Record):
         return None
     # A GraphModule is pickled as a call with its __dict__; objects with slots as a pair.
-    for found in (value.state, *value.arguments[:1]):
-        if isinstance(found, tuple) and found:
-            found = found[0]
-        if isinstance(found, dict) and all(
-            isinstance(found.get(part), dict) for part in ("_modules", "_parameters")
-        ):
+    for given in (value.state, *value.arguments[:1]):
+        found = given[0] if isinstance(given, tuple) and given else given
+        if isinstance(found, dict) and all(isinstance(found.get(part), dict) for part in _PARTS):
             return found
     return None
 
@@ -96,7 +74,7 @@ def state_dict(module: Record, budget: Budget | None = None) -> dict[str, Entry]
         prefix, value, depth = waiting.pop()
         if depth > DEEPEST:
             raise DamagedError(f"its modules are nested deeper than {DEEPEST} levels")
-        budget.spend(len(prefix) + _NAME_COST)
+        budget.spend(len(prefix) + _NAME_COST)  # of a module that is met again and again, too
         inside, why = body(value), _refusal(value)
         if inside is None or why:
             found[prefix.removesuffix(".")] = RefusedEntry(why or "is no module")
@@ -104,8 +82,8 @@ def state_dict(module: Record, budget: Budget | None = None) -> dict[str, Entry]
         for name, entry in _own_tensors(inside):
             budget.spend(len(prefix) + len(name) + _NAME_COST)
             found[prefix + name] = entry
-        below = [(name, child) for name, child in _children(inside)]
-        waiting += [(f"{prefix}{name}.", child, depth + 1) for name, child in reversed(below)]
+        below = [(f"{prefix}{name}.", child, depth + 1) for name, child in children(inside)]
+        waiting += reversed(below)
     return found
 
 
@@ -124,14 +102,15 @@ def _refusal(value: Any) -> str:
 
 
 def _own_tensors(inside: dict[Any, Any]) -> Iterator[tuple[str, Entry]]:
-    hidden = inside.get("_non_persistent_buffers_set", ())
+    hidden = inside.get("_non_persistent_buffers_set")
+    hidden = hidden if isinstance(hidden, set | frozenset) else ()
     for name, value in inside["_parameters"].items():
         if value is not None:
-            yield plain(name), _entry(value)
+            yield _text(name), _entry(value)
     buffers = inside.get("_buffers")
     for name, value in buffers.items() if isinstance(buffers, dict) else ():
         if value is not None and name not in hidden:
-            yield plain(name), _entry(value)
+            yield _text(name), _entry(value)
 
 
 def _entry(value: Any) -> Entry:
@@ -140,5 +119,10 @@ def _entry(value: Any) -> Entry:
     return RefusedEntry(f"is no tensor but {shown(value)}")
 
 
-def _children(inside: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
-    return ((plain(name), child) for name, child in inside["_modules"].items() if child is not None)
+def children(inside: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
+    """Give a module's children by name; ``inside`` is what ``body`` gave."""
+    return ((_text(k), child) for k, child in inside["_modules"].items() if child is not None)
+
+
+def _text(name: Any) -> str:
+    return name if isinstance(name, str) else shown(name)

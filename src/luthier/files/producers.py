@@ -64,10 +64,13 @@ def producer(archive: Archive) -> str | None:
     None where nothing tells: a plain ``state_dict`` looks the same from everywhere.
     """
     if archive.metadata:
-        return f"luthier {plain(archive.metadata.get('luthier', ''), 20)}".strip()
-    facts = dict(archive.facts)
-    if "producer" in facts:
-        return plain(facts["producer"], 60)
+        environment = archive.metadata.get("environment")
+        facts = environment if isinstance(environment, dict) else archive.metadata
+        return f"luthier {_version(facts, 'luthier')}".strip()
+    said = dict(archive.facts)
+    for fact in ("producer", "in the folder of"):
+        if fact in said:
+            return plain(said[fact], 60)
     top = archive.content
     return _by_keys(top) or _by_classes(archive, top)
 

@@ -5,59 +5,46 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from luthier.files.entries import Archive, Global, Record, walk
+from luthier.files.entries import Archive, Global, Record, children
 from luthier.files.wording import plain, shown
 
 # Packages with functions that reach the machine: files, processes, the net, or other code.
-_DANGEROUS = frozenset(
-    """
+_REACHING = """
     os posix nt subprocess sys socket shutil ctypes _ctypes pickle _pickle cPickle dill cloudpickle
-    joblib importlib imp runpy pkgutil zipimport webbrowser pty commands code codeop bdb
-    pdb timeit cProfile profile trace pydoc pip setuptools distutils ensurepip venv http urllib
-    urllib2 requests aiohttp httpx ftplib smtplib telnetlib poplib imaplib xmlrpc asyncio
-    multiprocessing threading _thread signal marshal shelve tempfile glob platform getpass inspect
-    gc atexit sqlite3 mmap io _io fileinput types idlelib lib2to3 logging doctest test unittest
-    antigravity this cffi pexpect paramiko fabric IPython
-    """.split()
-)
-_DANGEROUS_NAMES = frozenset(
-    f"{module}.{name}"
-    for module in ("builtins", "__builtin__", "__builtins__")
-    for name in """
+    joblib importlib imp runpy pkgutil zipimport webbrowser pty commands code codeop bdb pdb timeit
+    cProfile profile trace pydoc pip setuptools distutils ensurepip venv http urllib urllib2
+    requests aiohttp httpx ftplib smtplib telnetlib poplib imaplib xmlrpc asyncio multiprocessing
+    threading _thread signal marshal shelve tempfile glob platform getpass inspect gc atexit sqlite3
+    mmap io _io fileinput types idlelib lib2to3 logging doctest test unittest antigravity this cffi
+    pexpect paramiko fabric IPython
+"""
+_DANGEROUS = frozenset(_REACHING.split())
+_BUILTINS = """
     eval exec compile __import__ getattr setattr delattr open input breakpoint globals locals vars
     apply execfile file reload exit quit help __build_class__
-    """.split()
-) | {
-    "functools.reduce",
-    "numpy.f2py.diagnose.run_command",
-    "numpy.load",
-    "numpy.testing._private.utils.runstring",
-    "operator.attrgetter",
-    "operator.methodcaller",
-    "pandas.read_pickle",
-    "torch.hub.load",
-    "torch.jit.load",
-    "torch.load",
-    "torch.serialization.load",
-    "torch.utils.cpp_extension.load",
-    "torch.utils.cpp_extension.load_inline",
-    "torch.utils.model_zoo.load_url",
-}
+"""
+_FUNCTIONS = """
+    functools.reduce numpy.f2py.diagnose.run_command numpy.load operator.attrgetter
+    numpy.testing._private.utils.runstring operator.methodcaller pandas.read_pickle torch.hub.load
+    torch.jit.load torch.load torch.serialization.load torch.utils.cpp_extension.load
+    torch.utils.cpp_extension.load_inline torch.utils.model_zoo.load_url
+"""
+_DANGEROUS_BUILTINS = frozenset(_BUILTINS.split())
+_DANGEROUS_FUNCTIONS = frozenset(_FUNCTIONS.split())
 # torch's own, which compile Python source that is in the file.
-_COMPILED = frozenset(
-    {
-        "torch.fx.graph_module.reduce_graph_module",
-        "torch.fx.graph_module.reduce_package_graph_module",
-        "torch.fx.graph_module.reduce_deploy_graph_module",
-    }
-)
+_COMPILING = """
+    torch.fx.graph_module.reduce_graph_module torch.fx.graph_module.reduce_package_graph_module
+    torch.fx.graph_module.reduce_deploy_graph_module
+"""
+_COMPILED = frozenset(_COMPILING.split())
 # What anybody's loader imports anyway; their classes are data.
-_FAMILIAR = frozenset(
-    """
+_ORDINARY = """
     torch numpy collections builtins __builtin__ copyreg copy_reg _codecs datetime pathlib argparse
     enum decimal fractions uuid omegaconf functools operator typing
-    """.split()
-)
+"""
+_FAMILIAR = frozenset(_ORDINARY.split())
+_HOLDERS = (dict, list, tuple, set, frozenset, Record)
+_END = object()
 
 
 def suspicious(archive: Archive) -> tuple[str, ...]:
@@ -67,30 +54,35 @@ def suspicious(archive: Archive) -> tuple[str, ...]:
     name that a pickle loader would have imported: mypackage.Net``. Classes of torch, numpy and
     Python's own containers are not listed.
     """
-    worst = list(dict.fromkeys(_calls(archive.content)))
-    told = {str(record.made_by) for record in _records(archive.content) if _is_run(record.made_by)}
-    others: list[str] = []
-    for reference, called in dict.fromkeys(archive.globals):
+    references = dict.fromkeys(archive.globals)
+    found: dict[str, None] = {}
+    told: set[Global] = set()
+    if any(_is_run(reference) for reference, _ in references):
+        for record in _records(archive.content):
+            if _is_run(record.made_by):
+                told.add(record.made_by)
+                found[_call(record)] = None
+    for reference, called in sorted(references, key=lambda item: not _is_run(item[0])):
         name = plain(str(reference))
         if _is_run(reference):
-            if str(reference) not in told:
-                worst.append(f"would have run {name}" if called else f"refers to {name}")
+            said = f"would have run {name}" if called else f"refers to {name}"
+            found |= {} if reference in told else {said: None}
         elif reference.module.partition(".")[0] not in _FAMILIAR:
-            others.append(f"code by name that a pickle loader would have imported: {name}")
-    return tuple([*worst, *others])
+            found[f"code by name that a pickle loader would have imported: {name}"] = None
+    return tuple(found)
 
 
 def is_dangerous(reference: Global) -> bool:
     """Tell whether a reference is to what could reach beyond the program that loads the file."""
     root = reference.module.partition(".")[0]
-    # A dotted name walks through attributes: os.path's "os.system".
-    steps = reference.name.split(".")
+    # A dotted name walks through attributes: "path.os.system" of a harmless module.
+    *through, last = reference.name.split(".")
+    builtin = root in ("builtins", "__builtin__", "__builtins__") or bool(through)
     return (
         root in _DANGEROUS
-        or str(reference) in _DANGEROUS_NAMES
-        or any(step in _DANGEROUS for step in steps[:-1])
-        or f"builtins.{steps[-1]}" in _DANGEROUS_NAMES
-        and len(steps) > 1
+        or str(reference) in _DANGEROUS_FUNCTIONS
+        or (builtin and last in _DANGEROUS_BUILTINS)
+        or not _DANGEROUS.isdisjoint(through)
     )
 
 
@@ -99,19 +91,25 @@ def _is_run(reference: Global) -> bool:
 
 
 def _records(content: Any) -> Iterator[Record]:
-    return (value for _, value in walk(content) if isinstance(value, Record))
-
-
-def _calls(content: Any) -> Iterator[str]:
-    for record in _records(content):
-        if str(record.made_by) in _COMPILED:
-            yield f"would have compiled Python source in the file ({plain(str(record.made_by))})"
-        elif is_dangerous(record.made_by):
-            yield f"would have run {_call(record)}"
+    """Give every record in a tree, each once, in order."""
+    seen: set[int] = set()
+    waiting: list[Iterator[Any]] = [iter((content,))]
+    while waiting:
+        value = next(waiting[-1], _END)
+        if value is _END:
+            waiting.pop()
+        elif isinstance(value, _HOLDERS) and id(value) not in seen:
+            seen.add(id(value))
+            if isinstance(value, Record):
+                yield value
+            waiting.append(item for _, item in children(value))
 
 
 def _call(record: Record) -> str:
-    """Write a call as Python would, its arguments shortened."""
-    given = [shown(value, 60) for value in record.arguments]
-    given += [f"{plain(key, 30)}={shown(value, 60)}" for key, value in record.keywords.items()]
-    return plain(f"{plain(str(record.made_by), 80)}({', '.join(given[:5])})", 200)
+    """Say what a record would have been, its arguments shortened."""
+    name = plain(str(record.made_by), 80)
+    if str(record.made_by) in _COMPILED:
+        return f"would have compiled Python source that is in the file ({name})"
+    given = [shown(value, 60) for value in record.arguments[:5]]
+    given += [f"{plain(key, 30)}={shown(value, 60)}" for key, value in record.keywords.items()][:5]
+    return "would have run " + plain(f"{name}({', '.join(given)})")

@@ -13,13 +13,13 @@ from luthier.files.entries import Global, Name, Record, RefusedEntry, SparseEntr
 
 _DEEPEST = 3
 _ITEMS = 6
-_BRACKETS = {list: "[]", tuple: "()", set: "{}", frozenset: "{}"}
+_BRACKETS: dict[Any, str] = {list: "[]", tuple: "()", object: "{}"}
 
 
 def plain(text: Any, width: int = 200) -> str:
     """Return a text with what cannot be printed escaped, and cut to ``width`` characters."""
-    text = text if isinstance(text, str) else shown(text, width)
-    cut = text[:width] if len(text) <= width else text[: width - 1] + "…"
+    given: str = text if isinstance(text, str) else shown(text, width)
+    cut = given[:width] if len(given) <= width else given[: width - 1] + "…"
     if cut.isprintable():
         return cut
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)[: 2 * width]
@@ -94,7 +94,7 @@ def _pieces_of_many(value: Any, depth: int, width: int) -> Iterator[str]:
 def _around(value: Any, width: int) -> tuple[str, str]:
     if isinstance(value, Record):
         return plain(str(value.made_by), width) + "(", ")"
-    brackets = "{}" if isinstance(value, dict) else _BRACKETS.get(type(value), "()")
+    brackets = next(both for kind, both in _BRACKETS.items() if isinstance(value, kind))
     return brackets[0], brackets[1]
 
 
