@@ -27,8 +27,9 @@ import torch
 
 from luthier.errors import DamagedError, UnsupportedFileError
 from luthier.files import durable, writing
-from luthier.files.dtypes import DTYPES
+from luthier.files.dtypes import BY_SAFETENSORS, DTYPES
 from luthier.files.entries import Entry, Name, Record, RefusedEntry, SparseEntry, TensorEntry
+from luthier.files.formats.safetensors import parse_header
 from luthier.files.layout import lay_out
 from luthier.files.mapped import Blob
 from luthier.values import TensorSpec
@@ -225,15 +226,18 @@ def parse(content: bytearray | mmap.mmap) -> dict[str, torch.Tensor]:
     Raises:
         ValueError: the header contradicts the content.
     """
-    begin, entries = _entries(content, len(content))
+    header = parse_header(content, len(content))
     found: dict[str, torch.Tensor] = {}
-    for name, (dtype, shape, start, end) in entries.items():
-        if start == end:
-            found[name] = torch.empty(shape, dtype=dtype)
+    for name, told in header.tensors.items():
+        if told.code not in BY_SAFETENSORS:
+            raise ValueError(f"tensor {name!r} is {told.code}, which torch does not have")
+        dtype = _dtype(BY_SAFETENSORS[told.code].name)
+        if told.start == told.end:
+            found[name] = torch.empty(told.shape, dtype=dtype)
             continue
-        count = (end - start) // dtype.itemsize
-        flat = torch.frombuffer(content, dtype=dtype, count=count, offset=begin + start)
-        found[name] = flat.view(shape)
+        count, offset = (told.end - told.start) // dtype.itemsize, header.begin + told.start
+        flat = torch.frombuffer(content, dtype=dtype, count=count, offset=offset)
+        found[name] = flat.view(told.shape)
     return found
 
 

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from luthier import checkpoint, recipe
+from luthier import recipe
 from luthier.errors import DamagedError, LuthierError, UnsupportedFileError
-from luthier.files import durable, tensors
+from luthier.files.contents import suspicious
+from luthier.files.entries import (
+    Archive,
+    RefusedEntry,
+    SparseEntry,
+    TensorEntry,
+    walk,
+)
+from luthier.files.finite import not_finite
+from luthier.files.opening import open_archive
 from luthier.run.folder import RunFolder
+
+_MOST_NOTES = 20  # of one kind, of one file
 
 
 @dataclass(frozen=True)
@@ -22,16 +34,21 @@ class Finding:
         path: the file or checkpoint.
         problem: what is wrong with it, or None.
         said: what is known of it where it is sound.
+        notes: what is no damage, and should be known: numbers that are not finite, code that the
+            file wanted to be run, tensors of kinds that luthier does not give.
     """
 
     path: Path
     problem: str | None
     said: str = ""
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if self.problem is None:
-            return f"sound    {self.path}  {self.said}".rstrip()
-        return f"DAMAGED  {self.path}: {self.problem}"
+            first = f"sound    {self.path}  {self.said}".rstrip()
+        else:
+            first = f"DAMAGED  {self.path}: {self.problem}"
+        return "\n".join([first, *(f"         note: {note}" for note in self.notes)])
 
 
 @dataclass(frozen=True)
@@ -39,7 +56,7 @@ class Verification:
     """What ``verify`` found.
 
     Attributes:
-        kind: "run", "checkpoint" or "file".
+        kind: "run", "checkpoint", "file", or "folder" of weights.
         findings: one of each thing in it.
         notes: what else a reader should know.
     """
@@ -58,7 +75,10 @@ class Verification:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        found = [{"path": str(f.path), "problem": f.problem, "said": f.said} for f in self.findings]
+        found = [
+            {"path": str(f.path), "problem": f.problem, "said": f.said, "notes": list(f.notes)}
+            for f in self.findings
+        ]
         return {
             "kind": self.kind,
             "sound": self.sound,
@@ -68,65 +88,104 @@ class Verification:
 
 
 def verify(path: str | Path) -> Verification:
-    """Compare hashes and structure of a run, a checkpoint or a weights file.
+    """Compare hashes, checksums and structure of a run, a checkpoint or a file of weights.
+
+    Every checksum in a file and the digits of a hash in its name are compared; numbers that are
+    not finite are counted, by the name of the tensor. That needs no torch, except for distributed
+    checkpoints and the like of luthier's own.
 
     Args:
-        path: a run's folder, a checkpoint's directory, a safetensors or a torch file.
+        path: a run's folder, a checkpoint's directory, a file or a folder that ``inspect`` opens.
 
     Raises:
         UnsupportedFileError: it is none of these, or does not exist.
+        MissingExtraError: it is of a kind whose reader is not installed.
     """
     path = Path(path)
-    if path.is_file():
+    if not path.exists():
+        raise UnsupportedFileError(
+            f"{path} does not exist",
+            cure="give a run's folder, a checkpoint's directory or a weights file",
+        )
+    if not path.is_dir():
         return Verification("file", (_file(path),))
     if (path / "manifest.json").exists():
         return Verification("checkpoint", (_checkpoint(path),))
     folder = RunFolder(path)
-    if not path.is_dir() or not (folder.recipe.exists() or folder.checkpoints.is_dir()):
-        what = "is neither a run nor a checkpoint" if path.is_dir() else "does not exist"
-        raise UnsupportedFileError(
-            f"{path} {what}", cure="give a run's folder, a checkpoint's directory or a weights file"
-        )
-    return _run(folder)
+    if folder.recipe.exists() or folder.checkpoints.is_dir():
+        return _run(folder)
+    return Verification("folder", (_file(path),))
 
 
-def _checked(path: Path, look: Any) -> Finding:
+_Seen = tuple[str, tuple[str, ...]]  # what is said of a thing, and notes
+
+
+def _checked(path: Path, look: Callable[[Path], _Seen]) -> Finding:
     try:
-        return Finding(path, None, look(path))
+        return Finding(path, None, *look(path))
     except DamagedError as error:
-        problem = error.what.removeprefix("checkpoint ").removeprefix(str(path))
-        return Finding(path, problem.lstrip(": "))
+        return Finding(path, _once(error.what, path))
+
+
+def _once(problem: str, path: Path) -> str:
+    """Return what an error says without the path that stands before it already."""
+    found = re.fullmatch(rf"(?s)(?:\w+ ){{0,3}}{re.escape(str(path))}(?:: *| )(.*)", problem)
+    return found[1] if found else problem
 
 
 def _file(path: Path) -> Finding:
     return _checked(path, _look_at_file)
 
 
-def _look_at_file(path: Path) -> str:
-    count = tensors.check_structure(path)
-    sha256 = durable.sha256(path)
+def _look_at_file(path: Path) -> _Seen:
+    archive = open_archive(path)
+    archive.check()
     # torchvision and others end a name with the beginning of its hash.
     named = re.search(r"-([0-9a-f]{8,64})\.\w+$", path.name)
-    if named is not None and not sha256.startswith(named[1]):
-        raise DamagedError(f"its SHA-256 begins with {sha256[:8]}, its name says {named[1]}")
-    many = f"{count} tensors, " if count else ""
-    return f"{many}{path.stat().st_size / 1e6:.1f} MB, SHA-256 {sha256[:16]}…"
+    if named is not None and archive.sha256 and not archive.sha256.startswith(named[1]):
+        raise DamagedError(
+            f"its SHA-256 begins with {archive.sha256[:8]}, its name says {named[1]}"
+        )
+    found = [value for _, value in walk(archive.content) if isinstance(value, _ENTRIES)]
+    size = f", {path.stat().st_size / 1e6:.1f} MB" if path.is_file() else ""
+    digest = f", SHA-256 {archive.sha256[:16]}…" if archive.sha256 else ""
+    return f"{archive.kind}, {len(found)} tensors{size}{digest}", _notes(archive)
+
+
+_ENTRIES = (TensorEntry, SparseEntry, RefusedEntry)
+
+
+def _notes(archive: Archive) -> tuple[str, ...]:
+    refused = [
+        f"tensor {'.'.join(map(str, place.keys()))} {value.why}"
+        for place, value in walk(archive.content)
+        if isinstance(value, RefusedEntry)
+    ]
+    unfit = [f"not finite: {found}" for found in not_finite(archive)]
+    return (*_some(unfit), *_some(refused), *_some(list(suspicious(archive))))
+
+
+def _some(notes: list[str]) -> list[str]:
+    if len(notes) <= _MOST_NOTES:
+        return notes
+    return [*notes[:_MOST_NOTES], f"and {len(notes) - _MOST_NOTES} more like this"]
 
 
 def _checkpoint(path: Path) -> Finding:
     return _checked(path, _look_at_checkpoint)
 
 
-def _look_at_checkpoint(path: Path) -> str:
+def _look_at_checkpoint(path: Path) -> _Seen:
+    from luthier import checkpoint  # noqa: PLC0415 - torch comes with it
+
     files = checkpoint.verify(path)["files"]
-    for name in files:
-        if name.endswith(".safetensors"):
-            tensors.check_structure(path / name)
     total = sum(facts["bytes"] for facts in files.values())
-    return f"{len(files)} files, {total / 1e6:.1f} MB"
+    return f"{len(files)} files, {total / 1e6:.1f} MB", _notes(open_archive(path))
 
 
 def _run(folder: RunFolder) -> Verification:
+    from luthier import checkpoint  # noqa: PLC0415 - torch comes with it
+
     steps = checkpoint.steps_in(folder.checkpoints)
     states = [_checkpoint(checkpoint.directory_of(folder.checkpoints, step)) for step in steps]
     findings = list(states)
@@ -145,15 +204,15 @@ def _run(folder: RunFolder) -> Verification:
     return Verification("run", tuple(findings), tuple(notes))
 
 
-def _look_at_recipe(path: Path) -> str:
+def _look_at_recipe(path: Path) -> _Seen:
     try:
         recipe.read(path)
     except LuthierError as error:
         raise DamagedError(error.what) from error
-    return ""
+    return "", ()
 
 
-def _look_at_metrics(path: Path) -> str:
+def _look_at_metrics(path: Path) -> _Seen:
     lines = path.read_bytes().splitlines(keepends=True)
     for number, line in enumerate(lines, start=1):
         try:
@@ -161,6 +220,7 @@ def _look_at_metrics(path: Path) -> str:
         except ValueError as error:
             # A run that is under way, or was killed, may have half a last line.
             if number == len(lines) and not line.endswith(b"\n"):
-                return f"{number - 1} lines and a part of one, which a resumed run writes again"
+                said = f"{number - 1} lines and a part of one, which a resumed run writes again"
+                return said, ()
             raise DamagedError(f"line {number} is no JSON: {error}") from error
-    return f"{len(lines)} lines"
+    return f"{len(lines)} lines", ()
