@@ -175,7 +175,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Score:
-    """A validation result and the epoch (counted from 1) that it belongs to."""
+    """A validation result and the epoch it belongs to: counted from 1, and 0 before any step."""
 
     epoch: int
     loss: float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from luthier import vision
 from luthier.errors import ModelError, WeightsUnavailableError, missing_extra, nearest
+from luthier.models import labels
 
 PREFIX = "timm/"
 
@@ -53,6 +55,42 @@ def normalisation(name: str) -> dict[str, Any]:
         "std": tuple(config["std"]),
         "interpolation": kind if kind in ("bilinear", "bicubic") else "bilinear",
     }
+
+
+def class_names(name: str) -> tuple[str, ...]:
+    """Return the class names of a model's published weights; () where timm knows none.
+
+    The names are those of its configuration, else WordNet's of the ImageNet list with as many
+    classes, as timm itself takes them.
+    """
+    try:
+        found = _timm(name).models.get_pretrained_cfg(name, allow_unregistered=True)
+    except RuntimeError:  # it has the model, and not with this tag
+        found = None
+    if found is None:
+        return ()
+    own = labels.described(found.label_names, found.label_descriptions)
+    timm_data = importlib.import_module("timm.data")
+    subset = timm_data.infer_imagenet_subset(found.to_dict())
+    if own or subset is None:
+        return own
+    return labels.names(timm_data.ImageNetInfo(subset).label_descriptions())
+
+
+def file_class_names(name: str, path: Path) -> tuple[str, ...]:
+    """Return the class names of a file of timm's; () where it is not known which file it is.
+
+    It is known by a ``config.json`` beside it, or by the name under which it was published.
+    """
+    told = labels.beside(path)
+    if told:
+        return told
+    published = labels.timm_name(path)
+    if published is not None:
+        return class_names(published)
+    found = _timm(name).models.get_pretrained_cfg(name, allow_unregistered=True)
+    url = found.url if found is not None else None
+    return class_names(name) if url and url.rpartition("/")[2] == path.name else ()
 
 
 def published_weights(name: str) -> dict[str, torch.Tensor]:

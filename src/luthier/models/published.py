@@ -23,7 +23,7 @@ from luthier import vision
 from luthier.errors import DamagedError, ModelError, WeightsUnavailableError, nearest
 from luthier.files import durable, tensors
 from luthier.files.tensors import Archive
-from luthier.models import from_timm
+from luthier.models import from_timm, labels
 from luthier.models.from_timm import PREFIX as TIMM
 
 MIRROR = "LUTHIER_WEIGHTS_MIRROR"
@@ -42,6 +42,7 @@ class Start:
         mean: what to subtract from RGB channels in [0, 1].
         std: what to divide them by.
         interpolation: "bilinear" or "bicubic", as in the weights' own preprocessing.
+        classes: names of the rows of the weights' head, in order; () where they are not known.
     """
 
     archive: Archive | None
@@ -49,6 +50,7 @@ class Start:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     interpolation: str = "bilinear"
+    classes: tuple[str, ...] = ()
 
 
 def start_weights(model: str, weights: str) -> Start:
@@ -76,7 +78,8 @@ def start_weights(model: str, weights: str) -> Start:
     if model.startswith(TIMM):
         name = model.removeprefix(TIMM)
         archive = Archive(Path(model), "timm", from_timm.published_weights(name), {}, "")
-        return Start(archive, model, **from_timm.normalisation(name))
+        looks = from_timm.normalisation(name)
+        return Start(archive, model, classes=from_timm.class_names(name), **looks)
     entry = _torchvision_entry(model, weights)
     return _described(tensors.read(fetch(entry.url)), f"{model} {entry}", entry)
 
@@ -98,19 +101,23 @@ def _from_file(model: str, path: Path) -> Start:
     own = archive.metadata.get("preprocessing")
     if own:
         mean, std = tuple(own["mean"]), tuple(own["std"])
-        return Start(archive, str(path), mean, std, own["interpolation"])
+        classes = labels.names(archive.metadata.get("classes"))
+        return Start(archive, str(path), mean, std, own["interpolation"], classes)
     if model.startswith(TIMM):
-        return Start(archive, str(path), **from_timm.normalisation(model.removeprefix(TIMM)))
+        name = model.removeprefix(TIMM)
+        looks = from_timm.normalisation(name)
+        return Start(archive, str(path), classes=from_timm.file_class_names(name, path), **looks)
     for entry in _torchvision_entries(model):
         if entry.url.rpartition("/")[2] == path.name:
             return _described(archive, str(path), entry)
-    return Start(archive, str(path))
+    return Start(archive, str(path), classes=labels.beside(path))
 
 
 def _described(archive: Archive, source: str, entry: Any) -> Start:
     preset = entry.transforms()
     interpolation = preset.interpolation.value
-    return Start(archive, source, tuple(preset.mean), tuple(preset.std), interpolation)
+    mean, std = tuple(preset.mean), tuple(preset.std)
+    return Start(archive, source, mean, std, interpolation, labels.of_entry(entry))
 
 
 def _torchvision_entries(model: str) -> list[Any]:

@@ -31,6 +31,7 @@ class Result:
         model: the best model by validation, which explains itself.
         best: its validation.
         last: the validation of the last epoch.
+        before: the validation before the first step, with a head by name (epoch 0).
         seconds: of training and validation, all sessions together.
         summary: the content of ``summary.json``.
     """
@@ -39,6 +40,7 @@ class Result:
     model: Path
     best: Score
     last: Score
+    before: Score | None
     seconds: float
     summary: dict[str, Any]
 
@@ -162,6 +164,8 @@ def _run_to_end(session: Session, console: Console) -> Result:
             f" {session.folder.path}",
         ) from error
     result = _result(session.folder, summary)
+    if result.before is not None:
+        console.say(f"start epoch 0: {result.before.accuracy}")
     console.say(f"best  epoch {result.best.epoch}: {result.best.accuracy}")
     console.say(f"last  epoch {result.last.epoch}: {result.last.accuracy}")
     console.say(f"model {result.model}")
@@ -176,6 +180,7 @@ def _result(folder: RunFolder, summary: dict[str, Any]) -> Result:
         model=folder.model,
         best=Score.from_dict(summary["best"]),
         last=Score.from_dict(summary["last"]),
+        before=Score.from_dict(summary["before"]) if summary.get("before") else None,
         seconds=summary["seconds"],
         summary=summary,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,15 @@ import torch
 from torch import nn
 
 from luthier import adapt, data, devices, models, recipe, strategies
+from luthier.adapt import LoadPlan
+from luthier.adapt.classes import ClassMatch, match_classes
 from luthier.data import Inventory, Photos
 from luthier.devices import Chosen
 from luthier.keys import key
 from luthier.models import Head, Start
 from luthier.recipe import Recipe, decided
 from luthier.report import Console
+from luthier.run import heads
 from luthier.strategies import Policy
 from luthier.training import Precision
 from luthier.values import Block, Preprocessing
@@ -35,6 +39,7 @@ class Job:
         policy: which blocks learn.
         preprocessing: of validation and prediction.
         start: plain JSON: what the weights come from.
+        match: how the head's rows were found, with a head by name that was not resumed.
     """
 
     recipe: Recipe
@@ -46,6 +51,7 @@ class Job:
     policy: Policy
     preprocessing: Preprocessing
     start: dict[str, Any]
+    match: ClassMatch | None = None
 
     @property
     def precision(self) -> Precision:
@@ -76,12 +82,14 @@ def prepare(
     console.say(str(chosen))
     listing = data.list_images(Path(decided(wanted.data.data)))
     start = _start(wanted, resumed)
-    model, head, plan = _fit(wanted, len(listing.classes), start)
+    match = _match(wanted, listing.classes, start)
+    model, head, plan = _fit(wanted, len(listing.classes), start, match)
     photos = _photos(wanted, listing, console, known)
     complete = _complete(wanted, photos, chosen, start)
     blocks = strategies.blocks_of(model, head.name)
     policy = strategies.policy_of(decided(complete.strategy.strategy), recipe.values(complete))
     _say(console, complete, photos, start, plan)
+    _say_classes(console, photos.classes, start, match)
     job = Job(
         recipe=complete,
         photos=photos,
@@ -91,7 +99,8 @@ def prepare(
         blocks=blocks,
         policy=policy,
         preprocessing=_preprocessing(complete),
-        start=_describe(start, plan),
+        start=_describe(start, plan, match),
+        match=match,
     )
     job.precision.prepare(model)
     return job
@@ -103,7 +112,15 @@ def _start(wanted: Recipe, resumed: bool) -> Start:
     return models.start_weights(decided(wanted.model.model), decided(wanted.model.weights))
 
 
-def _fit(wanted: Recipe, classes: int, start: Start) -> tuple[nn.Module, Head, str]:
+def _match(wanted: Recipe, classes: Sequence[str], start: Start) -> ClassMatch | None:
+    if wanted.model.head != "by-name" or start.archive is None:
+        return None
+    return heads.rows_by_name(classes, start)
+
+
+def _fit(
+    wanted: Recipe, classes: int, start: Start, match: ClassMatch | None
+) -> tuple[nn.Module, Head, str]:
     seed = decided(wanted.training.seed)
     name = decided(wanted.model.model)
     with torch.random.fork_rng(devices=[]):
@@ -113,12 +130,24 @@ def _fit(wanted: Recipe, classes: int, start: Start) -> tuple[nn.Module, Head, s
         head = models.replace_head(
             model, models.find_head(model, wanted.model.head_module), classes
         )
-    report = ""
-    if start.archive is not None:
-        of_head = [t for t in model.state_dict() if t.startswith(f"{head.name}.")]
-        report = str(adapt.load(model, start.archive, head=of_head))
+    report = str(_load(model, head, start, match)) if start.archive is not None else ""
     models.check_head(model, head, decided(wanted.data.image_size))
     return model, head, report
+
+
+def _load(model: nn.Module, head: Head, start: Start, match: ClassMatch | None) -> LoadPlan:
+    assert start.archive is not None  # noqa: S101 - nobody calls it without
+    of_head = tuple(t for t in model.state_dict() if t.startswith(f"{head.name}."))
+    plan = adapt.load(model, start.archive, head=of_head)
+    if match is not None:
+        heads.check_count(len(start.archive.tensors[of_head[0]]), start)
+        rows = [(i, row) for i, row in enumerate(match.rows) if row is not None]
+        state = model.state_dict()
+        with torch.no_grad():
+            for name in of_head:
+                for i, row in rows:
+                    state[name][i].copy_(start.archive.tensors[name][row])
+    return plan
 
 
 def _photos(
@@ -167,11 +196,12 @@ def _preprocessing(complete: Recipe) -> Preprocessing:
     )
 
 
-def _describe(start: Start, plan: str) -> dict[str, Any]:
+def _describe(start: Start, plan: str, match: ClassMatch | None) -> dict[str, Any]:
     sha256 = start.archive.sha256 if start.archive is not None else None
     # A model file is handed on: it names the file it came from, not a path of this machine.
     source = Path(start.source).name if Path(start.source).is_file() else start.source
-    return {"source": source, "sha256": sha256, "loaded": plan}
+    told = {"source": source, "sha256": sha256, "loaded": plan}
+    return told if match is None else told | {"classes": heads.described(match)}
 
 
 def _say(console: Console, complete: Recipe, photos: Photos, start: Start, plan: str) -> None:
@@ -184,3 +214,13 @@ def _say(console: Console, complete: Recipe, photos: Photos, start: Start, plan:
         console.say(f"  {note}")
     what = f": {plan}" if plan else ""
     console.say(f"model {complete.model.model}, weights {start.source}{what}")
+
+
+def _say_classes(
+    console: Console, classes: Sequence[str], start: Start, match: ClassMatch | None
+) -> None:
+    found = match or match_classes(classes, start.classes)
+    if match is not None:
+        console.say(str(match))
+    if found.matched:
+        console.say(heads.overlap(found, start.source, taken=match is not None))

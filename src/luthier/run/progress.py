@@ -17,6 +17,7 @@ class Progress:
         tally: sums over the batches of the current epoch.
         best: the best validation so far.
         last: the latest.
+        before: that of the start, where it was scored before the first step.
         stale: epochs since the best.
         start: digest of every tensor before the first step.
         lines: of ``metrics.jsonl``.
@@ -26,6 +27,7 @@ class Progress:
     tally: Tally = field(default_factory=Tally)
     best: Score | None = None
     last: Score | None = None
+    before: Score | None = None
     stale: int = 0
     start: dict[str, str] = field(default_factory=dict)
     lines: int = 0
@@ -37,6 +39,7 @@ class Progress:
             "tally": vars(self.tally),
             "best": self.best and self.best.as_dict(),
             "last": self.last and self.last.as_dict(),
+            "before": self.before and self.before.as_dict(),
             "stale": self.stale,
             "start": self.start,
             "lines": self.lines,
@@ -50,6 +53,7 @@ class Progress:
             tally=Tally(**value["tally"]),
             best=value["best"] and Score.from_dict(value["best"]),
             last=value["last"] and Score.from_dict(value["last"]),
+            before=value["before"] and Score.from_dict(value["before"]),
             stale=value["stale"],
             start=value["start"],
             lines=value["lines"],

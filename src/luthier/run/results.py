@@ -32,7 +32,7 @@ def description(job: Job, score: Score) -> dict[str, Any]:
             "epochs": how.training.epochs,
             "validation": score.as_dict(),
         },
-        "start": {"source": job.start["source"], "sha256": job.start["sha256"]},
+        "start": {k: job.start[k] for k in ("source", "sha256", "classes") if k in job.start},
     }
 
 
@@ -46,6 +46,7 @@ def summary(
         "strategy": job.recipe.strategy.strategy,
         "best": progress.best and progress.best.as_dict(),
         "last": progress.last and progress.last.as_dict(),
+        "before": progress.before and progress.before.as_dict(),
         "epochs": progress.at.epoch,
         "steps": progress.at.step,
         "seconds": round(seconds, 3),

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import json
 import time
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,23 @@ import torch
 from luthier import checkpoint, data, recipe, report, strategies, training
 from luthier.checkpoint import Captured, Checkpoint, Saver, State
 from luthier.data.loader import Batch
-from luthier.errors import InterruptedRunError
+from luthier.errors import DoesNotFitError, InterruptedRunError
 from luthier.files import durable, tensors
 from luthier.recipe import decided, parse_interval
 from luthier.report import Console
 from luthier.run import results
 from luthier.run.folder import Metrics, RunFolder
+from luthier.run.heads import starting_weights
 from luthier.run.job import Job
 from luthier.run.keeper import Keeper
 from luthier.run.progress import Progress
 from luthier.run.stopping import StopRequest
 from luthier.run.trace import Trace, open_trace
-from luthier.training import Learner, Rates, WeightAverage
+from luthier.strategies import Rate
+from luthier.training import Learner, Rates, TowardStart, WeightAverage
 from luthier.values import Position, Score, Step, Tally
+
+_START = "start"  # the part of a checkpoint with what weight decay pulls to
 
 
 class Session:
@@ -48,6 +52,7 @@ class Session:
         self._began: float | None = None
         self._train, self._val = self._batches()
         self._sizes = self._train.sizes()
+        self._frozen = strategies.frozen_blocks(job.policy, len(job.blocks) - 1, self.epochs)
         self._rates = job.policy.rates(len(job.blocks) - 1, 0)
         self._learner = self._make_learner()
         self._names = checkpoint.names_of({"model": job.model})
@@ -58,7 +63,6 @@ class Session:
             patience=60 * decided(how.disk_patience),
             say=console.say,
         )
-        self._frozen = strategies.frozen_blocks(job.policy, len(job.blocks) - 1, self.epochs)
 
     @property
     def epochs(self) -> int:
@@ -84,9 +88,8 @@ class Session:
     def _make_learner(self) -> Learner:
         job, recipe = self.job, self.job.recipe
         strategies.apply_rates(job.model, job.blocks, self._rates)
-        groups = strategies.new_groups(
-            job.model, job.blocks, self._rates, weight_decay=decided(recipe.optimizer.weight_decay)
-        )
+        toward = self._toward_start()
+        groups = self._new_groups(self._rates, None, toward)
         ema = recipe.regularisation.ema
         counts = job.photos.counts()["train"].values()
         return Learner(
@@ -103,7 +106,26 @@ class Session:
             clip_norm=recipe.optimizer.clip_norm,
             mix=training.make_mix(recipe.regularisation, len(job.photos.classes)),
             average=WeightAverage(job.model, ema) if ema is not None else None,
+            toward=toward,
         )
+
+    def _toward_start(self) -> TowardStart | None:
+        job = self.job
+        if job.recipe.optimizer.decay_to != "start":
+            return None
+        blocks = [b for i, b in enumerate(job.blocks) if i not in self._frozen]
+        by_name = job.recipe.model.head == "by-name"
+        starts = starting_weights(job.model, blocks, job.head, by_name, job.match)
+        return TowardStart(job.model, starts)
+
+    def _new_groups(
+        self, rates: Sequence[Rate], before: Sequence[Rate] | None, toward: TowardStart | None
+    ) -> list[dict[str, Any]]:
+        decay = decided(self.job.recipe.optimizer.weight_decay)
+        groups = strategies.new_groups(
+            self.job.model, self.job.blocks, rates, before, weight_decay=decay
+        )
+        return toward.claim(groups) if toward is not None else groups
 
     def _schedule(self) -> functools.partial[Rates]:
         accumulate = decided(self.job.recipe.optimizer.accumulate)
@@ -135,15 +157,27 @@ class Session:
             self.console.say(f"  {report}")
         if self._learner.average is not None:
             self._learner.average.load(saved.parts["average"].tensors)
+        self._restore_start(saved)
+
+    def _restore_start(self, saved: Checkpoint) -> None:
+        toward = self._learner.toward
+        if toward is None:
+            return
+        found = saved.parts[_START].tensors if _START in saved.parts else {}
+        missing = toward.tensors.keys() - found.keys()
+        if missing:
+            raise DoesNotFitError(
+                f"checkpoint {saved.path} does not hold where {min(missing)} started, which"
+                " --decay-to start pulls to",
+                cure="write the recipe's decay_to, head and strategy back, or start a new run",
+            )
+        toward.load(found)
 
     def _enter(self, epoch: int) -> None:
         """Let the blocks that are due in this epoch join."""
         job = self.job
         rates = job.policy.rates(len(job.blocks) - 1, min(epoch, self.epochs - 1))
-        decay = decided(job.recipe.optimizer.weight_decay)
-        for group in strategies.new_groups(
-            job.model, job.blocks, rates, self._rates, weight_decay=decay
-        ):
+        for group in self._new_groups(rates, self._rates, self._learner.toward):
             self._learner.optimizer.add_param_group(group)
         strategies.apply_rates(job.model, job.blocks, rates)
         self._rates = rates
@@ -162,6 +196,9 @@ class Session:
         }
         if learner.average is not None:
             parts["average"] = Captured(later=learner.average.tensors, still=model.still)
+        if learner.toward is not None:  # it never changes, so it is written once and then linked
+            starts = learner.toward.tensors
+            parts[_START] = Captured(later=starts, still=frozenset(starts))
         facts = {
             "epoch": progress.at.epoch,
             "seconds": self.seconds,
@@ -194,6 +231,7 @@ class Session:
         self._began = time.monotonic()
         try:
             with torch.random.fork_rng(devices=[]), training.reproducible():
+                self._score_start(keeper)
                 while self.progress.at.epoch < self.epochs and not self._has_stopped_early():
                     self._epoch(keeper)
             keeper.save()
@@ -214,6 +252,18 @@ class Session:
         """Seconds of training and validation so far, earlier sessions included."""
         return self._before + (time.monotonic() - self._began if self._began is not None else 0.0)
 
+    def _score_start(self, keeper: Keeper) -> None:
+        """Validate before the first step, where the head has rows of the weights' own."""
+        progress = self.progress
+        if self.job.recipe.model.head != "by-name" or progress.at != Position() or progress.last:
+            return
+        started = time.monotonic()
+        tally = self._validate()
+        self._record("val", 0, tally, 0.0, time.monotonic() - started)
+        progress.before = Score(0, tally.loss, tally.accuracy)
+        self._judge(progress.before)
+        self._boundary(keeper)
+
     def _epoch(self, keeper: Keeper) -> None:
         progress, started = self.progress, time.monotonic()
         self._enter(progress.at.epoch)
@@ -229,12 +279,13 @@ class Session:
                 # number, one state.
                 if step.stepped and step.batch < len(self._sizes):
                     self._boundary(keeper)
-        self._record("train", progress.tally, lr, time.monotonic() - started)
+        epoch = progress.at.epoch + 1
+        self._record("train", epoch, progress.tally, lr, time.monotonic() - started)
         started = time.monotonic()
         tally = self._validate()
-        self._record("val", tally, lr, time.monotonic() - started)
-        self._judge(Score(progress.at.epoch + 1, tally.loss, tally.accuracy))
-        progress.at = Position(progress.at.epoch + 1, 0, progress.at.step)
+        self._record("val", epoch, tally, lr, time.monotonic() - started)
+        self._judge(Score(epoch, tally.loss, tally.accuracy))
+        progress.at = Position(epoch, 0, progress.at.step)
         progress.tally = Tally()
         if progress.at.epoch < self.epochs:
             self._boundary(keeper)
@@ -269,8 +320,7 @@ class Session:
         )
         self.console.step(step, progress.tally, self.epochs)
 
-    def _record(self, kind: str, tally: Tally, lr: float, seconds: float) -> None:
-        epoch = self.progress.at.epoch + 1
+    def _record(self, kind: str, epoch: int, tally: Tally, lr: float, seconds: float) -> None:
         record = {
             "kind": kind,
             "epoch": epoch,

@@ -2,7 +2,7 @@
 
 from luthier.strategies.audit import Audit, digests, inspect_moves
 from luthier.strategies.blocks import blocks_of
-from luthier.strategies.groups import apply_rates, new_groups
+from luthier.strategies.groups import apply_rates, decayed_names, new_groups
 from luthier.strategies.policy import Policy, Rate, frozen_blocks, policy_of
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Rate",
     "apply_rates",
     "blocks_of",
+    "decayed_names",
     "digests",
     "frozen_blocks",
     "inspect_moves",

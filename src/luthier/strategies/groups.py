@@ -30,6 +30,12 @@ def apply_rates(model: nn.Module, blocks: Sequence[Block], rates: Sequence[Rate]
                 model.get_submodule(name).eval()
 
 
+def decayed_names(model: nn.Module, block: Block) -> list[str]:
+    """Return the parameters of a block that weight decay pulls: not its norms and biases."""
+    named = dict(model.named_parameters())
+    return [name for name in block.parameters if named[name].ndim >= 2]
+
+
 def new_groups(
     model: nn.Module,
     blocks: Sequence[Block],
@@ -52,7 +58,7 @@ def new_groups(
         if rate is None or old is not None:
             continue
         decayed = weight_decay if rate else 0.0
-        wide = [n for n in block.parameters if named[n].ndim >= 2]
+        wide = decayed_names(model, block)
         flat = [n for n in block.parameters if named[n].ndim < 2]
         for names, decay in ((wide, decayed), (flat, 0.0)):
             if names:

@@ -6,11 +6,13 @@ from luthier.training.loop import Learner, check_finite, train_epoch
 from luthier.training.parts import make_criterion, make_mix, make_optimizer
 from luthier.training.precision import Precision, reproducible
 from luthier.training.schedule import Rates, rates_at
+from luthier.training.toward import TowardStart
 
 __all__ = [
     "Learner",
     "Precision",
     "Rates",
+    "TowardStart",
     "WeightAverage",
     "check_finite",
     "evaluate",

@@ -15,6 +15,7 @@ from luthier.randomness import seed_everything
 from luthier.training.average import WeightAverage
 from luthier.training.precision import Precision
 from luthier.training.schedule import Rates
+from luthier.training.toward import TowardStart
 from luthier.values import Position, Step
 
 Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -37,6 +38,7 @@ class Learner:
         clip_norm: largest norm of the gradient, or None.
         mix: mixup or CutMix of a batch, or None; labels become class shares.
         average: the moving average of the weights, or None.
+        toward: weight decay toward the start, or None where the optimizer's own is all.
     """
 
     model: nn.Module
@@ -50,6 +52,7 @@ class Learner:
     clip_norm: float | None = None
     mix: Mix | None = None
     average: WeightAverage | None = None
+    toward: TowardStart | None = None
 
 
 def train_epoch(
@@ -149,7 +152,11 @@ def _step(learner: Learner, step: int) -> None:
         groups = learner.optimizer.param_groups
         params = [p for group in groups if group["rate"] for p in group["params"]]
         nn.utils.clip_grad_norm_(params, learner.clip_norm)
+    if learner.toward is not None:
+        learner.toward.pull_gradients(learner.optimizer)
     learner.optimizer.step()
+    if learner.toward is not None:
+        learner.toward.pull_weights(learner.optimizer)
     learner.optimizer.zero_grad()
     if learner.average is not None:
         learner.average.update(step)
