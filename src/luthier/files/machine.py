@@ -1,0 +1,269 @@
+"""The state of the inert pickle machine: its stack, memo and account."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from luthier.files import rebuild
+from luthier.files.arrays import Unfinished
+from luthier.files.containers import Builder
+from luthier.files.entries import Global, Name, TensorEntry
+from luthier.files.limits import Broken
+
+LARGE = 1 << 20  # bytes from this size on stay where they are, as a memoryview
+_WORTH_A_LOOK = 4096  # costs from this on are checked before the memory is used
+_COST_OF_MARK = 150
+_COST_OF_PLACE = 120  # in the memo
+_COST_OF_GLOBAL = 500
+NEWLINE = re.compile(b"\n")
+_WIDE = ((re.compile(b"[\xf0-\xff]"), 6), (re.compile(b"[\xc4-\xff]"), 3), (re.compile(b"[\x80-\xff]"), 2))
+
+# Python 2's names of what Python 3 has elsewhere.
+_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg", "exceptions": "builtins"}
+_RENAMED = {"long": "int", "unicode": "str", "xrange": "range", "basestring": "str"}
+
+
+class Stop(Exception):  # noqa: N818 - it is no error
+    """The pickle is at its end."""
+
+
+class Machine:
+    """What the opcodes work on.
+
+    Args:
+        content: holds the pickle.
+        start: where it begins.
+        builder: makes the values.
+        persistent: gives what a persistent id stands for.
+        fetched: at each place of the memo, whether anything asks for it.
+    """
+
+    __slots__ = (
+        "below",
+        "builder",
+        "called",
+        "content",
+        "cost",
+        "fetched",
+        "found",
+        "fresh",
+        "held",
+        "memo",
+        "persistent",
+        "position",
+        "puts",
+        "skipped",
+        "stack",
+        "start",
+    )
+
+    def __init__(
+        self,
+        content: bytes | memoryview,
+        start: int,
+        builder: Builder,
+        persistent: Callable[[Any], Any] | None,
+        fetched: bytearray,
+    ) -> None:
+        self.content = content
+        self.start = self.position = start
+        self.builder = builder
+        self.persistent = persistent
+        self.fetched = fetched
+        self.stack: list[Any] = []
+        self.below: list[list[Any]] = []  # the stacks under the marks
+        self.held = 0  # what those cost
+        self.memo: dict[int, Any] = {}
+        self.puts = 0
+        self.cost = 0  # not yet entered in the budget
+        self.skipped = 0  # bytes that were not touched
+        self.fresh: Any = None  # a tuple on the top of the stack that nothing else refers to
+        self.found: dict[tuple[str, str], Any] = {}
+        self.called: dict[Global, bool] = {}
+
+    def settle(self) -> None:
+        """Enter in the budget what was made since the last time.
+
+        Raises:
+            DamagedError: it is over the limit.
+        """
+        self.builder.consumed = self.position - self.start
+        budget, cost = self.builder.budget, self.cost
+        self.cost = 0
+        budget.spend(cost)
+        budget.check(self.builder.consumed - self.skipped + 9 * len(self.stack) + self.held)
+
+    def charge(self, cost: int) -> None:
+        """Add to the cost; what is large is looked at before it is made."""
+        self.cost += cost
+        if cost >= _WORTH_A_LOOK:
+            self.settle()
+
+    def take(self, count: int) -> bytes | memoryview:
+        """Return the next ``count`` bytes."""
+        start = self.position
+        self.position = end = start + count
+        if end > len(self.content):
+            self.position = start
+            raise Broken(f"{count} bytes should follow, and there are {len(self.content) - start}")
+        return self.content[start:end]
+
+    def number(self, count: int) -> int:
+        """Return the next ``count`` bytes as an unsigned number."""
+        return int.from_bytes(self.take(count), "little")
+
+    def line(self) -> bytes:
+        """Return what is before the next newline."""
+        found = NEWLINE.search(self.content, self.position)
+        if found is None:
+            raise Broken("a line has no end")
+        start, self.position = self.position, found.end()
+        self.charge(found.start() - start)
+        return bytes(self.content[start : found.start()])
+
+    def text(self, count: int) -> str:
+        """Return the next ``count`` bytes as a string."""
+        content = self.take(count)
+        if count >= _WORTH_A_LOOK:
+            self.charge(64 + count * next((n for kind, n in _WIDE if kind.search(content)), 1))
+            return str(content, "utf-8", "surrogatepass")
+        text = str(content, "utf-8", "surrogatepass")
+        self.cost += 64 + count if text.isascii() else 80 + 4 * len(text)
+        return text
+
+    def binary(self, count: int) -> bytes | memoryview:
+        """Return the next ``count`` bytes; where they are many, where they lie."""
+        content = self.take(count)
+        if count >= LARGE:
+            self.cost += 200
+            self.skipped += count
+            return memoryview(content) if type(content) is memoryview else self._window(count)
+        self.charge(48 + count)
+        return bytes(content)
+
+    def _window(self, count: int) -> memoryview:
+        return memoryview(self.content)[self.position - count : self.position]
+
+    def mark(self) -> None:
+        """Begin a new stack above the present one."""
+        self.held += 8 * len(self.stack) + _COST_OF_MARK
+        self.below.append(self.stack)
+        self.stack = []
+
+    def since_mark(self) -> list[Any]:
+        """Return everything above the last mark, and take both away."""
+        items = self.stack
+        if not self.below:
+            raise Broken("a mark is missing")
+        self.stack = self.below.pop()
+        self.held -= 8 * len(self.stack) + _COST_OF_MARK
+        return items
+
+    def push_tuple(self, items: tuple[Any, ...]) -> None:
+        """Push a tuple that was made just now."""
+        self.charge(64 + 8 * len(items))
+        self.fresh = items
+        self.stack.append(items)
+
+    def gone(self, values: tuple[Any, ...]) -> None:
+        """Take a tuple off the account if nothing refers to it any more."""
+        if values is self.fresh:
+            self.cost -= 64 + 8 * len(values)
+        self.fresh = None
+
+    def put(self, place: int) -> None:
+        """Remember the top of the stack, if anything asks for it later."""
+        value = self.stack[-1]
+        self.puts += 1
+        if place >= len(self.fetched) or not self.fetched[place]:
+            return
+        self.cost += _COST_OF_PLACE
+        self.memo[place] = value
+        if value is self.fresh:
+            self.fresh = None
+        if isinstance(value, Unfinished):
+            value.places.append(place)
+
+    def get(self, place: int) -> None:
+        """Push what was remembered."""
+        try:
+            self.stack.append(self.memo[place])
+        except KeyError:
+            raise Broken(f"nothing was remembered at place {place}") from None
+
+    def finish(self, value: Unfinished | TensorEntry, state: Any) -> None:
+        """Put what a state completes in the place of what it was on the stack and in the memo."""
+        if isinstance(value, TensorEntry):
+            self.stack[-1] = rebuild.variable_state(value, state)
+            return
+        self.stack[-1] = done = value.finish(self.builder, state)
+        for place in value.places:
+            if self.memo.get(place) is value:
+                self.memo[place] = done
+
+    def find(self, module: str, name: str) -> Global | Name:
+        """Return a reference, or the value of torch that it stands for. Nothing is looked up."""
+        found = self.found.get((module, name))
+        if found is None:
+            self.charge(_COST_OF_GLOBAL + 4 * (len(module) + len(name)))
+            reference = Global(_MODULES.get(module, module), name)
+            if module == "__builtin__":
+                reference = Global("builtins", _RENAMED.get(name, name))
+            self.called.setdefault(reference, False)
+            found = self.found[module, name] = rebuild.named(reference)
+        return found
+
+    def call(self, function: Any, values: Any) -> Any:
+        """Return what a call gives, or the Record of it."""
+        self._note(function)
+        self._check(values)
+        if not isinstance(function, Global):
+            return rebuild.record(self.builder, function, values, is_call=True)
+        self.builder.consumed = self.position - self.start
+        if function.module == "copyreg":
+            return self._copyreg(function, values)
+        made = rebuild.call(self.builder, function, values)
+        if type(made) is rebuild.Record:
+            self.fresh = None
+        else:
+            self.gone(values)
+        return made
+
+    def new(self, kind: Any, values: Any, keywords: Any = None) -> Any:
+        """Return a new instance of a class, or the Record of it."""
+        self._note(kind)
+        self._check(values)
+        self.fresh = None
+        keywords = {} if keywords is None else keywords
+        if not isinstance(keywords, dict):
+            raise Broken("the keywords of a call are none")
+        if isinstance(kind, Global) and not keywords and kind in rebuild.MAKERS:
+            self.builder.consumed = self.position - self.start
+            made = rebuild.call(self.builder, kind, values)
+            if type(made) is not rebuild.Record:
+                return made
+        return rebuild.record(self.builder, kind, values, keywords)
+
+    def _copyreg(self, function: Global, values: tuple[Any, ...]) -> Any:
+        if function.name == "_reconstructor" and len(values) == 3:
+            kind, base, state = values
+            is_plain = base == Global("builtins", "object")
+            return self.new(kind, () if is_plain else (state,))
+        if function.name == "__newobj__" and values:
+            return self.new(values[0], values[1:])
+        if function.name == "__newobj_ex__" and len(values) == 3:
+            return self.new(*values)
+        self.fresh = None
+        return rebuild.record(self.builder, function, values, is_call=True)
+
+    def _note(self, function: Any) -> None:
+        if isinstance(function, Name):
+            function = Global("torch", function.value)
+        if isinstance(function, Global):
+            self.called[function] = True
+
+    def _check(self, values: Any) -> None:
+        if not isinstance(values, tuple):
+            raise Broken("the arguments of a call are no tuple")

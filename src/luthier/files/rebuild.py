@@ -1,0 +1,441 @@
+"""What a pickle may build: a fixed table, in which nothing of a file's choosing is ever looked up.
+
+Tensors become entries that say where they lie; containers are built; everything else is a Record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from luthier.files import arrays, containers
+from luthier.files.arrays import LONGEST, Inside, sizes
+from luthier.files.containers import Builder, Maker
+from luthier.files.dtypes import BY_STORAGE, DTYPES, QUANTISED
+from luthier.files.entries import Global, Name, Record, RefusedEntry, SparseEntry, TensorEntry
+from luthier.files.inside import open_inside
+from luthier.files.limits import Broken
+from luthier.files.mapped import Blob
+from luthier.values import TensorSpec
+
+COST_OF_RECORD = 500  # bytes of memory
+_COST_OF_TENSOR = 400
+
+CALLED = Global("operator", "call")  # calls of what is no reference, but was built itself
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A storage of torch: memory that tensors look at, or on its own a value of a tree.
+
+    Attributes:
+        blob: its bytes.
+        dtype: torch's name of it, or the class of a quantised one; None if untyped.
+        device: where it was when it was saved.
+        big_endian: see ``TensorEntry``.
+    """
+
+    blob: Blob
+    dtype: str | None = None
+    device: str = "cpu"
+    big_endian: bool = False
+
+    def tensor(self) -> TensorEntry | RefusedEntry:
+        """Return all of it as a tensor in one dimension."""
+        dtype = self.dtype or "uint8"
+        if dtype not in DTYPES:
+            return _quantised(dtype)
+        spec = TensorSpec((self.blob.nbytes // DTYPES[dtype].itemsize,), dtype)
+        return TensorEntry(spec, self.blob, big_endian=self.big_endian, device=self.device)
+
+
+@dataclass(frozen=True)
+class StorageId:
+    """What a persistent id of torch says of a storage.
+
+    Attributes:
+        dtype: as in ``Storage``.
+        key: its name in the file.
+        device: where it was when it was saved.
+        count: of its elements; of an untyped one, bytes.
+        part: in old files, of a storage that is a part of another: (its key, offset, count).
+    """
+
+    dtype: str | None
+    key: str
+    device: str
+    count: int
+    part: tuple[str, int, int] | None = None
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        if self.dtype in DTYPES:
+            return DTYPES[self.dtype].itemsize
+        return 4 if self.dtype == "QInt32Storage" else 1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all elements."""
+        return self.count * self.itemsize
+
+
+def storage_id(value: Any) -> StorageId:
+    """Return what a persistent id says: ("storage", class, key, device, count[, part]).
+
+    Raises:
+        Broken: it is not torch's.
+    """
+    if not isinstance(value, tuple) or len(value) not in (5, 6) or value[0] not in ("storage", b"storage"):
+        raise Broken("a persistent id is not one of torch")
+    _, kind, key, device, count = value[:5]
+    if not isinstance(key, str) or not isinstance(device, str):
+        raise Broken("the persistent id of a storage has no key or no device")
+    if type(count) is not int or not 0 <= count <= LONGEST:
+        raise Broken(f"storage {key!r} has an impossible size")
+    return StorageId(storage_dtype(kind), key, device, count, _part(value[5:]))
+
+
+def storage_dtype(kind: Any) -> str | None:
+    """Return the dtype of a class of storages, None for untyped ones.
+
+    Raises:
+        Broken: it is no class of storages.
+    """
+    if not isinstance(kind, Name) or kind.kind != "storage class":
+        raise Broken("the class of a storage is none")
+    if kind.value == "UntypedStorage":
+        return None
+    return kind.value if kind.value in QUANTISED else BY_STORAGE[kind.value].name
+
+
+def _part(rest: tuple[Any, ...]) -> tuple[str, int, int] | None:
+    part = rest[0] if rest else None
+    if part is None:
+        return None
+    if not isinstance(part, tuple) or len(part) != 3 or not isinstance(part[0], str):
+        raise Broken("the persistent id of a part of a storage is none")
+    if any(type(number) is not int or not 0 <= number <= LONGEST for number in part[1:]):
+        raise Broken("a part of a storage has an impossible size")
+    return part
+
+
+_MEMORY_FORMATS = ("contiguous_format", "channels_last", "channels_last_3d", "preserve_format")
+_LAYOUTS = ("strided", "sparse_coo", "sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc", "jagged")
+_QUANTISED_DTYPES = ("qint8", "quint8", "qint32", "quint4x2", "quint2x4")
+_SCHEMES = tuple(
+    f"per_{what}_{how}" for what in ("tensor", "channel") for how in ("affine", "symmetric")
+) + ("per_channel_affine_float_qparams",)
+_SHORT = {
+    "float": "float32",
+    "double": "float64",
+    "half": "float16",
+    "cfloat": "complex64",
+    "cdouble": "complex128",
+    "chalf": "complex32",
+    "int": "int32",
+    "long": "int64",
+    "short": "int16",
+}
+_KINDS = {
+    "dtype": {name: name for name in (*DTYPES, *_QUANTISED_DTYPES)} | _SHORT,
+    "layout": {name: name for name in _LAYOUTS},
+    "memory_format": {name: name for name in _MEMORY_FORMATS},
+    "qscheme": {name: name for name in _SCHEMES},
+    "storage class": {name: name for name in (*BY_STORAGE, *QUANTISED, "UntypedStorage")},
+}
+_TORCH_NAMES = {
+    name: Name(kind, value) for kind, names in _KINDS.items() for name, value in names.items()
+}
+_UNTYPED = ("UntypedStorage", "_UntypedStorage")
+
+
+def named(reference: Global) -> Global | Name:
+    """Return the value of torch that a reference stands for, else the reference."""
+    if reference.module in ("torch", "torch.cuda"):
+        return _TORCH_NAMES.get(reference.name, reference)
+    if reference.module == "torch.storage" and reference.name in _UNTYPED:
+        return Name("storage class", "UntypedStorage")
+    return reference
+
+
+def _quantised(dtype: str) -> RefusedEntry:
+    return RefusedEntry(f"is quantised ({dtype})" if dtype in QUANTISED else f"has the dtype {dtype}")
+
+
+def _dense(
+    builder: Builder, storage: Any, dtype: str | None, view: tuple[Any, Any, Any]
+) -> TensorEntry | RefusedEntry:
+    """Return the view (offset, shape, strides) of a storage, if it lies in it."""
+    builder.budget.spend(_COST_OF_TENSOR)
+    if not isinstance(storage, Storage):
+        return RefusedEntry("lies in a storage that is not in the file")
+    if dtype is None:
+        dtype = storage.dtype or "uint8"
+    if dtype not in DTYPES:
+        return _quantised(dtype)
+    offset, shape, strides = view[0], sizes(view[1]), sizes(view[2])
+    if type(offset) is not int or not 0 <= offset <= LONGEST or len(strides) != len(shape):
+        raise Broken("a tensor's offset or strides do not belong to its shape")
+    spec, itemsize = TensorSpec(shape, dtype), DTYPES[dtype].itemsize
+    count, last, in_order = _extent(shape, strides)
+    if count and (offset + last + 1) * itemsize > storage.blob.nbytes:
+        raise Broken(
+            f"a tensor {spec} reaches to byte {(offset + last + 1) * itemsize} of a storage of"
+            f" {storage.blob.nbytes}"
+        )
+    beyond = count * itemsize - storage.blob.nbytes
+    if beyond > 0 and not builder.budget.expand(beyond):
+        return RefusedEntry(f"says {count * itemsize:,} bytes of {storage.blob.nbytes:,}", spec)
+    return TensorEntry(
+        spec,
+        storage.blob,
+        offset,
+        None if in_order else strides,
+        storage.big_endian and itemsize > 1,
+        storage.device,
+    )
+
+
+def _extent(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, int, bool]:
+    """Return the number of elements, the place of the last one, and whether they lie in order."""
+    count, last, in_order = 1, 0, True
+    for length, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if length != 1 and stride != count:
+            in_order = False
+        last += (length - 1) * stride
+        count *= length
+    return count, last, in_order or not count
+
+
+def _flags(metadata: Any) -> frozenset[str]:
+    if not isinstance(metadata, dict):
+        return frozenset()
+    return frozenset(flag for flag in ("conj", "neg") if metadata.get(flag) is True)
+
+
+def _finished(entry: TensorEntry | RefusedEntry, requires_grad: Any, metadata: Any) -> Any:
+    flags = _flags(metadata)
+    if isinstance(entry, TensorEntry) and (requires_grad is True or flags):
+        return replace(entry, requires_grad=requires_grad is True, flags=flags)
+    return entry
+
+
+def _tensor(builder: Builder, storage: Any, offset: Any, shape: Any, strides: Any) -> Any:
+    return _dense(builder, storage, None, (offset, shape, strides))
+
+
+def _tensor_v2(  # noqa: PLR0913 - as torch calls it
+    builder: Builder, storage: Any, offset: Any, shape: Any, strides: Any, requires_grad: Any,
+    hooks: Any, metadata: Any = None,
+) -> Any:  # fmt: skip
+    entry = _dense(builder, storage, None, (offset, shape, strides))
+    return _finished(entry, requires_grad, metadata)
+
+
+def _tensor_v3(  # noqa: PLR0913 - as torch calls it
+    builder: Builder, storage: Any, offset: Any, shape: Any, strides: Any, requires_grad: Any,
+    hooks: Any, dtype: Any, metadata: Any = None,
+) -> Any:  # fmt: skip
+    entry = _dense(builder, storage, _dtype(dtype), (offset, shape, strides))
+    return _finished(entry, requires_grad, metadata)
+
+
+def _dtype(value: Any) -> str:
+    if not isinstance(value, Name) or value.kind != "dtype":
+        raise Broken("the dtype of a tensor is none")
+    return value.value
+
+
+def _parameter(builder: Builder, data: Any, requires_grad: Any = True, *rest: Any) -> Any:
+    """``Parameter(data, requires_grad)`` and its rebuilders, which add hooks and a state."""
+    if not isinstance(data, TensorEntry):
+        return data if isinstance(data, SparseEntry | RefusedEntry) else NotImplemented
+    builder.budget.spend(_COST_OF_TENSOR)
+    return replace(data, is_parameter=True, requires_grad=bool(requires_grad))
+
+
+def _variable(builder: Builder, data: Any, *rest: Any) -> Any:
+    """``torch.autograd.Variable(data)`` of torch before 0.4."""
+    return data if isinstance(data, TensorEntry | SparseEntry | RefusedEntry) else NotImplemented
+
+
+def variable_state(entry: TensorEntry, state: Any) -> TensorEntry:
+    """Return a variable of torch before 0.4 with its state: (requires_grad, volatile, hooks)."""
+    if isinstance(state, tuple) and len(state) == 3 and isinstance(state[0], bool):
+        return replace(entry, requires_grad=state[0])
+    return entry
+
+
+def _sparse(builder: Builder, layout: Any, parts: Any) -> Any:
+    """``_rebuild_sparse_tensor(layout, (indices, values, size, is_coalesced))``, or compressed."""
+    if not isinstance(layout, Name) or layout.kind != "layout" or not isinstance(parts, tuple):
+        raise Broken("the layout of a sparse tensor is none")
+    is_coo = layout.value == "sparse_coo"
+    names = ("indices", "values") if is_coo else ("compressed", "plain", "values")
+    if not len(names) < len(parts) <= len(names) + 1 + is_coo:
+        raise Broken(f"a tensor in the layout {layout.value} has {len(parts)} parts")
+    tensors = dict(zip(names, parts, strict=False))
+    if any(isinstance(part, RefusedEntry) for part in tensors.values()):
+        return RefusedEntry("is sparse, with parts that are refused")
+    if not all(isinstance(part, TensorEntry) for part in tensors.values()):
+        raise Broken("the parts of a sparse tensor are no tensors")
+    builder.budget.spend(_COST_OF_TENSOR)
+    spec = TensorSpec(sizes(parts[len(names)]), tensors["values"].spec.dtype)
+    is_coalesced = is_coo and parts[len(names) + 1 :] == (True,)
+    return SparseEntry(spec, layout.value, tensors, is_coalesced)
+
+
+def _quantised_tensor(builder: Builder, storage: Any, *rest: Any) -> RefusedEntry:
+    builder.budget.spend(_COST_OF_TENSOR)
+    what = storage.dtype if isinstance(storage, Storage) else None
+    return RefusedEntry(f"is quantised ({what})" if what else "is quantised")
+
+
+def _nested_tensor(builder: Builder, *rest: Any) -> RefusedEntry:
+    builder.budget.spend(_COST_OF_TENSOR)
+    return RefusedEntry("is a nested tensor")
+
+
+def _meta_tensor(builder: Builder, dtype: Any, shape: Any, *rest: Any) -> RefusedEntry:
+    builder.budget.spend(_COST_OF_TENSOR)
+    return RefusedEntry("has no values (it was on the device meta)", TensorSpec(sizes(shape), _dtype(dtype)))
+
+
+def _wrapper(builder: Builder, kind: Any, dtype: Any, shape: Any, *rest: Any) -> RefusedEntry:
+    builder.budget.spend(_COST_OF_TENSOR)
+    return RefusedEntry(f"has no values (it is a {kind})", TensorSpec(sizes(shape), _dtype(dtype)))
+
+
+def _from_numpy(builder: Builder, data: Any, dtype: Any, device: Any, requires_grad: Any) -> Any:
+    """Rebuild a tensor of XLA and the like; bfloat16 comes as float32 that holds the same."""
+    if not isinstance(data, TensorEntry) or not isinstance(device, str):
+        return data if isinstance(data, RefusedEntry) else NotImplemented
+    builder.budget.spend(_COST_OF_TENSOR)
+    if _dtype(dtype) == "bfloat16" and data.spec.dtype == "float32" and not data.big_endian:
+        content = data.blob.view()
+        builder.budget.spend(len(content))
+        upper = bytearray(len(content) // 2)
+        upper[::2], upper[1::2] = content[2::4], content[3::4]
+        data = replace(data, spec=TensorSpec(data.spec.shape, "bfloat16"), blob=Inside(upper))
+    return replace(data, device=device, requires_grad=requires_grad is True)
+
+
+def _from_type(builder: Builder, function: Any, kind: Any, values: Any, state: Any = None) -> Any:
+    """``_rebuild_from_type_v2(function, subclass, arguments, state)``: without the subclass."""
+    for _ in range(DEEPEST_CALL):
+        if MAKERS.get(function) is not _from_type or not isinstance(values, tuple):
+            break
+        if len(values) not in (3, 4):
+            return NotImplemented
+        function, kind, values = values[:3]
+    if not isinstance(function, Global) or not isinstance(values, tuple):
+        return NotImplemented
+    made = call(builder, function, values)
+    return NotImplemented if isinstance(made, Record) else made
+
+
+def _inner_file(builder: Builder, content: Any) -> Any:
+    """``torch.storage._load_from_bytes(content)``: a whole torch file."""
+    if not isinstance(content, bytes | bytearray | memoryview):
+        return NotImplemented
+    return open_inside(memoryview(content), builder.budget).content
+
+
+def _device(builder: Builder, kind: Any, index: Any = None) -> Any:
+    builder.budget.spend(150)
+    if not isinstance(kind, str) or not isinstance(index, int | None):
+        return NotImplemented
+    return Name("device", kind if index is None else f"{kind}:{index}")
+
+
+def _layout(builder: Builder, name: Any) -> Any:
+    if not isinstance(name, str):
+        return NotImplemented
+    return _TORCH_NAMES.get(name.removeprefix("torch."), NotImplemented)
+
+
+DEEPEST_CALL = 16
+_U = "torch._utils"
+MAKERS: dict[Global, Maker] = {
+    **containers.MAKERS,
+    **arrays.MAKERS,
+    Global(_U, "_rebuild_tensor"): _tensor,
+    Global(_U, "_rebuild_tensor_v2"): _tensor_v2,
+    Global(_U, "_rebuild_tensor_v3"): _tensor_v3,
+    Global(_U, "_rebuild_parameter"): _parameter,
+    Global(_U, "_rebuild_parameter_with_state"): _parameter,
+    Global("torch.nn.parameter", "Parameter"): _parameter,
+    Global("torch.autograd.variable", "Variable"): _variable,
+    Global(_U, "_rebuild_sparse_tensor"): _sparse,
+    Global(_U, "_rebuild_sparse_csr_tensor"): _sparse,
+    Global(_U, "_rebuild_qtensor"): _quantised_tensor,
+    Global(_U, "_rebuild_nested_tensor"): _nested_tensor,
+    Global(_U, "_rebuild_meta_tensor_no_storage"): _meta_tensor,
+    Global(_U, "_rebuild_wrapper_subclass"): _wrapper,
+    Global(_U, "_rebuild_device_tensor_from_numpy"): _from_numpy,
+    Global(_U, "_rebuild_device_tensor_from_cpu_tensor"): _from_numpy,
+    Global(_U, "_rebuild_xla_tensor"): _from_numpy,
+    Global(_U, "_rebuild_mlc_tensor"): _from_numpy,
+    Global("torch._tensor", "_rebuild_from_type_v2"): _from_type,
+    Global("torch._tensor", "_rebuild_from_type"): _from_type,
+    Global("torch.tensor", "_rebuild_from_type"): _from_type,
+    Global("torch.storage", "_load_from_bytes"): _inner_file,
+    Global("torch", "device"): _device,
+    Global("torch.serialization", "_get_layout"): _layout,
+}
+# How many arguments each takes; with another number, the call stays a Record.
+_ARITIES = {
+    key: (code.co_argcount - 1 - len(maker.__defaults__ or ()), code.co_argcount - 1)
+    for key, maker in MAKERS.items()
+    for code in (maker.__code__,)
+}
+# Classes that pickles call as functions, whose instances are plain data.
+_CLASSES = frozenset(
+    Global(module, name)
+    for module, names in (
+        ("pathlib", "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath"),
+        ("pathlib._local", "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath"),
+        ("datetime", "datetime date time timedelta timezone"),
+        ("decimal", "Decimal"),
+        ("fractions", "Fraction"),
+        ("uuid", "UUID"),
+        ("types", "SimpleNamespace MappingProxyType"),
+        ("argparse", "Namespace"),
+        ("zoneinfo", "ZoneInfo"),
+    )
+    for name in names.split()
+)
+
+
+def call(builder: Builder, function: Global, values: tuple[Any, ...]) -> Any:
+    """Return what a call gives: from the table, or a Record of it.
+
+    Raises:
+        Broken: the arguments contradict each other.
+    """
+    maker = MAKERS.get(function)
+    if maker is not None and _takes(function, len(values)):
+        made = maker(builder, *values)
+        if made is not NotImplemented:
+            return made
+    return record(builder, function, values, is_call=function not in _CLASSES)
+
+
+def _takes(function: Global, count: int) -> bool:
+    least, most = _ARITIES[function]
+    return least <= count and (count <= most or bool(MAKERS[function].__code__.co_flags & 4))
+
+
+def record(
+    builder: Builder, made_by: Any, values: tuple[Any, ...], keywords: Mapping[str, Any] | None = None,
+    is_call: bool = False,
+) -> Record:  # fmt: skip
+    """Return the Record of a call or an instance that is not in the table."""
+    builder.budget.spend(COST_OF_RECORD)
+    if isinstance(made_by, Name):
+        made_by = Global("torch", made_by.value)
+    if not isinstance(made_by, Global):
+        made_by, values, is_call = CALLED, (made_by, *values), True
+    return Record(made_by, values, keywords or {}, is_call)
