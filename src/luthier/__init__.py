@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from luthier.run.finetune import Result as Result
     from luthier.run.finetune import finetune as finetune
     from luthier.run.finetune import resume as resume
+    from luthier.run.inspect import Inspection as Inspection
+    from luthier.run.inspect import inspect as inspect
     from luthier.run.loop import Run as Run
     from luthier.run.own_loop import load_optimizer as load_optimizer
     from luthier.run.own_loop import param_groups as param_groups
@@ -25,11 +27,13 @@ if TYPE_CHECKING:
     from luthier.run.verify import verify as verify
 
 _HOMES = {
+    "Inspection": "luthier.run.inspect",
     "LuthierError": "luthier.errors",
     "Result": "luthier.run.finetune",
     "Run": "luthier.run.loop",
     "demo": "luthier.run.demo",
     "finetune": "luthier.run.finetune",
+    "inspect": "luthier.run.inspect",
     "load": "luthier.adapt",
     "load_optimizer": "luthier.run.own_loop",
     "match": "luthier.adapt",
@@ -40,11 +44,13 @@ _HOMES = {
 }
 
 __all__ = [
+    "Inspection",
     "LuthierError",
     "Result",
     "Run",
     "demo",
     "finetune",
+    "inspect",
     "load",
     "load_optimizer",
     "match",

@@ -24,6 +24,7 @@ COMMANDS = (
     Command("finetune", "fine-tune an image classifier on a folder of photos"),
     Command("resume", "continue a run where it was stopped or killed"),
     Command("prove", "show that an interrupted run ends with the bits of a whole one"),
+    Command("inspect", "see what is in a file of weights, whoever wrote it; nothing in it runs"),
     Command("verify", "compare a run, a checkpoint or a file with what was written"),
     Command("demo", "see the whole life of a model in under a minute"),
 )

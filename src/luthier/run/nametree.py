@@ -1,0 +1,113 @@
+"""Tensors by dotted names → few rows that show them all. Pure; no torch here.
+
+What lies deeper than there is room for is one row with its sums; blocks that are numbered and look
+the same are one row with their count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from luthier.files.entries import Entry, SparseEntry, TensorEntry
+
+_DEEPEST = 32  # components of a name that are told apart
+
+
+@dataclass(frozen=True)
+class Row:
+    """A tensor, or all below a name.
+
+    Attributes:
+        name: dotted; of a group it ends in ``.*``, of equal blocks it has ``(0-11)`` in it.
+        entries: of the group; of equal blocks, those of the first.
+        times: how many equal blocks there are.
+    """
+
+    name: str
+    entries: tuple[Entry, ...]
+    times: int = 1
+
+    @property
+    def is_group(self) -> bool:
+        """Whether it stands for all below its name."""
+        return self.name.endswith(".*")
+
+    @property
+    def count(self) -> int:
+        """Its tensors."""
+        return len(self.entries) * self.times
+
+    @property
+    def nbytes(self) -> int:
+        """Of its tensors."""
+        return self.times * sum(map(nbytes_of, self.entries))
+
+
+def nbytes_of(entry: Entry) -> int:
+    """Return the bytes of a tensor; of a refused one 0."""
+    if isinstance(entry, SparseEntry):
+        return sum(part.nbytes for part in entry.parts.values())
+    return entry.nbytes if isinstance(entry, TensorEntry) else 0
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Tensors that begin with the same components, whose others are told by ``rest``."""
+
+    name: str
+    members: tuple[tuple[tuple[str, ...], Entry], ...]  # (components after the name, entry)
+    times: int = 1
+
+    def row(self) -> Row:
+        (rest, _), *others = self.members
+        entries = tuple(entry for _, entry in self.members)
+        if others:
+            return Row(f"{self.name}.*", entries, self.times)
+        return Row(".".join(filter(None, (self.name, *rest))), entries, self.times)
+
+
+def rows(entries: Mapping[str, Entry], most: int) -> list[Row]:
+    """Return rows for all tensors, in their order, as deep as ``most`` rows allow.
+
+    Args:
+        entries: by dotted name.
+        most: rows; there are more only where the first level has more.
+    """
+    split = ((tuple(name.split(".", _DEEPEST)), entry) for name, entry in entries.items())
+    shown = _opened(_Group("", tuple(split)))
+    while any(len(group.members) > 1 for group in shown):
+        deeper = [part for group in shown for part in _opened(group)]
+        if len(deeper) > most:
+            break
+        shown = deeper
+    return [group.row() for group in shown]
+
+
+def _opened(group: _Group) -> list[_Group]:
+    """Return what is one level below a group, equal blocks together."""
+    if len(group.members) < 2:
+        return [group]
+    below: dict[str, list[tuple[tuple[str, ...], Entry]]] = {}
+    for rest, entry in group.members:
+        first = rest[0] if rest else ""  # a tensor whose name others begin with
+        below.setdefault(first, []).append((rest[1:], entry))
+    found: list[_Group] = []
+    for _, run in groupby(enumerate(below.items()), key=_look):
+        equal = list(run)
+        (_, (first, members)), (_, (last, _)) = equal[0], equal[-1]
+        label = first if len(equal) == 1 else f"({first}-{last})"
+        name = ".".join(filter(None, (group.name, label)))
+        found.append(_Group(name, tuple(members), group.times * len(equal)))
+    return found
+
+
+def _look(item: tuple[int, tuple[str, list[tuple[tuple[str, ...], Entry]]]]) -> tuple[Any, ...]:
+    """Return the same for blocks that are numbered one after the other and look the same."""
+    position, (first, members) = item
+    if not first.isdecimal() or len(first) > 9:
+        return (first,)
+    look = tuple((rest, entry.spec, type(entry)) for rest, entry in members)
+    return (int(first) - position, look)
