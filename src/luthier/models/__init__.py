@@ -1,6 +1,7 @@
 """A model by name: built, its head found and replaced, its published weights fetched."""
 
 from luthier.models.build import build
+from luthier.models.described import build_described, check_arguments
 from luthier.models.heads import Head, check_head, find_head, replace_head
 from luthier.models.published import Start, start_weights
 
@@ -8,6 +9,8 @@ __all__ = [
     "Head",
     "Start",
     "build",
+    "build_described",
+    "check_arguments",
     "check_head",
     "find_head",
     "replace_head",

@@ -8,7 +8,7 @@ import inspect
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -37,10 +37,19 @@ def build(name: str, classes: int) -> nn.Module:
         return _own(name, classes)
     if name.startswith(from_timm.PREFIX):
         return from_timm.build(name.removeprefix(from_timm.PREFIX))
-    return _torchvision(name)
+    return from_torchvision(name)
 
 
-def _torchvision(name: str) -> nn.Module:
+def from_torchvision(name: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
+    """Build a torchvision classification model with random weights.
+
+    Args:
+        name: torchvision's.
+        arguments: of its constructor.
+
+    Raises:
+        ModelError: there is no such model, or it refuses the arguments.
+    """
     models = vision.load("torchvision.models")
     known = models.list_models(module=models)
     if name not in known:
@@ -50,7 +59,10 @@ def _torchvision(name: str) -> nn.Module:
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of default initialisations
-        model: nn.Module = models.get_model(name, weights=None)
+        try:
+            model: nn.Module = models.get_model(name, weights=None, **(arguments or {}))
+        except (TypeError, ValueError) as error:
+            raise ModelError(f"model {name!r} could not be built: {error}") from error
     return _without_auxiliary_heads(model)
 
 
