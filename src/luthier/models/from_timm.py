@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,8 +26,12 @@ def _timm(name: str) -> ModuleType:
         raise missing_extra("timm", "timm", f"the model {PREFIX}{name}") from None
 
 
-def build(name: str) -> nn.Module:
-    """Build a timm model with its published number of classes and random weights.
+def build(name: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
+    """Build a timm model with random weights.
+
+    Args:
+        name: timm's.
+        arguments: of its constructor; without, it has its published number of classes.
 
     Raises:
         ModelError: timm has no such model; the nearest name is given.
@@ -37,7 +42,7 @@ def build(name: str) -> nn.Module:
     if name.split(".", maxsplit=1)[0] not in known:
         raise ModelError(f"unknown timm model {name!r}{nearest(name, known)}")
     try:
-        model: nn.Module = timm.create_model(name, pretrained=False)
+        model: nn.Module = timm.create_model(name, pretrained=False, **(arguments or {}))
     except Exception as error:  # such as an unknown tag after the dot
         raise ModelError(f"timm model {name!r} could not be built: {error}") from error
     return model

@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from luthier.recipe import decided
 from luthier.run import conditions
+from luthier.run.description import Description, full_name
 from luthier.run.folder import RunFolder
 from luthier.run.job import Job
 from luthier.run.progress import Progress
 from luthier.strategies import Audit
 from luthier.values import Score
-from luthier.version import __version__
 
 
 def description(job: Job, score: Score) -> dict[str, Any]:
     """Return what goes into a model file so that it needs nothing else; plain JSON values."""
     how = job.recipe
-    return {
-        "format": 1,
-        "luthier": __version__,
-        "architecture": _architecture(decided(how.model.model)),
-        "arguments": {"num_classes": len(job.photos.classes)},
-        "head": job.head.name,
-        "classes": list(job.photos.classes),
-        "preprocessing": job.preprocessing.as_dict(),
-        "training": {
+    return Description(
+        architecture=full_name(decided(how.model.model)),
+        arguments={"num_classes": len(job.photos.classes)},
+        head=job.head.name,
+        classes=tuple(job.photos.classes),
+        preprocessing=job.preprocessing,
+        training={
             "strategy": how.strategy.strategy,
             "seed": how.training.seed,
             "epochs": how.training.epochs,
             "validation": score.as_dict(),
         },
-        "start": {k: job.start[k] for k in ("source", "sha256", "classes") if k in job.start},
-    }
+        start={k: job.start[k] for k in ("source", "sha256", "classes") if k in job.start},
+    ).as_dict()
 
 
 def summary(
@@ -62,8 +59,3 @@ def summary(
 def environment(job: Job) -> dict[str, Any]:
     """Return what the bits of a job depend on, as plain JSON values."""
     return conditions.here(job.chosen.device.value, job.chosen.precision.value)
-
-
-def _architecture(model: str) -> str:
-    """Return a model's name with where it comes from: ``torchvision/resnet18``."""
-    return model if re.search("[:/]", model) else f"torchvision/{model}"

@@ -17,7 +17,7 @@ from luthier import checkpoint, data, recipe, report, strategies, training
 from luthier.checkpoint import Captured, Checkpoint, Saver, State
 from luthier.data.loader import Batch
 from luthier.errors import DoesNotFitError, InterruptedRunError
-from luthier.files import durable, tensors
+from luthier.files import durable, writing
 from luthier.recipe import decided, parse_interval
 from luthier.report import Console
 from luthier.run import results
@@ -26,6 +26,7 @@ from luthier.run.heads import starting_weights
 from luthier.run.job import Job
 from luthier.run.keeper import Keeper
 from luthier.run.progress import Progress
+from luthier.run.save import stored_of
 from luthier.run.stopping import StopRequest
 from luthier.run.trace import Trace, open_trace
 from luthier.strategies import Rate
@@ -373,8 +374,9 @@ class Session:
         average = self._learner.average
         state = average.tensors if average else self.job.model.state_dict()
         described = results.description(self.job, score)
+        stored = stored_of(state)
         self._saver.patiently(
-            "the best model", lambda: tensors.write(self.folder.model, state, described)
+            "the best model", lambda: writing.write(self.folder.model, stored, described)
         )
 
     def finish(self) -> dict[str, Any]:
