@@ -1,0 +1,232 @@
+"""Names of the same tensors that differ by what was put in front of them. Pure; no torch here.
+
+Wrappers (``module``, ``_orig_mod``) are taken out anywhere in a name. Leading components are taken
+off the names of the file, of the model or of both: which, is decided by how many tensors then have
+both the same name and the same shape.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from luthier.adapt.plan import Assignment
+from luthier.values import TensorSpec
+
+# What DataParallel and DDP, torch.compile, FSDP, activation checkpointing and Fabric put in.
+WRAPPERS = frozenset(
+    {
+        "module",
+        "_orig_mod",
+        "_fsdp_wrapped_module",
+        "_checkpoint_wrapped_module",
+        "_forward_module",
+        "_original_module",
+    }
+)
+Specs = Mapping[str, TensorSpec]
+Parts = tuple[str, ...]
+Change = tuple[Parts, Parts]  # off the file's names, off the model's
+_SAME: Change = ((), ())
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Where tensors of the model could come from, by one way of looking for it.
+
+    Attributes:
+        links: by the model's names; shapes may still differ.
+        notes: the evidence, a line each.
+        doubts: why more was not proposed.
+    """
+
+    links: Mapping[str, Assignment] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def used(self) -> frozenset[str]:
+        """The file's names in it."""
+        return frozenset(source for link in self.links.values() for source in link.sources)
+
+
+def unwrapped(names: Iterable[str]) -> dict[str, str]:
+    """Return each name without the components that wrappers put in.
+
+    Nothing is taken out where two names would become one.
+    """
+    names = list(names)
+    bare = {}
+    for name in names:
+        *before, leaf = name.split(".")
+        bare[name] = ".".join([*(part for part in before if part not in WRAPPERS), leaf])
+    return bare if len(set(bare.values())) == len(names) else {name: name for name in names}
+
+
+def by_name(model: Specs, file: Specs) -> Proposal:
+    """Pair the tensors of a model and a file by their names, wrappers and prefixes aside.
+
+    The change of prefixes under which most (name, shape) pairs agree is taken; two that agree on
+    as many, and cannot both be true, are refused, unless one of them changes nothing. What is left
+    over is looked at again, for as long as that finds whole modules.
+    """
+    ours, theirs = _Side(model), _Side(file)
+    search = _Search(ours, theirs)
+    search.run()
+    links = {
+        ours.full[o]: Assignment(ours.full[o], (theirs.full[t],), why=why)
+        for o, (t, why) in search.found.items()
+    }
+    notes = list(search.notes)
+    for side, where in ((theirs, "the file's"), (ours, "the model's")):
+        if side.wrappers:
+            notes.insert(0, f"{', '.join(side.wrappers)} taken out of {where} names")
+    return Proposal(
+        {name: links[name] for name in model if name in links}, tuple(notes), search.doubts
+    )
+
+
+class _Side:
+    """The names of one side without wrappers, in components, and how to get back."""
+
+    def __init__(self, specs: Specs) -> None:
+        bare = unwrapped(specs)
+        self.full = {tuple(short.split(".")): name for name, short in bare.items()}
+        self.shapes = {parts: specs[name].shape for parts, name in self.full.items()}
+        taken = {p for n, b in bare.items() if n != b for p in n.split(".")[:-1] if p in WRAPPERS}
+        self.wrappers = sorted(taken)
+
+
+class _Index:
+    """Names by each of their beginnings."""
+
+    def __init__(self, names: Iterable[Parts]) -> None:
+        self.names = list(names)
+        self._under: dict[Parts, list[Parts]] = defaultdict(list)
+        for name in self.names:
+            for length in range(len(name)):
+                self._under[name[:length]].append(name)
+
+    def under(self, prefix: Parts) -> list[Parts]:
+        return self._under.get(prefix, [])
+
+
+_Free = tuple[_Index, _Index]  # of the file's names and the model's that are not paired yet
+
+
+class _Search:
+    """Changes of prefixes, one after the other, until nothing more is found."""
+
+    def __init__(self, ours: _Side, theirs: _Side) -> None:
+        self._ours, self._theirs = ours, theirs
+        self._free_ours, self._free_theirs = dict.fromkeys(ours.full), dict.fromkeys(theirs.full)
+        self._changes: list[Change] = []
+        self.found: dict[Parts, tuple[Parts, str]] = {}
+        self.notes: list[str] = []
+        self.doubts: tuple[str, ...] = ()
+
+    def run(self) -> None:
+        while self._free_ours and self._free_theirs:
+            free = _Index(self._free_theirs), _Index(self._free_ours)
+            change = self._best(free, _votes(self._theirs, self._ours, free))
+            if change is None:
+                break
+            self._take(change)
+        # Names that agree under what was found, whatever their shapes: an error can name them.
+        for change in [_SAME, *self._changes, *map(_nested, self._changes)]:
+            self._take(change, quiet=True)
+
+    def _best(self, free: _Free, votes: Counter[Change]) -> Change | None:
+        for count in sorted(set(votes.values()), reverse=True):
+            best = [c for c, n in votes.items() if n == count and self._is_sound(free, c, n)]
+            if _SAME in best:
+                return _SAME
+            rivals = [other for other in best[1:] if _collide(free, best[0], other)]
+            if rivals:
+                ways = " and ".join(_said(change) for change in (best[0], rivals[0]))
+                self.doubts = (f"names agree equally well ({count} tensors) by {ways}",)
+                return None
+            if best:
+                return best[0]
+        return None
+
+    def _is_sound(self, free: _Free, change: Change, count: int) -> bool:
+        if change == _SAME:
+            return True
+        off, on = change
+        theirs, ours = free[0].under(off), free[1].under(on)
+        several = len({name[len(on) : -1] for name in ours}) > 1
+        if not self._changes:
+            # One layer looks like another: a prefix is told by several, or by all that there is.
+            all_there_is = min(len(index.names) for index in free)
+            return 2 * count >= min(len(theirs), len(ours) if several else all_there_is)
+        # Later on only what fits to the last tensor, and goes with what was found before.
+        related = not off or not on or any(_is_related(change, c) for c in self._changes)
+        return (related or several) and count == len(theirs) == len(ours)
+
+    def _take(self, change: Change, quiet: bool = False) -> None:
+        off, on = change
+        pairs = [
+            (on + name[len(off) :], name)
+            for name in self._free_theirs
+            if name[: len(off)] == off and on + name[len(off) :] in self._free_ours
+        ]
+        why = "same name" if change == _SAME else _said(change)
+        for ours, theirs in pairs:
+            self.found[ours] = (theirs, why)
+            del self._free_ours[ours], self._free_theirs[theirs]
+        if quiet:
+            return
+        self._changes.append(change)
+        if change != _SAME:
+            self.notes.append(f"{why}: {len(pairs)} tensors")
+
+
+def _votes(theirs: _Side, ours: _Side, free: _Free) -> Counter[Change]:
+    """Count for each change of prefixes the tensors whose names and shapes then agree."""
+    alike: dict[tuple[str, tuple[int, ...]], list[Parts]] = defaultdict(list)
+    for name in free[1].names:
+        alike[name[-1], ours.shapes[name]].append(name)
+    votes: Counter[Change] = Counter()
+    for name in free[0].names:
+        for other in alike.get((name[-1], theirs.shapes[name]), ()):
+            votes[_difference(name, other)] += 1
+    return votes
+
+
+def _collide(free: _Free, one: Change, other: Change) -> bool:
+    return any(
+        not set(index.under(a)).isdisjoint(index.under(b))
+        for index, a, b in zip(free, one, other, strict=True)
+    )
+
+
+def _difference(theirs: Parts, ours: Parts) -> Change:
+    """Return what stands before the longest common end of two names."""
+    same = 0
+    for one, other in zip(reversed(theirs), reversed(ours), strict=False):
+        if one != other:
+            break
+        same += 1
+    return theirs[: len(theirs) - same], ours[: len(ours) - same]
+
+
+def _is_related(one: Change, other: Change) -> bool:
+    return all(
+        a[: len(b)] == b or b[: len(a)] == a for a, b in zip(one, other, strict=True)
+    )
+
+
+def _nested(change: Change) -> Change:
+    """Return the change without the last component of both: a head beside the trunk."""
+    return change[0][:-1], change[1][:-1]
+
+
+def _said(change: Change) -> str:
+    off, on = (".".join(parts) + "." for parts in change)
+    if not change[0]:
+        return f"prefix {on} put before the file's names"
+    if not change[1]:
+        return f"prefix {off} taken off the file's names"
+    return f"prefix {off} of the file's names replaced by {on}"
