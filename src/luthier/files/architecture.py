@@ -10,7 +10,7 @@ from typing import Any
 from luthier.errors import DamagedError
 from luthier.files import modules
 from luthier.files.entries import DEEPEST, Global, Record
-from luthier.files.wording import plain, shown
+from luthier.files.wording import numbered, plain, shown
 
 # Values that constructors have anyway: left out of the text.
 _USUAL: Mapping[str, Any] = {
@@ -18,6 +18,7 @@ _USUAL: Mapping[str, Any] = {
     "ceil_mode": False,
     "count_include_pad": True,
     "dilation": 1,
+    "elementwise_affine": True,
     "groups": 1,
     "inplace": False,
     "output_padding": 0,
@@ -153,18 +154,18 @@ class _Kinds:
 
     def below(self, value: Record) -> Iterator[tuple[str, Record]]:
         """Give a module's children, each with the label of its first line."""
-        numbered = enumerate(_modules_in(value))
-
-        def run(item: tuple[int, tuple[str, Record]]) -> Any:
-            position, (name, child) = item
-            counts = name.isdecimal() and name == str(position)
-            return (counts or name, self.of(child).number)
-
-        for _, group in groupby(numbered, key=run):
-            equal = [named for _, named in group]
+        for _, run in groupby(enumerate(_modules_in(value)), key=self._look):
+            equal = [named for _, named in run]
             (first, child), (last, _) = equal[0], equal[-1]
-            many = f"({first}-{last}): {len(equal)} x " if len(equal) > 1 else f"({plain(first)}): "
-            yield many, child
+            stem, _ = numbered(first) or (first, 0)
+            many = f"-{last[len(stem) :]}): {len(equal)} x " if len(equal) > 1 else "): "
+            yield f"({plain(first)}{many}", child
+
+    def _look(self, item: tuple[int, tuple[str, Record]]) -> tuple[Any, ...]:
+        """Return the same for children that are numbered in turn and look the same."""
+        position, (name, child) = item
+        parts = numbered(name)
+        return (name,) if parts is None else (parts[0], parts[1] - position, self.of(child).number)
 
 
 def _modules_in(value: Record) -> list[tuple[str, Record]]:

@@ -5,12 +5,14 @@ What a file says is never trusted to be printable: a name could move the cursor,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
 from luthier.files.entries import Global, Name, Record, RefusedEntry, SparseEntry, TensorEntry
 
+_NUMBERED = re.compile(r"(|.*[^0-9])(0|[1-9][0-9]{0,8})", re.DOTALL)
 _DEEPEST = 3
 _ITEMS = 6
 _BRACKETS: dict[Any, str] = {list: "[]", tuple: "()", object: "{}"}
@@ -43,6 +45,12 @@ def some(names: Iterable[str], total: int, limit: int = 6) -> str:
     first = list(islice(names, limit))
     left = total - len(first)
     return ", ".join(first) + (f" and {left:,} more" if left else "")
+
+
+def numbered(name: str) -> tuple[str, int] | None:
+    """Take a name apart: ``"layer_12"`` is ``("layer_", 12)``; None where it ends in no number."""
+    found = _NUMBERED.fullmatch(name)
+    return (found[1], int(found[2])) if found else None
 
 
 def _pieces(value: Any, depth: int, width: int) -> Iterator[str]:

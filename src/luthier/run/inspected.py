@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _IMPORTED = "code by name that a pickle loader would have imported: "
 _NARROWEST = 24  # of a column of names
+_KEY = 28  # of a key
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,9 @@ def _head(found: Inspection, limits: Limits) -> Iterator[str]:
 def _pairs(pairs: Sequence[tuple[str, str]], limits: Limits) -> Iterator[str]:
     """Give one line for each name and value, the values below each other."""
     listed = list(islice(pairs, limits.few))
-    width = max((min(len(key), _NARROWEST) for key, _ in listed), default=0)
+    width = max((min(len(key), _KEY) for key, _ in listed), default=0)
     for key, value in listed:
-        name = _cut(plain(key), _NARROWEST).ljust(width)
+        name = _cut(plain(key), _KEY).ljust(width)
         yield _cut(f"  {name}  {plain(value, limits.width)}", limits.width)
     yield from _more(len(pairs), limits.few)
 
@@ -139,7 +140,7 @@ def _summary(candidate: Candidate) -> tuple[str, str, str, str, str]:
 
 
 def _where(where: str) -> str:
-    return _cut(plain(where), _NARROWEST) or "at the top"
+    return _middle(plain(where), 40) or "at the top"
 
 
 def _notes(candidate: Candidate) -> Iterator[str]:
@@ -188,17 +189,15 @@ def _tensors(weights: Sequence[Candidate], limits: Limits) -> Iterator[str]:
 
 
 def _table(listed: Sequence[Row], width: int) -> Iterator[str]:
-    looks = [_look(row) for row in listed]
-    sizes = [size(row.nbytes) for row in listed]
-    taken = max(map(len, looks), default=0) + max(map(len, sizes), default=0) + 6
+    looks, sizes = [_look(row) for row in listed], [size(row.nbytes) for row in listed]
+    last = max(map(len, sizes), default=0)
+    room = width - last - len("  ") * 3
+    middle = min(max(map(len, looks), default=0), room - _NARROWEST)
     longest = max((len(row.name) for row in listed), default=0)
-    names = max(_NARROWEST, min(longest, width - taken))
+    first = max(_NARROWEST, min(longest, room - middle))
     for row, look, nbytes in zip(listed, looks, sizes, strict=True):
-        name = _middle(plain(row.name, 1_000), names).ljust(names)
-        space = width - names - 6 - max(map(len, sizes))
-        yield f"  {name}  {_cut(look, space).ljust(taken - 6 - max(map(len, sizes)))}  " + (
-            nbytes.rjust(max(map(len, sizes)))
-        )
+        name = _middle(plain(row.name, 1_000), first).ljust(first)
+        yield f"  {name}  {_cut(look, middle).ljust(middle)}  {nbytes.rjust(last)}"
 
 
 def _middle(name: str, width: int) -> str:

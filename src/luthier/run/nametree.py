@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import Any
 
 from luthier.files.entries import Entry, SparseEntry, TensorEntry
+from luthier.files.wording import numbered
 
 _DEEPEST = 32  # components of a name that are told apart
 
@@ -98,7 +99,7 @@ def _opened(group: _Group) -> list[_Group]:
     for _, run in groupby(enumerate(below.items()), key=_look):
         equal = list(run)
         (_, (first, members)), (_, (last, _)) = equal[0], equal[-1]
-        label = first if len(equal) == 1 else f"({first}-{last})"
+        label = first if len(equal) == 1 else _run(first, last)
         name = ".".join(filter(None, (group.name, label)))
         found.append(_Group(name, tuple(members), group.times * len(equal)))
     return found
@@ -107,7 +108,13 @@ def _opened(group: _Group) -> list[_Group]:
 def _look(item: tuple[int, tuple[str, list[tuple[tuple[str, ...], Entry]]]]) -> tuple[Any, ...]:
     """Return the same for blocks that are numbered one after the other and look the same."""
     position, (first, members) = item
-    if not first.isdecimal() or len(first) > 9:
+    parts = numbered(first)
+    if parts is None:
         return (first,)
     look = tuple((rest, entry.spec, type(entry)) for rest, entry in members)
-    return (int(first) - position, look)
+    return (parts[0], parts[1] - position, look)
+
+
+def _run(first: str, last: str) -> str:
+    stem, number = numbered(first) or (first, 0)
+    return f"{stem}({number}-{last[len(stem) :]})"
