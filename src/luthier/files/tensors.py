@@ -1,176 +1,46 @@
-"""Read a weights file into named tensors; write named tensors as safetensors.
+"""Entries of an opened file become live tensors; named tensors become a safetensors file.
 
-A file's kind is told by its content, never by its name.
-
-The entries of an opened file become live tensors that are mapped where they lie, writable and
-private: what is written to one stays in memory. Tensors that share memory in the file share it
-here. A copy is made where the bytes are the other way round, or where elements do not lie at a
-multiple of their size.
+Live tensors are mapped where they lie, writable and private: what is written to one stays in
+memory. Tensors that share memory in the file share it here. A copy is made where the bytes are the
+other way round, or where elements do not lie at a multiple of their size.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import mmap
-import pickle
 import warnings
 import weakref
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 
 from luthier.errors import DamagedError, UnsupportedFileError
 from luthier.files import durable, writing
+from luthier.files.contents import candidates
 from luthier.files.dtypes import BY_SAFETENSORS, DTYPES
-from luthier.files.entries import Entry, Name, Record, RefusedEntry, SparseEntry, TensorEntry
+from luthier.files.entries import (
+    Archive,
+    Entry,
+    Name,
+    Record,
+    RefusedEntry,
+    SparseEntry,
+    TensorEntry,
+)
 from luthier.files.formats.safetensors import parse_header
 from luthier.files.layout import lay_out
 from luthier.files.mapped import Blob
 from luthier.values import TensorSpec
 
 METADATA_KEY = "luthier"
-_DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.complex64: "C64",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint64: "U64",
-    torch.uint32: "U32",
-    torch.uint16: "U16",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-_BY_NAME = {name: dtype for dtype, name in _DTYPES.items()}
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
-
-
-@dataclass(frozen=True)
-class Archive:
-    """What a weights file holds.
-
-    Attributes:
-        path: the file.
-        kind: "safetensors" or "torch".
-        tensors: by name, on the CPU.
-        metadata: the description that luthier wrote into the file; empty in foreign files.
-        sha256: of the file's bytes.
-    """
-
-    path: Path
-    kind: str
-    tensors: Mapping[str, torch.Tensor]
-    metadata: Mapping[str, Any]
-    sha256: str
 
 
 def spec(tensor: torch.Tensor) -> TensorSpec:
     """Return a tensor's shape and dtype."""
     return TensorSpec(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
-
-
-def read(path: Path) -> Archive:
-    """Read the tensors of a safetensors file or of a state_dict saved by torch.
-
-    No code from the file is run: a torch file is read by torch's restricted unpickler, and
-    there is no other way behind it.
-
-    Raises:
-        UnsupportedFileError: no such file, or no weights file that can be read as data.
-        DamagedError: the file is truncated or its content contradicts itself.
-    """
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise UnsupportedFileError(f"weights file {path} {what}")
-    with path.open("rb") as file:
-        start = file.read(9)
-    if not start:
-        raise DamagedError(f"weights file {path} is empty")
-    if start[8:9] == b"{":
-        tensors, metadata = _read_safetensors(path)
-        return Archive(path, "safetensors", tensors, metadata, durable.sha256(path))
-    zipped = start[:4] == b"PK\x03\x04"
-    if zipped or start[:1] == b"\x80":
-        return Archive(path, "torch", _read_torch(path, zipped), {}, durable.sha256(path))
-    raise UnsupportedFileError(
-        f"{path} is no weights file: it begins with {start[:8]!r}",
-        cure="luthier reads safetensors files and state_dicts written by torch.save",
-    )
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    try:
-        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-            described = (file.metadata() or {}).get(METADATA_KEY)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        metadata = json.loads(described) if described else {}
-        if not isinstance(metadata, dict):
-            raise ValueError(f"its metadata {METADATA_KEY!r} is no JSON object")
-    except (safetensors.SafetensorError, ValueError) as error:
-        raise DamagedError(f"safetensors file {path} is damaged: {error}") from error
-    return tensors, metadata
-
-
-def _read_torch(path: Path, zipped: bool) -> dict[str, torch.Tensor]:
-    try:
-        if zipped:
-            _check_zip(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of its own storage classes here
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UnsupportedFileError(
-            f"{path} holds more than tensors and plain containers, and nothing in it was run:"
-            f" {_first_sentence(error)}",
-            cure="save the model's state_dict() instead of the model",
-        ) from error
-    except Exception as error:  # the unpickler raises all kinds on damage
-        raise DamagedError(f"{path} is truncated or damaged: {_first_sentence(error)}") from error
-    return _state_dict(path, content)
-
-
-def _check_zip(path: Path) -> None:
-    # torch's own reader leaves the CRCs unchecked, and for a member that is marked as a folder it
-    # gives whatever the memory holds.
-    with zipfile.ZipFile(path) as file:
-        damaged = file.testzip()
-        folders = [i.filename for i in file.infolist() if i.external_attr & 0x10 or i.is_dir()]
-    if damaged is not None or folders:
-        raise ValueError(f"{damaged or folders[0]} differs from its CRC-32 or is a folder")
-
-
-def _state_dict(path: Path, content: Any) -> dict[str, torch.Tensor]:
-    candidates = [content]
-    if isinstance(content, Mapping):
-        candidates += [content[name] for name in _WRAPPERS if name in content]
-    for candidate in candidates:
-        if isinstance(candidate, Mapping) and candidate:
-            tensors = {k: v for k, v in candidate.items() if isinstance(v, torch.Tensor)}
-            if len(tensors) == len(candidate):
-                return {str(k): v.detach() for k, v in tensors.items()}
-    found = (
-        sorted(map(str, content))[:8] if isinstance(content, Mapping) else type(content).__name__
-    )
-    raise UnsupportedFileError(
-        f"{path} holds no state_dict: expected tensors by name, at the top or under one of"
-        f" {', '.join(_WRAPPERS)}; found {found}"
-    )
-
-
-def _first_sentence(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].split(". ")[0] or type(error).__name__
 
 
 def write(
@@ -241,75 +111,6 @@ def parse(content: bytearray | mmap.mmap) -> dict[str, torch.Tensor]:
     return found
 
 
-def check_structure(path: Path) -> int:
-    """Look at a weights file without building a tensor; return how many tensors it names.
-
-    Of a safetensors file the header is compared with the file's size: every tensor has the bytes
-    that its shape and dtype ask for, one follows the other, and nothing is left over. Of a torch
-    file every member's CRC-32 is compared (it names no tensors without being read: 0); one of
-    torch before 1.6 has none, and is read.
-
-    Raises:
-        DamagedError: it contradicts itself. UnsupportedFileError: it is no weights file.
-    """
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(9)
-            if start[:4] == b"PK\x03\x04":
-                _check_zip(path)
-                return 0
-            if not start:
-                raise ValueError("it is empty")
-            if start[:1] == b"\x80":  # of torch before 1.6, without a checksum
-                return len(_read_torch(path, zipped=False))
-            if start[8:9] != b"{":
-                raise UnsupportedFileError(f"{path} is no weights file: it begins with {start!r}")
-            length = int.from_bytes(start[:8], "little")
-            file.seek(0)
-            _, entries = _entries(file.read(8 + min(length, size)), size)
-            return len(entries)
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise DamagedError(f"{path} is truncated or damaged: {error}") from error
-
-
-_Entry = tuple[torch.dtype, list[int], int, int]
-
-
-def _entries(content: bytes | bytearray | mmap.mmap, size: int) -> tuple[int, dict[str, _Entry]]:
-    """Read and check a safetensors header; return where the data begins, and the tensors."""
-    begin = 8 + int.from_bytes(content[:8], "little")
-    if size < begin:
-        raise ValueError(f"a header of {begin - 8} bytes in a file of {size}")
-    header = json.loads(content[8:begin], object_pairs_hook=_without_repeats)
-    header.pop("__metadata__", None)
-    entries: dict[str, _Entry] = {}
-    for name, entry in header.items():
-        try:
-            dtype, shape = _BY_NAME[entry["dtype"]], list(map(int, entry["shape"]))
-            start, end = map(int, entry["data_offsets"])
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"tensor {name!r} is described as {str(entry)[:80]}") from error
-        if end - start != math.prod(shape) * dtype.itemsize or min(shape, default=0) < 0:
-            raise ValueError(f"tensor {name!r} has another size than its shape and dtype")
-        entries[name] = dtype, shape, start, end
-    at = 0
-    for name, (_, _, start, end) in sorted(entries.items(), key=lambda item: item[1][2:]):
-        if start != at:
-            raise ValueError(f"tensor {name!r} begins at byte {start} of the data, expected {at}")
-        at = end
-    if begin + at != size:
-        raise ValueError(f"{begin + at} bytes are described, the file has {size}")
-    return begin, entries
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name is there twice")
-    return found
-
-
 _COMPLEX = {"complex32": 2, "complex64": 4, "complex128": 8}  # bytes of one of the two numbers
 _Kept = Callable[[], torch.UntypedStorage | None]
 # What tensors still use of each blob, as it is (0), moved (1), or with elements of so many bytes
@@ -363,6 +164,65 @@ class Tensors(Mapping[str, torch.Tensor]):
 
     def __len__(self) -> int:
         return len(self.entries)
+
+
+def weights(archive: Archive) -> Tensors:
+    """Return the named tensors of a file: those of its best candidate.
+
+    Raises:
+        UnsupportedFileError: it holds no named tensors.
+        DamagedError: see ``candidates``.
+    """
+    found = candidates(archive)
+    if not found:
+        raise UnsupportedFileError(f"{archive.path} ({archive.kind}) holds no named tensors")
+    return Tensors(found[0].entries)
+
+
+@dataclass(frozen=True, eq=False)
+class _Memory:
+    """The storage of live tensors."""
+
+    storage: torch.UntypedStorage
+
+    @property
+    def nbytes(self) -> int:
+        """See ``Blob``."""
+        return self.storage.nbytes()
+
+    def view(self) -> memoryview:
+        """See ``Blob``."""
+        flat = torch.empty(0, dtype=torch.uint8).set_(self.storage)
+        return memoryview(flat.numpy())  # type: ignore[arg-type]
+
+
+def archive_of(tensors: Mapping[str, torch.Tensor], path: Path, kind: str) -> Archive:
+    """Return live tensors as if they had been opened: in place of a file.
+
+    Args:
+        tensors: dense ones, by name; those on the CPU are not copied, and what shares memory
+            shares it.
+        path: what to call the whole in reports.
+        kind: where they are from, such as "timm".
+    """
+    blobs: dict[int, Blob] = {}
+    return Archive(path, kind, {n: _entry_of(t, blobs) for n, t in tensors.items()}, _sha256="")
+
+
+def _entry_of(live_one: torch.Tensor, blobs: dict[int, Blob]) -> TensorEntry:
+    found = live_one.detach().cpu()
+    storage = found.untyped_storage()
+    flags = {"conj": found.is_conj(), "neg": found.is_neg()}
+    return TensorEntry(
+        spec(found),
+        blobs.setdefault(storage._cdata, _Memory(storage)),
+        offset=int(found.storage_offset()),
+        strides=found.stride(),
+        device=str(live_one.device),
+        is_parameter=isinstance(live_one, torch.nn.Parameter),
+        requires_grad=live_one.requires_grad,
+        flags=frozenset(flag for flag, is_set in flags.items() if is_set),
+    )
 
 
 def _dense(entry: TensorEntry) -> torch.Tensor:

@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import urllib.error
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ import torch
 from luthier import vision
 from luthier.errors import DamagedError, ModelError, WeightsUnavailableError, nearest
 from luthier.files import durable, tensors
-from luthier.files.tensors import Archive
+from luthier.files.entries import Archive
+from luthier.files.opening import open_archive
 from luthier.models import from_timm, labels
 from luthier.models.from_timm import PREFIX as TIMM
 
@@ -52,6 +54,14 @@ class Start:
     interpolation: str = "bilinear"
     classes: tuple[str, ...] = ()
 
+    def tensors(self) -> Mapping[str, torch.Tensor]:
+        """Return the weights by name, mapped where they lie; none of a random start.
+
+        Raises:
+            UnsupportedFileError: the file holds no named tensors.
+        """
+        return {} if self.archive is None else tensors.weights(self.archive)
+
 
 def start_weights(model: str, weights: str) -> Start:
     """Return what ``--weights`` stands for with this ``--model``.
@@ -64,7 +74,7 @@ def start_weights(model: str, weights: str) -> Start:
         WeightsUnavailableError: there are no such weights, or they could not be fetched; the
             message says what to fetch and where to put it.
         DamagedError: the content does not match the hash in the file's name.
-        UnsupportedFileError: see ``luthier.files.tensors.read``.
+        UnsupportedFileError: see ``luthier.files.opening.open_archive``.
     """
     if weights == "none":
         return Start(None, "random")
@@ -77,11 +87,12 @@ def start_weights(model: str, weights: str) -> Start:
         )
     if model.startswith(TIMM):
         name = model.removeprefix(TIMM)
-        archive = Archive(Path(model), "timm", from_timm.published_weights(name), {}, "")
+        weights_of_timm = from_timm.published_weights(name)
+        archive = tensors.archive_of(weights_of_timm, Path(model), "timm")
         looks = from_timm.normalisation(name)
         return Start(archive, model, classes=from_timm.class_names(name), **looks)
     entry = _torchvision_entry(model, weights)
-    return _described(tensors.read(fetch(entry.url)), f"{model} {entry}", entry)
+    return _described(open_archive(fetch(entry.url)), f"{model} {entry}", entry)
 
 
 def _is_published_name(model: str, weights: str) -> bool:
@@ -96,7 +107,7 @@ def _from_file(model: str, path: Path) -> Start:
             f"weights file {path} does not exist{nearest(str(path), names)}",
             cure="give a file, imagenet or none",
         )
-    archive = tensors.read(path)
+    archive = open_archive(path)
     check_name_hash(path, archive.sha256)
     own = archive.metadata.get("preprocessing")
     if own:

@@ -140,13 +140,13 @@ def _load(model: nn.Module, head: Head, start: Start, match: ClassMatch | None) 
     of_head = tuple(t for t in model.state_dict() if t.startswith(f"{head.name}."))
     plan = adapt.load(model, start.archive, head=of_head)
     if match is not None:
-        heads.check_count(len(start.archive.tensors[of_head[0]]), start)
+        heads.check_count(len(start.tensors()[of_head[0]]), start)
         rows = [(i, row) for i, row in enumerate(match.rows) if row is not None]
         state = model.state_dict()
         with torch.no_grad():
             for name in of_head:
                 for i, row in rows:
-                    state[name][i].copy_(start.archive.tensors[name][row])
+                    state[name][i].copy_(start.tensors()[name][row])
     return plan
 
 
