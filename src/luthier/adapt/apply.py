@@ -1,52 +1,180 @@
-"""Carry out a plan: all of it, or nothing."""
+"""Match a file to a model, and carry the plan out: all of it, or nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from pathlib import Path
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import nn
 
-from luthier.adapt.matching import match
-from luthier.adapt.plan import LoadPlan
-from luthier.errors import DoesNotFitError
-from luthier.files import tensors
-from luthier.files.tensors import Archive
+from luthier.adapt.making import made
+from luthier.adapt.matching import How, Sides, as_head, plan
+from luthier.adapt.plan import HeadFit, LoadPlan
+from luthier.adapt.sources import File, Model, Target, Weights, state_of, target_of, weights_in
+from luthier.errors import DoesNotFitError, ModelError, RecipeError
+
+_MOST_PLACES = 16  # of a file that are matched one by one
+
+
+def match(
+    model: Model,
+    file: File,
+    head: HeadFit | Collection[str] = (),
+    where: str | None = None,
+    how: How | None = None,
+) -> LoadPlan:
+    """Return what loading a file into a model would do. Nothing is changed.
+
+    Args:
+        model: the model, or its tensors' specs in the order of its ``state_dict``.
+        file: a file or folder of weights, what was opened already, or named tensors.
+        head: what becomes of the head; or model tensors that keep their initial value.
+        where: the place of the weights in the file; by default the one that covers most.
+        how: what may be tried besides names; everything by default.
+
+    Raises:
+        UnsupportedFileError, DamagedError: see ``luthier.files.opening.open_archive``.
+        ModelError: the model has parameters without a shape.
+    """
+    found = weights_in(file, where)
+    return _chosen(target_of(model), found, as_head(head), how or How())[1]
 
 
 def load(
     model: nn.Module,
-    file: Archive | Path | str,
-    head: Collection[str] = (),
+    file: File,
+    head: HeadFit | Collection[str] = (),
     coverage: float = 1.0,
+    where: str | None = None,
+    how: How | None = None,
 ) -> LoadPlan:
     """Put a file's weights into a model, all or nothing, and return what was done.
 
     Args:
         model: is changed in place, and not at all if anything is raised.
-        file: the weights, or where they are.
-        head: tensors of the model that keep their value.
-        coverage: least part of the model's other tensors that must be loaded, in (0, 1].
+        file: see ``match``.
+        head: see ``match``.
+        coverage: least part of the model's tensors, those kept on purpose aside, that must be
+            loaded, in (0, 1].
+        where: see ``match``.
+        how: see ``match``.
 
     Raises:
         DoesNotFitError: less is covered; the message lists missing, unexpected and misshapen.
-        UnsupportedFileError, DamagedError: see ``luthier.files.tensors.read``.
+        UnsupportedFileError, DamagedError, ModelError: see ``match``.
     """
-    archive = file if isinstance(file, Archive) else tensors.read(Path(file))
-    state = model.state_dict()
-    plan = match(
-        {name: tensors.spec(t) for name, t in state.items()},
-        {name: tensors.spec(t) for name, t in archive.tensors.items()},
-        head,
+    if not 0.0 < coverage <= 1.0:
+        raise RecipeError(f"coverage is {coverage}, expected a number in (0, 1]")
+    found = weights_in(file, where)
+    target = target_of(model)
+    weights, decided = _chosen(target, found, as_head(head), how or How())
+    check_coverage(decided, coverage)
+    carry_out(model, decided, weights, target.tied)
+    return decided
+
+
+def check_coverage(decided: LoadPlan, coverage: float = 1.0) -> None:
+    """Make sure that a plan covers enough, and anything at all.
+
+    Raises:
+        DoesNotFitError: it does not; the message is the plan's report.
+    """
+    if decided.assignments and decided.coverage >= coverage:
+        return
+    raise DoesNotFitError(
+        f"the weights {decided.source} do not fit the model ({100 * decided.coverage:.1f} %"
+        f" covered, {100 * coverage:.0f} % asked for): {decided}",
+        cure="give the weights of this architecture, or the --model that they belong to",
     )
-    if plan.coverage < coverage or not plan.loaded:
-        raise DoesNotFitError(
-            f"the weights {archive.path} do not fit the model ({100 * plan.coverage:.1f} % covered,"
-            f" {100 * coverage:.0f} % asked for): {plan}",
-            cure="give the weights of this architecture, or the --model that they belong to",
-        )
+
+
+def _chosen(
+    target: Target, found: Sequence[Weights], head: HeadFit, how: How
+) -> tuple[Weights, LoadPlan]:
+    """Return the place whose weights cover most, the first of equals, and its plan."""
+
+    def planned(weights: Weights, how: How) -> LoadPlan:
+        sides = Sides(target.specs, weights.specs, head, target.tied, weights.refused)
+        return plan(sides, how)
+
+    only_names = dataclasses.replace(how, rules=(), built_in=False, order=False)
+    looked_at = found[:_MOST_PLACES]
+    plans = [planned(weights, only_names) for weights in looked_at]
+    if max(one.coverage for one in plans) < 1.0:
+        plans = [planned(weights, how) for weights in looked_at]
+    best = max(range(len(plans)), key=lambda i: plans[i].coverage)
+    weights = found[best]
+    also = [
+        other.where
+        for other, one in zip(looked_at, plans, strict=True)
+        if other is not weights and one.assignments and one.coverage >= plans[best].coverage
+    ]
+    return weights, dataclasses.replace(
+        plans[best], source=weights.source, where=weights.where, others=tuple(also)
+    )
+
+
+# --- carrying out -------------------------------------------------------------------------------
+
+
+def carry_out(
+    model: nn.Module, decided: LoadPlan, weights: Weights, tied: Sequence[Sequence[str]] = ()
+) -> None:
+    """Do what a plan says. Everything is read, made and checked before the first change.
+
+    Raises:
+        DoesNotFitError: tensors that the model ties differ in the file.
+        ModelError: the model's tensors cannot be written to.
+        DamagedError, UnsupportedFileError: a tensor of the file cannot be read.
+    """
+    state = state_of(model)
+    _check_writable(state, decided.loaded)
+    sources = {name: _dense(weights.read(name)) for a in decided.assignments for name in a.sources}
+    values = {
+        a.target: made(a.transform, [sources[name] for name in a.sources], state[a.target])
+        for a in decided.assignments
+    }
+    _check_values(values, state, tied)
     with torch.no_grad():
-        for name in plan.loaded:
-            state[name].copy_(archive.tensors[name])
-    return plan
+        for name, value in values.items():
+            state[name].copy_(value)
+
+
+def _dense(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.layout == torch.strided else tensor.to_dense()
+
+
+def _check_writable(state: Mapping[str, torch.Tensor], names: Collection[str]) -> None:
+    for name in names:
+        tensor = state[name]
+        if tensor.is_meta:
+            raise ModelError(
+                f"{name} is on the meta device, which holds no values",
+                cure='give it memory first: model.to_empty(device="cpu")',
+            )
+        if any(s == 0 and n > 1 for s, n in zip(tensor.stride(), tensor.shape, strict=True)):
+            raise ModelError(
+                f"{name} is an expanded view, whose elements share memory",
+                cure="give the model a tensor of its own: .contiguous()",
+            )
+
+
+def _check_values(
+    values: Mapping[str, torch.Tensor],
+    state: Mapping[str, torch.Tensor],
+    tied: Sequence[Sequence[str]],
+) -> None:
+    for name, value in values.items():
+        if value.shape != state[name].shape:  # the plan knew it already
+            raise DoesNotFitError(
+                f"{name}: {list(value.shape)} in the file, {list(state[name].shape)} in the model"
+            )
+    for group in tied:
+        first, *others = [name for name in group if name in values] or [""]
+        for other in others:
+            if not torch.equal(values[first], values[other]):
+                raise DoesNotFitError(
+                    f"{first} and {other} share their memory in the model, and differ in the file",
+                    cure="untie them in the model before loading",
+                )

@@ -156,11 +156,11 @@ class _Search:
             return True
         off, on = change
         theirs, ours = free[0].under(off), free[1].under(on)
-        several = len({name[len(on) : -1] for name in ours}) > 1
+        # One layer looks like another: a prefix is told by several, or by all that there is.
+        several = count > 1 and _layers(off, theirs, on, ours) > 1
         if not self._changes:
-            # One layer looks like another: a prefix is told by several, or by all that there is.
-            all_there_is = min(len(index.names) for index in free)
-            return 2 * count >= min(len(theirs), len(ours) if several else all_there_is)
+            sides = (theirs, ours) if several else (index.names for index in free)
+            return 2 * count >= min(map(len, sides))
         # Later on only what fits to the last tensor, and goes with what was found before.
         related = not off or not on or any(_is_related(change, c) for c in self._changes)
         return (related or several) and count == len(theirs) == len(ours)
@@ -195,6 +195,12 @@ def _votes(theirs: _Side, ours: _Side, free: _Free) -> Counter[Change]:
     return votes
 
 
+def _layers(off: Parts, theirs: Iterable[Parts], on: Parts, ours: Iterable[Parts]) -> int:
+    """Return how many layers have the same name on both sides."""
+    rests = {name[len(off) :] for name in theirs} & {name[len(on) :] for name in ours}
+    return len({rest[:-1] for rest in rests})
+
+
 def _collide(free: _Free, one: Change, other: Change) -> bool:
     return any(
         not set(index.under(a)).isdisjoint(index.under(b))
@@ -213,9 +219,7 @@ def _difference(theirs: Parts, ours: Parts) -> Change:
 
 
 def _is_related(one: Change, other: Change) -> bool:
-    return all(
-        a[: len(b)] == b or b[: len(a)] == a for a, b in zip(one, other, strict=True)
-    )
+    return all(a[: len(b)] == b or b[: len(a)] == a for a, b in zip(one, other, strict=True))
 
 
 def _nested(change: Change) -> Change:

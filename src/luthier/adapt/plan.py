@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
-from luthier.adapt.report import report
+from luthier.adapt.report import as_dict, report
 from luthier.adapt.transforms import Copy, Transform
 from luthier.errors import RecipeError
 
@@ -70,6 +71,7 @@ class LoadPlan:
         unexpected: tensors of the file that the model has no place for.
         dropped: tensors of the file left out on purpose (the old head).
         notes: what else was decided, a line each: prefixes, rules, evidence.
+        doubts: why the ways that were tried did not cover more.
         source: the file.
         where: the place of the weights in it, "" for the top.
         others: other places with weights.
@@ -84,6 +86,7 @@ class LoadPlan:
     unexpected: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
     source: str = ""
     where: str = ""
     others: tuple[str, ...] = ()
@@ -111,3 +114,7 @@ class LoadPlan:
 
     def __str__(self) -> str:
         return report(self)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+        return as_dict(self)

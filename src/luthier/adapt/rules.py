@@ -181,13 +181,13 @@ class RuleSet:
             second: names in the second.
         """
         found = [self._read(side, list(names)) for side, names in enumerate((first, second))]
-        ranks = [self._ranks(side, found[side]) for side in (0, 1)]
+        ranks = [self._ranks(found[side]) for side in (0, 1)]
         many: dict[tuple[Any, ...], dict[int, str]] = {}
         for name, what in found[0].items():
-            many.setdefault(self._key(0, what, ranks[0]), {})[what.part] = name
+            many.setdefault(self._key(what, ranks[0]), {})[what.part] = name
         links = []
         for name, what in found[1].items():
-            line, parts = self._lines[what.line], many.get(self._key(1, what, ranks[1]), {})
+            line, parts = self._lines[what.line], many.get(self._key(what, ranks[1]), {})
             if len(parts) == len(line.sides[0]):
                 sources = tuple(parts[index] for index in range(len(parts)))
                 links.append(Link(sources, name, line.reshape, line.optional))
@@ -207,7 +207,7 @@ class RuleSet:
                     return _Found(index, part, *read[1:])
         return None
 
-    def _ranks(self, side: int, found: Mapping[str, _Found]) -> dict[tuple[Any, ...], int]:
+    def _ranks(self, found: Mapping[str, _Found]) -> dict[tuple[Any, ...], int]:
         """Number what only one side numbers: (where, shared numbers, own numbers) → rank."""
         own: dict[tuple[Any, ...], set[Numbers]] = {}
         for what in found.values():
@@ -220,9 +220,7 @@ class RuleSet:
             for rank, alone in enumerate(sorted(values))
         }
 
-    def _key(
-        self, side: int, what: _Found, ranks: Mapping[tuple[Any, ...], int]
-    ) -> tuple[Any, ...]:
+    def _key(self, what: _Found, ranks: Mapping[tuple[Any, ...], int]) -> tuple[Any, ...]:
         line = self._lines[what.line]
         shared, alone = _parted(what.numbers, line.shared())
         return what.line, shared, what.rest, ranks[line.under, shared, alone]

@@ -1,6 +1,6 @@
-"""What may happen to a tensor on its way from a file into a model, as frozen values. No torch here.
+"""What may happen to a tensor on its way from a file into a model, as values. No torch here.
 
-A tensor is never reshaped, cut or put together unless one of these says so, and the report names it.
+A tensor is never reshaped, cut or put together unless one of these says so; the report names it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Rows:
     """Chosen rows (along the first dimension) of the source.
 
     Attributes:
-        rows: row ``i`` of the model takes row ``rows[i]`` of the file; None keeps its initial value.
+        rows: row ``i`` of the model takes row ``rows[i]`` of the file; None keeps its own value.
     """
 
     rows: tuple[int | None, ...]
