@@ -24,6 +24,9 @@ from luthier.errors import (
     UnsupportedStateError,
 )
 from luthier.files import durable, tensors
+from luthier.files.contents import suspicious
+from luthier.files.entries import Record
+from luthier.files.opening import open_archive
 
 DTYPES = [
     torch.float64,
@@ -76,8 +79,8 @@ def test_every_dtype_is_read_by_safetensors_to_the_bit(tmp_path: Path, dtype: to
     }
     tensors.write(path, named)
     assert all_bits(safetensors.torch.load_file(path)) == all_bits(named)
-    archive = tensors.read(path)
-    assert all_bits(archive.tensors) == all_bits(named)
+    archive = open_archive(path)
+    assert all_bits(tensors.weights(archive)) == all_bits(named)
     assert archive.kind == "safetensors"
     assert archive.sha256 == durable.sha256(path)
 
@@ -128,20 +131,20 @@ def test_metadata_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "t.safetensors"
     about = {"classes": ["ants", "bees", "Hornisse ü"], "mean": [0.1, 0.2], "deep": {"none": None}}
     tensors.write(path, {"a": torch.ones(1)}, about)
-    assert tensors.read(path).metadata == about
+    assert open_archive(path).metadata == about
     with safe_open(path, framework="pt") as file:
         assert file.metadata()["format"] == "pt"
     tensors.write(path, {"a": torch.ones(1)})
-    assert tensors.read(path).metadata == {}
+    assert open_archive(path).metadata == {}
 
 
 def test_foreign_metadata_that_is_no_description_is_no_surprise(tmp_path: Path) -> None:
     path = tmp_path / "t.safetensors"
     safetensors.torch.save_file({"a": torch.ones(1)}, path, {"luthier": "[1, 2]", "other": "x"})
     with pytest.raises(DamagedError, match=r"t\.safetensors"):
-        tensors.read(path)
+        open_archive(path)
     safetensors.torch.save_file({"a": torch.ones(1)}, path, {"other": "x"})
-    assert tensors.read(path).metadata == {}
+    assert open_archive(path).metadata == {}
 
 
 def test_a_dtype_that_safetensors_lacks_is_an_error_and_leaves_the_old_file(tmp_path: Path) -> None:
@@ -149,7 +152,7 @@ def test_a_dtype_that_safetensors_lacks_is_an_error_and_leaves_the_old_file(tmp_
     tensors.write(path, {"a": torch.ones(1)})
     with pytest.raises(UnsupportedStateError, match=r"'b' is torch\.complex128"):
         tensors.write(path, {"a": torch.zeros(1), "b": torch.ones(1, dtype=torch.complex128)})
-    assert tensors.read(path).tensors["a"] == 1
+    assert tensors.weights(open_archive(path))["a"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["t.safetensors"]
 
 
@@ -178,7 +181,7 @@ FORMATS = [save_safetensors, save_zip, save_legacy]
 def read_or_refusal(path: Path) -> dict[str, Any] | None:
     """Read; None if it was refused as it should be. Any other exception goes through."""
     try:
-        return all_bits(tensors.read(path).tensors)
+        return all_bits(tensors.weights(open_archive(path)))
     except (DamagedError, UnsupportedFileError):
         return None
 
@@ -247,16 +250,17 @@ def test_a_state_dict_of_torch_is_read(tmp_path: Path, zipped: bool, under: str 
     path = tmp_path / "no particular name"
     content = SMALL if under is None else {"epoch": 3, under: SMALL}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    archive = tensors.read(path)
-    assert all_bits(archive.tensors) == all_bits(SMALL)
-    assert (archive.kind, archive.metadata) == ("torch", {})
+    archive = open_archive(path)
+    assert all_bits(tensors.weights(archive)) == all_bits(SMALL)
+    kind = "torch" if zipped else "torch (before 1.6)"
+    assert (archive.kind, archive.metadata) == (kind, {})
     assert archive.sha256 == durable.sha256(path)
 
 
 def test_parameters_come_without_a_gradient(tmp_path: Path) -> None:
     model = torch.nn.Linear(2, 2)
     torch.save(dict(model.named_parameters()), tmp_path / "p.pt")
-    found = tensors.read(tmp_path / "p.pt").tensors
+    found = tensors.weights(open_archive(tmp_path / "p.pt"))
     assert not any(t.requires_grad for t in found.values())
     assert torch.equal(found["weight"], model.weight)
 
@@ -272,7 +276,7 @@ class Malicious:
 
 
 @pytest.mark.parametrize("how", ["zip", "legacy", "pickle", "beside tensors", "protocol 4"])
-def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path, how: str) -> None:
+def test_code_in_a_file_is_named_and_not_run(tmp_path: Path, how: str) -> None:
     marker, path = tmp_path / "marker", tmp_path / "w.pt"
     bad = Malicious(marker)
     if how == "pickle":
@@ -283,37 +287,46 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path, how: str) -> None
         torch.save(SMALL | {"a": bad}, path)
     else:
         torch.save({"a": bad}, path, _use_new_zipfile_serialization=how == "zip")
-    with pytest.raises(UnsupportedFileError, match="nothing in it was run"):
-        tensors.read(path)
+    archive = open_archive(path)
+    archive.check()
+    live = tensors.live(archive.content)
+    assert isinstance(live["a"], Record)
+    assert "system" in " ".join(suspicious(archive))
+    if how == "beside tensors":
+        assert all_bits(tensors.weights(archive)) == all_bits(SMALL)
+    else:
+        with pytest.raises(UnsupportedFileError, match="holds no named tensors"):
+            tensors.weights(archive)
     assert not marker.exists()
     pickle.loads(pickle.dumps(bad))  # noqa: S301 - the marker is made where code is run
     assert marker.exists()
 
 
-def test_a_whole_module_is_refused_with_a_cure(tmp_path: Path) -> None:
-    torch.save(torch.nn.Linear(2, 2), tmp_path / "m.pt")
-    with pytest.raises(UnsupportedFileError, match=r"state_dict\(\) instead of the model"):
-        tensors.read(tmp_path / "m.pt")
+def test_of_a_whole_module_the_weights_are_read(tmp_path: Path) -> None:
+    module = torch.nn.Linear(2, 2)
+    torch.save(module, tmp_path / "m.pt")
+    found = tensors.weights(open_archive(tmp_path / "m.pt"))
+    assert all_bits(found) == all_bits(module.state_dict())
 
 
 @pytest.mark.parametrize("content", [{}, {"epoch": 1}, [1, 2], {"model": {"a": 1}}], ids=repr)
 def test_a_torch_file_without_a_state_dict_is_refused(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "c.pt")
-    with pytest.raises(UnsupportedFileError, match="holds no state_dict"):
-        tensors.read(tmp_path / "c.pt")
+    with pytest.raises(UnsupportedFileError, match="holds no named tensors"):
+        tensors.weights(open_archive(tmp_path / "c.pt"))
 
 
 @pytest.mark.parametrize(
     ("make", "error", "says"),
     [
-        (lambda p: p.write_text("epoch,loss\n1,2\n"), UnsupportedFileError, "is no weights file"),
-        (lambda p: p.write_bytes(b"x"), UnsupportedFileError, "is no weights file"),
+        (lambda p: p.write_text("epoch,loss\n1,2\n"), UnsupportedFileError, "is text, no weights"),
+        (lambda p: p.write_bytes(b"\xf0x"), UnsupportedFileError, "is no weights file"),
         (lambda p: p.write_bytes(b"PK\x03\x04junk"), DamagedError, "truncated or damaged"),
         (lambda p: p.touch(), DamagedError, "is empty"),
-        (lambda p: p.mkdir(), UnsupportedFileError, "is a folder"),
+        (lambda p: p.mkdir(), UnsupportedFileError, "holds no weights"),
         (str, UnsupportedFileError, "does not exist"),
     ],
-    ids=["text", "one byte", "no zip", "empty", "folder", "missing"],
+    ids=["text", "two bytes", "no zip", "empty", "folder", "missing"],
 )
 def test_what_is_no_weights_file_is_told(
     tmp_path: Path, make: Callable[[Path], Any], error: type[LuthierError], says: str
@@ -321,7 +334,7 @@ def test_what_is_no_weights_file_is_told(
     path = tmp_path / "w.pt"
     make(path)
     with pytest.raises(error, match=says) as raised:
-        tensors.read(path)
+        open_archive(path)
     assert str(path) in str(raised.value)
 
 

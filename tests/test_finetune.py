@@ -13,6 +13,7 @@ import luthier
 from conftest import LENET, write_photos
 from luthier import data, models
 from luthier.files import tensors
+from luthier.files.opening import open_archive
 from luthier.recipe import STRATEGIES
 from luthier.report import Console, read_metrics
 from luthier.training import Precision, evaluate
@@ -46,29 +47,29 @@ def test_each_strategy_moves_its_parts_and_no_other(
     moved = {name: count for name, count, _ in result.summary["audit"]}
     stands = strategy in ("frozen", "zero-lr")
     assert moved == dict.fromkeys(TRUNK, 0 if stands else 2) | {"fc3": 2}
-    began = tensors.read(start).tensors
-    ended = tensors.read(result.model).tensors
+    began, ended = (tensors.weights(open_archive(path)) for path in (start, result.model))
     for name in TRUNK:
         same = torch.equal(began[f"{name}.weight"], ended[f"{name}.weight"])
         assert same is stands or strategy in ("gradual", "lp-ft")  # their best may come early
-    optimizer = tensors.read(
+    optimizer = open_archive(
         sorted((tmp_path / "run" / "checkpoints").iterdir())[-1] / "optimizer.safetensors"
     )
-    assert any("conv1" in name for name in optimizer.tensors) is (strategy != "frozen")
+    assert any("conv1" in name for name in optimizer.content) is (strategy != "frozen")
 
 
 def test_frozen_and_zero_lr_learn_the_same_head(photos: Path, start: Path, tmp_path: Path) -> None:
     ends = [
-        tensors.read(finetune(photos, tmp_path / s, strategy=s, weights=str(start), epochs=2).model)
+        finetune(photos, tmp_path / s, strategy=s, weights=str(start), epochs=2).model
         for s in ("frozen", "zero-lr")
     ]
-    for name, tensor in ends[0].tensors.items():
-        assert torch.equal(tensor, ends[1].tensors[name]), name
+    one, other = (tensors.weights(open_archive(path)) for path in ends)
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
 
 
 def test_the_model_file_needs_nothing_else(photos: Path, tmp_path: Path) -> None:
     result = finetune(photos, tmp_path / "run", weights="none", epochs=2, lr=0.01)
-    archive = tensors.read(result.model)
+    archive = open_archive(result.model)
     told = archive.metadata
     assert told["classes"] == ["cat", "dog"]
     assert told["architecture"] == LENET
@@ -92,7 +93,7 @@ def test_the_best_model_is_kept_and_patience_ends_the_run(tmp_path: Path) -> Non
     best = max(scores, key=lambda r: (r["correct"], -r["loss"]))
     assert result.best.epoch == best["epoch"]
     assert len(scores) == result.last.epoch == best["epoch"] + 3 < 30
-    kept = tensors.read(result.model).metadata["training"]["validation"]
+    kept = open_archive(result.model).metadata["training"]["validation"]
     assert kept["epoch"] == best["epoch"]
     assert kept["correct"] == best["correct"]
 

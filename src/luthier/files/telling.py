@@ -115,7 +115,7 @@ def _is_text(head: bytes) -> bool:
     try:
         text = head.decode("utf-8")
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 3:  # else a character is cut
+        if len(head) < HEAD or error.start < len(head) - 3:  # else a character is cut
             return False
         text = head[: error.start].decode("utf-8")
     return not re.search(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]", text)
