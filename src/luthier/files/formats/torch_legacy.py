@@ -85,8 +85,11 @@ class _Storages:
         self._found: dict[str, _Later] = {}
         self._parts: dict[str, tuple[_Part, tuple[str, int, int]]] = {}
 
-    def __call__(self, value: Any) -> Storage:
-        """Return the storage of a persistent id."""
+    def __call__(self, value: Any) -> Storage | Global:
+        """Return the storage of a persistent id, or the class of a module, kept with its source."""
+        match value:
+            case ("module", Global() as made_by, _, _):
+                return made_by
         asked = storage_id(value)
         whole = self._whole(asked)
         if asked.part is None:
