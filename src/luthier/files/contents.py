@@ -196,6 +196,7 @@ class _Search:
         self.unlisted = 0
         self.keys: set[Any] = set()
         self._mixed = 0
+        self._places: set[str] = set()
         self._budget = Budget(limit)
         self._seen: set[int] = set()
         self._stack: list[_Frame] = []
@@ -346,6 +347,9 @@ class _Search:
         if not entries or all(map(_is_generator_state, entries.values())):
             return
         where = self._path(place) if where is None else where
+        if where in self._places:  # a key has a dot in it, and another path reads the same
+            where += f"#{len(self._places)}"
+        self._places.add(where)
         keys = place.keys()
         self.keys.update(keys[:1])
         rank = max([rank, *map(_rank, keys)])
