@@ -11,19 +11,25 @@ from typing import TYPE_CHECKING, Any
 from luthier.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from luthier.adapt import load as load
-    from luthier.adapt import match as match
     from luthier.errors import LuthierError as LuthierError
+    from luthier.run.convert import convert as convert
     from luthier.run.demo import demo as demo
+    from luthier.run.description import describe as describe
+    from luthier.run.diff import diff as diff
     from luthier.run.finetune import Result as Result
     from luthier.run.finetune import finetune as finetune
     from luthier.run.finetune import resume as resume
+    from luthier.run.fit import load as load
+    from luthier.run.fit import match as match
     from luthier.run.inspect import Inspection as Inspection
     from luthier.run.inspect import inspect as inspect
     from luthier.run.loop import Run as Run
     from luthier.run.own_loop import load_optimizer as load_optimizer
     from luthier.run.own_loop import param_groups as param_groups
     from luthier.run.prove import prove as prove
+    from luthier.run.rebuilding import load_model as load_model
+    from luthier.run.registry import register as register
+    from luthier.run.save import save as save
     from luthier.run.verify import verify as verify
 
 _HOMES = {
@@ -31,15 +37,21 @@ _HOMES = {
     "LuthierError": "luthier.errors",
     "Result": "luthier.run.finetune",
     "Run": "luthier.run.loop",
+    "convert": "luthier.run.convert",
     "demo": "luthier.run.demo",
+    "describe": "luthier.run.description",
+    "diff": "luthier.run.diff",
     "finetune": "luthier.run.finetune",
     "inspect": "luthier.run.inspect",
-    "load": "luthier.adapt",
+    "load": "luthier.run.fit",
+    "load_model": "luthier.run.rebuilding",
     "load_optimizer": "luthier.run.own_loop",
-    "match": "luthier.adapt",
+    "match": "luthier.run.fit",
     "param_groups": "luthier.run.own_loop",
     "prove": "luthier.run.prove",
+    "register": "luthier.run.registry",
     "resume": "luthier.run.finetune",
+    "save": "luthier.run.save",
     "verify": "luthier.run.verify",
 }
 
@@ -48,15 +60,21 @@ __all__ = [
     "LuthierError",
     "Result",
     "Run",
+    "convert",
     "demo",
+    "describe",
+    "diff",
     "finetune",
     "inspect",
     "load",
+    "load_model",
     "load_optimizer",
     "match",
     "param_groups",
     "prove",
+    "register",
     "resume",
+    "save",
     "verify",
 ]
 

@@ -25,7 +25,10 @@ COMMANDS = (
     Command("resume", "continue a run where it was stopped or killed"),
     Command("prove", "show that an interrupted run ends with the bits of a whole one"),
     Command("inspect", "see what is in a file of weights, whoever wrote it; nothing in it runs"),
+    Command("match", "see what loading a file of weights into a model would do"),
     Command("verify", "compare a run, a checkpoint or a file with what was written"),
+    Command("convert", "write the weights of any file as safetensors or a plain state_dict"),
+    Command("diff", "see what differs between the weights of two files"),
     Command("demo", "see the whole life of a model in under a minute"),
 )
 

@@ -55,7 +55,7 @@ class Changed:
 
 @dataclass(frozen=True)
 class Layer:
-    """The tensors of one module that differ.
+    """How the tensors of one module differ.
 
     Attributes:
         name: of the module; "" is the top.
@@ -80,7 +80,7 @@ class Comparison:
         equal: how many tensors are the same, to the bit.
         changed: those that are not, in the order of the first file.
         only: names that only the first has, and only the second.
-        layers: the modules whose tensors differ in value, those that moved farthest first.
+        layers: the modules that both have, those whose tensors moved farthest first.
         notes: what was done to the names, and what differs beside the tensors.
     """
 
@@ -205,7 +205,10 @@ def _layers(both: list[str], changed: tuple[Changed, ...]) -> tuple[Layer, ...]:
     for change in changed:
         if change.difference is not None and change.difference.differing:
             moved.setdefault(change.name.rpartition(".")[0], []).append(change.difference.part)
-    found = [Layer(name, len(parts), counts[name], max(parts)) for name, parts in moved.items()]
+    found = []
+    for name, count in counts.items():
+        parts = moved.get(name, [])
+        found.append(Layer(name, len(parts), count, max(parts, default=0.0)))
     return tuple(sorted(found, key=lambda layer: -layer.moved))
 
 
@@ -236,8 +239,9 @@ def _lines(found: Comparison) -> Iterator[str]:
     for side, path, names in zip("ab", found.paths, found.only, strict=True):
         if names:
             yield f"only in {side}, {path} ({len(names)}): {some(map(plain, names), len(names))}"
-    if found.layers:
-        yield f"layers that moved ({len(found.layers)}), farthest first:"
+    moved = sum(layer.tensors > 0 for layer in found.layers)
+    if moved:
+        yield f"layers that moved ({moved} of {len(found.layers)}), farthest first:"
         groups = _grouped(found.layers)
         for layer in groups[:_SHOWN]:
             name = plain(layer.name) or "the top"
@@ -252,7 +256,7 @@ def _lines(found: Comparison) -> Iterator[str]:
 
 def _grouped(layers: tuple[Layer, ...]) -> list[Layer]:
     """Put layers together by the first components of their names, until they are few."""
-    found = list(layers)
+    found = [layer for layer in layers if layer.tensors]
     for depth in (4, 3, 2, 1):
         if len(found) <= _SHOWN:
             break
@@ -266,7 +270,8 @@ def _grouped(layers: tuple[Layer, ...]) -> list[Layer]:
                 known.of + layer.of,
                 max(known.moved, layer.moved),
             )
-        found = sorted(groups.values(), key=lambda layer: -layer.moved)
+        moved = [layer for layer in groups.values() if layer.tensors]
+        found = sorted(moved, key=lambda layer: -layer.moved)
     return found
 
 
