@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from luthier import strategies
+from luthier.adapt import LoadPlan
 from luthier.adapt.classes import ClassMatch, check_some, match_classes
 from luthier.errors import DoesNotFitError
+from luthier.files import contents
 from luthier.models import Head, Start
 from luthier.values import Block
 
@@ -34,18 +36,27 @@ def rows_by_name(ours: Sequence[str], start: Start) -> ClassMatch:
     return match
 
 
-def check_count(rows: int, start: Start) -> None:
-    """Make sure that a head has the rows that its class names stand for.
+def check_count(plan: LoadPlan, weight: str, start: Start) -> None:
+    """Make sure that the head in the file has the rows that its class names stand for.
+
+    Args:
+        plan: of loading the file.
+        weight: name of the head's weight in the model.
+        start: the file.
 
     Raises:
         DoesNotFitError: it has more or fewer.
     """
-    if rows != len(start.classes):
-        raise DoesNotFitError(
-            f"the head in {start.source} has {rows} rows, and {len(start.classes)} class names are"
-            " known for it: which row is whose is not",
-            cure="take --head replace",
-        )
+    assert start.archive is not None  # noqa: S101 - there is a plan of it
+    place = contents.select(contents.candidates(start.archive), plan.where)
+    for source in (s for one in plan.assignments if one.target == weight for s in one.sources):
+        spec = place.entries[source].spec
+        if spec is not None and spec.shape[0] != len(start.classes):
+            raise DoesNotFitError(
+                f"the head in {start.source} has {spec.shape[0]} rows, and {len(start.classes)}"
+                " class names are known for it: which row is whose is not",
+                cure="take --head replace",
+            )
 
 
 def described(match: ClassMatch) -> dict[str, Any]:

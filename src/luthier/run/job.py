@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from luthier import adapt, data, devices, models, recipe, strategies
-from luthier.adapt import LoadPlan
+from luthier.adapt import HeadFit, LoadPlan
 from luthier.adapt.classes import ClassMatch, match_classes
 from luthier.data import Inventory, Photos
 from luthier.devices import Chosen
@@ -138,16 +138,11 @@ def _fit(
 def _load(model: nn.Module, head: Head, start: Start, match: ClassMatch | None) -> LoadPlan:
     assert start.archive is not None  # noqa: S101 - nobody calls it without
     of_head = tuple(t for t in model.state_dict() if t.startswith(f"{head.name}."))
-    plan = adapt.load(model, start.archive, head=of_head)
-    if match is not None:
-        heads.check_count(len(start.tensors()[of_head[0]]), start)
-        rows = [(i, row) for i, row in enumerate(match.rows) if row is not None]
-        state = model.state_dict()
-        with torch.no_grad():
-            for name in of_head:
-                for i, row in rows:
-                    state[name][i].copy_(start.tensors()[name][row])
-    return plan
+    if match is None:
+        return adapt.load(model, start.archive, head=HeadFit(of_head, "replace"))
+    fit = HeadFit(of_head, "rows", match.rows, "by class name")
+    heads.check_count(adapt.match(model, start.archive, head=fit), of_head[0], start)
+    return adapt.load(model, start.archive, head=fit)
 
 
 def _photos(
