@@ -123,12 +123,13 @@ def _with_order(sides: Sides, best: LoadPlan) -> Proposal:
     """Add what order and shape say to a plan's pairs."""
     head = sides.head.tensors if sides.head.mode == "replace" else ()
     links = {a.target: a for a in best.assignments}
+    notes = tuple(note for note in best.notes if note != sides.head.note)
     known = {n: a.sources[0] for n, a in links.items() if a.transform == Copy()}
     used = {s for n, a in links.items() if n not in known for s in a.sources}
     skip = {*head, *(n for n in links if n not in known), *(n for n, _ in best.tied)}
     rest = {name: spec for name, spec in sides.file.items() if name not in used}
     found = by_order(sides.model, rest, known, skip)
-    return Proposal({**links, **found.links}, (*best.notes, *found.notes), found.doubts)
+    return Proposal({**links, **found.links}, (*notes, *found.notes), found.doubts)
 
 
 def _planned(sides: Sides, proposal: Proposal, how: How) -> LoadPlan:
@@ -147,7 +148,7 @@ def _planned(sides: Sides, proposal: Proposal, how: How) -> LoadPlan:
         refused=tuple(fates.refused),
         unexpected=tuple(name for name in sides.file if name not in used),
         dropped=tuple(fates.dropped),
-        notes=proposal.notes,
+        notes=(*proposal.notes, sides.head.note) if sides.head.note else proposal.notes,
     )
 
 

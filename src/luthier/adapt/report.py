@@ -30,7 +30,8 @@ def _first(plan: LoadPlan) -> str:
 def _lines(plan: LoadPlan) -> Iterator[str]:
     if plan.where or plan.others:
         yield f"place in the file: {plan.where or 'the top'}{_others(plan)}"
-    yield from plan.notes
+    for note in plan.notes:
+        yield note.replace("\n", "\n  ")
     yield from _table(plan)
     if plan.tied:
         yield f"share memory with what is loaded: {some([f'{n} = {o}' for n, o in plan.tied])}"
