@@ -86,9 +86,9 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture(scope="module")
 def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights of a LeNet that has learned three other classes."""
+    """Weights of a LeNet that has learned three classes, one of them by another name."""
     folder = tmp_path_factory.mktemp("trunk")
-    data = write_photos(folder / "data", {"x": 9, "y": 9, "z": 9}, seed=5)
+    data = write_photos(folder / "data", {"x": 9, "y": 9, "Dogs": 9}, seed=5)
     return run(data, folder / "run", epochs=1).model
 
 
@@ -124,6 +124,23 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "frozen": {"strategy": "frozen"},
     "gradual": {"strategy": "gradual", "unfreeze_epochs": 1},
     "lp-ft": {"strategy": "lp-ft", "head_epochs": 1},
+    "by name, toward the start, gradual": {
+        "strategy": "gradual",
+        "unfreeze_epochs": 1,
+        "head": "by-name",
+        "optimizer": "adamw",
+        "decay_to": "start",
+        "weight_decay": 0.5,
+    },
+    "by name, toward the start, lp-ft, average": {
+        "strategy": "lp-ft",
+        "head_epochs": 1,
+        "head": "by-name",
+        "decay_to": "start",
+        "weight_decay": 0.5,
+        "ema": 0.9,
+        "save_every": "3 steps",
+    },
 }
 
 
