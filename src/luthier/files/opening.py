@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from luthier.errors import UnsupportedFileError
+from luthier.errors import DamagedError, UnsupportedFileError
 from luthier.files import telling
 from luthier.files.entries import Archive
 from luthier.files.formats import folders, sharded
@@ -40,6 +40,18 @@ def _open_file(path: Path) -> Archive:
     file = MappedFile(path)
     kind = telling.format_of(file)
     if kind == "sharded":
-        return sharded.read(file, _open_file)
+        return sharded.read(file, _open_shard)
+    return _read(kind, file)
+
+
+def _open_shard(path: Path) -> Archive:
+    file = MappedFile(path)
+    kind = telling.format_of(file)
+    if kind == "sharded":  # or an index could name itself
+        raise DamagedError(f"{path} is named as a shard, and is JSON")
+    return _read(kind, file)
+
+
+def _read(kind: str, file: MappedFile) -> Archive:
     archive: Archive = importlib.import_module(f"{_FORMATS}.{kind}").read(file)
     return archive

@@ -15,7 +15,7 @@ def _cost(text: bytes) -> int:
     # A single character beyond the basic plane makes all of a string four bytes wide.
     width = 1 if text.isascii() and b"\\u" not in text else 4
     values = sum(cost * text.count(mark) for mark, cost in _COSTS.items())
-    return len(text) * (1 + 2 * width) + values
+    return len(text) * (2 + 2 * width) + values
 
 
 def parse(text: bytes, room: int) -> Any:
@@ -31,15 +31,22 @@ def parse(text: bytes, room: int) -> Any:
     """
     cost = _cost(text)
     if cost > room:
-        raise ValueError(f"its {len(text)} bytes of JSON would take up {cost} bytes of memory")
+        raise ValueError(
+            f"its {len(text):,} bytes of JSON could take up {cost:,} bytes of memory, and {room:,}"
+            " are allowed for a file of its size"
+        )
     try:
-        return json.loads(text, object_pairs_hook=_once_each, parse_constant=_refuse)
+        return json.loads(text.decode(), object_pairs_hook=_once_each, parse_constant=_refuse)
     except RecursionError:
         raise ValueError("its JSON is nested too deeply") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"its JSON is no UTF-8: {error.reason} at byte {error.start}") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"its JSON is damaged at character {error.pos}: {error.msg}") from None
+    except ValueError as error:
+        if str(error).startswith("Exceeds the limit"):  # Python's, and its cure is none here
+            raise ValueError("its JSON holds a number of thousands of digits") from None
+        raise
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

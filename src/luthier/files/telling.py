@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 
 from luthier.errors import DamagedError, UnsupportedFileError
+from luthier.files.formats.safetensors import LONGEST_HEADER
 from luthier.files.limits import Budget
 from luthier.files.mapped import MappedFile
 from luthier.files.zips import Zip
@@ -17,7 +18,6 @@ HEAD = 1024  # bytes that are looked at
 _READ = {
     b"\x93NUMPY": "numpy",
     b"GGUF": "gguf",
-    b"\x80": "torch_legacy",
     b"L119547037146038801333356L": "torch_legacy",  # torch's magic number, by protocols 0 and 1
     b"\x89HDF\r\n\x1a\n": "hdf5",
 }
@@ -64,8 +64,12 @@ def format_of(file: MappedFile) -> str:
             else "is empty"
         )
         raise DamagedError(f"weights file {file.path} {what}", cure=_FETCH)
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= LONGEST_HEADER:
+        return "safetensors"  # before all others: the length may look like their signatures
     if head[:4] == b"PK\x03\x04" or head[:4] == b"PK\x05\x06":
         return _zip_format(file)
+    if head[:1] == b"\x80" and head[1:2] < b"\x10":
+        return "torch_legacy"  # a pickle, with its protocol
     found = next((name for start, name in _READ.items() if head.startswith(start)), None)
     if found is not None:
         return found

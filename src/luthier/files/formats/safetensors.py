@@ -143,8 +143,10 @@ def _described(name: str, told: Any) -> Described:
     if not isinstance(told, dict) or told.keys() != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"tensor {name[:200]!r} is described as {str(told)[:80]}")
     code, shape, place = told["dtype"], told["shape"], told["data_offsets"]
-    if not shapes.are_sizes(shape) or not shapes.are_sizes(place) or len(place) != 2:
-        raise ValueError(f"tensor {name[:200]!r} has the shape {_brief(shape)} at {_brief(place)}")
+    if not shapes.are_sizes(shape):
+        raise ValueError(f"tensor {name[:200]!r} has the shape {_brief(shape)}, which is none")
+    if not shapes.are_sizes(place) or len(place) != 2:
+        raise ValueError(f"tensor {name[:200]!r} lies at {_brief(place)}, which is no place")
     if not isinstance(code, str) or (code not in BY_SAFETENSORS and code not in _NARROW):
         raise ValueError(f"tensor {name[:200]!r} has the dtype {_brief(code)}, which is none")
     try:

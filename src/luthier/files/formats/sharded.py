@@ -79,7 +79,7 @@ def _index(file: MappedFile) -> dict[str, Any]:
             file.read(0, file.size), file.size + strict_json.ROOM
         )
     except ValueError as error:
-        raise DamagedError(f"{file.path} is no weights file, and as JSON: {error}") from error
+        raise DamagedError(f"{file.path} is no weights file: {error}") from error
     return found
 
 
@@ -138,12 +138,12 @@ def beside(file: Path, name: str) -> Path:
         real = path.resolve(strict=True)
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
         raise DamagedError(
-            f"{file} belongs to several files, and {name} is missing",
+            f"{file} refers to {name}, which is missing",
             cure=f"fetch it and put it into {file.parent}",
         ) from error
     if real.parent != folder and real.parent != _hub_blobs(folder):
         raise DamagedError(
-            f"{file} belongs to several files, and {name} is a link to {real}, out of the folder",
+            f"{file} refers to {name}, which is a link to {real}, out of the folder",
             cure="copy the file there if it is the right one",
         )
     return real
