@@ -244,6 +244,10 @@ def _dtype(name: str) -> torch.dtype:
         raise UnsupportedFileError(
             f"torch {torch.__version__} has no dtype {name}", cure="update torch"
         )
+    if name == "complex32":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch says once that it can do little with it
+            torch.empty(0, dtype=found)
     return found
 
 
