@@ -94,7 +94,7 @@ def test_the_score_before_the_first_step_is_shown_everywhere(
     assert f"start epoch 0: {result.before.accuracy if result.before else None}" in log
     assert "cat ← row 2 'cat' (same)" in log
     assert "dog ← row 0 'Dogs' (plural)" in log
-    assert "was trained on 2 of these 2 classes already (cat, dog)" in log
+    assert "were trained on 2 of these 2 classes already (cat, dog)" in log
     assert "little about classes that are new" in log
 
 
@@ -131,8 +131,8 @@ def test_a_new_head_is_not_scored_and_the_log_says_what_the_weights_know(
     assert result.before is None
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")[0]["kind"] == "step"
     log = (tmp_path / "run" / "log.txt").read_text()
-    assert "was trained on 2 of these 2 classes already (cat, dog)" in log
-    assert "--head by-name begins with what it knows" in log
+    assert "were trained on 2 of these 2 classes already (cat, dog)" in log
+    assert "--head by-name begins with what they know" in log
 
 
 def test_no_name_in_common_is_an_error_with_the_nearest(zoo: Path, tmp_path: Path) -> None:

@@ -69,22 +69,20 @@ def described(match: ClassMatch) -> dict[str, Any]:
     }
 
 
-def overlap(match: ClassMatch, source: str, *, taken: bool) -> str:
+def overlap(match: ClassMatch, *, taken: bool) -> str:
     """Return what has to be said where classes are among those of the weights.
 
     Args:
         match: of the data's classes with the weights'; some match.
-        source: the weights.
         taken: their rows are taken over.
     """
     names = ", ".join(match.matched[:8]) + (", …" if len(match.matched) > 8 else "")
-    total = len(match.classes)
     said = (
-        f"overlap: {source} was trained on {len(match.matched)} of these {total} classes already"
-        f" ({names}), perhaps on these very images; scores on them say how well it knows them, and"
-        " little about classes that are new to it"
+        f"overlap: the weights were trained on {len(match.matched)} of these {len(match.classes)}"
+        f" classes already ({names}), perhaps on these very images: scores on them say how well the"
+        " weights know them, and little about classes that are new to them"
     )
-    return said if taken else f"{said}; --head by-name begins with what it knows"
+    return said if taken else f"{said}; --head by-name begins with what they know"
 
 
 def starting_weights(

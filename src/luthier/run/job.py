@@ -218,4 +218,4 @@ def _say_classes(
     if match is not None:
         console.say(str(match))
     if found.matched:
-        console.say(heads.overlap(found, start.source, taken=match is not None))
+        console.say(heads.overlap(found, taken=match is not None))
