@@ -53,17 +53,25 @@ def test_importing_luthier_and_asking_for_help_load_no_heavy_package() -> None:
 
 def test_the_public_names_are_these() -> None:
     assert luthier.__all__ == [
+        "Inspection",
         "LuthierError",
         "Result",
         "Run",
+        "convert",
         "demo",
+        "describe",
+        "diff",
         "finetune",
+        "inspect",
         "load",
+        "load_model",
         "load_optimizer",
         "match",
         "param_groups",
         "prove",
+        "register",
         "resume",
+        "save",
         "verify",
     ]
     assert all(getattr(luthier, name).__name__ for name in luthier.__all__)

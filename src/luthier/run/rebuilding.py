@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -40,15 +40,14 @@ def load_model(path: str | Path, *, model: Callable[..., nn.Module] | None = Non
     """
     archive = open_archive(Path(path))
     about = Description.of(archive)
-    found = contents(archive)
-    elements = _elements(found.candidates)
+    elements = _elements(contents(archive).candidates)
     built = _build(archive, about, model, elements)
     if about.head and about.classes:
         head = find_head(built, about.head)
         if head.outputs != len(about.classes):
             replace_head(built, head, len(about.classes))
-    _give_dtypes(built, found.candidates)
-    plan = adapt.load(built, Path(path))
+    _give_dtypes(built, adapt.match(built, archive).cast)
+    plan = adapt.load(built, archive)
     if plan.unexpected:
         raise DoesNotFitError(
             f"{path} holds tensors that {type(built).__name__} has no place for: {plan}",
@@ -116,13 +115,9 @@ def _unknown(archive: Archive, about: Description) -> ModelError:
     return ModelError(what, cure=f"{cure} luthier.load_model(path, model={short})")
 
 
-def _give_dtypes(model: nn.Module, candidates: tuple[Candidate, ...]) -> None:
+def _give_dtypes(model: nn.Module, casts: Iterable[tuple[str, str, str]]) -> None:
     """Let the model's tensors have the dtypes of the file's, so that no bit is lost."""
-    entries = candidates[0].entries if candidates else {}
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        entry = entries.get(name)
-        if not isinstance(entry, TensorEntry):
-            continue
-        dtype = getattr(torch, entry.spec.dtype, tensor.dtype)
-        if dtype != tensor.dtype:
-            tensor.data = tensor.data.to(dtype)
+    named = dict(model.named_parameters(remove_duplicate=False))
+    held = named | dict(model.named_buffers(remove_duplicate=False))
+    for name, of_file, _ in casts:
+        held[name].data = held[name].data.to(getattr(torch, of_file))
