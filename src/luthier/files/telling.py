@@ -14,7 +14,7 @@ from luthier.files.limits import Budget
 from luthier.files.mapped import MappedFile
 from luthier.files.zips import Zip
 
-HEAD = 1024  # bytes that are looked at
+HEAD = 2048  # bytes that are looked at
 _READ = {
     b"\x93NUMPY": "numpy",
     b"GGUF": "gguf",
@@ -45,7 +45,7 @@ _OTHERS = {
     b"SQLite format 3": ("an SQLite database", "give a file of weights"),
     b"\x08\x01\x12": ("a SavedModel of TensorFlow", _EXPORT),
 }
-_OLD_TORCH = ("sys_info", "pickle", "storages", "tensors")  # in the tar files before torch 0.4
+_OLD_TORCH = {b"sys_info", b"pickle", b"storages", b"tensors"}  # in the tar files before torch 0.4
 _FETCH = "fetch it again, with the login that the place may ask for"
 
 
@@ -82,8 +82,9 @@ def format_of(file: MappedFile) -> str:
 def _less_certain(file: MappedFile, head: bytes) -> str:
     """Tell the formats without a signature of their own."""
     if head[257:262] == b"ustar":
-        first = head[:100].split(b"\0")[0].decode("latin-1").removeprefix("./").split("/")[0]
-        if first in _OLD_TORCH:
+        # The first file's name is at the beginning, or behind a header of its attributes.
+        names = {head[at : at + 100].split(b"\0")[0].lstrip(b"./") for at in range(0, HEAD, 512)}
+        if names & _OLD_TORCH:
             return "torch_legacy"
         raise _packed(file, "a tar archive", "tar -xf")
     if _may_be_onnx(head):
@@ -145,7 +146,7 @@ def _text_format(file: MappedFile, head: bytes) -> str:
 def _may_be_onnx(head: bytes) -> bool:
     # A ModelProto begins with its version of the format, and the field behind it is a text, a
     # number or a message of ModelProto.
-    return head[:1] == b"\x08" and 1 < head[1] < 64 and head[2:3] in b"\x12\x1a\x22\x28\x32\x3a\x42"
+    return re.match(rb"\x08[\x02-\x3f][\x12\x1a\x22\x28\x32\x3a\x42]", head) is not None
 
 
 def _zip_format(file: MappedFile) -> str:
