@@ -145,7 +145,8 @@ class _Search:
             rivals = [other for other in best[1:] if _collide(free, best[0], other)]
             if rivals:
                 ways = " and ".join(_said(change) for change in (best[0], rivals[0]))
-                self.doubts = (f"names agree equally well ({count} tensors) by {ways}",)
+                how = "; where= with the beginning of the names chooses" if best[0][0] else ""
+                self.doubts = (f"names agree equally well ({count} tensors) by {ways}{how}",)
                 return None
             if best:
                 return best[0]

@@ -140,8 +140,11 @@ class _Line:
         return has and not (self.lacking and before + self.lacking[side] in names)
 
     def shared(self) -> frozenset[str]:
-        first, second = self.sides[0][0].names, self.sides[1][0].names
-        return first & second
+        return self.sides[0][0].names & self.sides[1][0].names
+
+    def counting(self) -> tuple[Any, ...]:
+        """Return what lines have in common whose one-sided numbers are counted together."""
+        return self.under, self.sides[0][0].names, self.sides[1][0].names
 
 
 class RuleSet:
@@ -213,7 +216,7 @@ class RuleSet:
         for what in found.values():
             line = self._lines[what.line]
             shared, alone = _parted(what.numbers, line.shared())
-            own.setdefault((line.under, shared), set()).add(alone)
+            own.setdefault((line.counting(), shared), set()).add(alone)
         return {
             (*place, alone): rank
             for place, values in own.items()
@@ -223,7 +226,7 @@ class RuleSet:
     def _key(self, what: _Found, ranks: Mapping[tuple[Any, ...], int]) -> tuple[Any, ...]:
         line = self._lines[what.line]
         shared, alone = _parted(what.numbers, line.shared())
-        return what.line, shared, what.rest, ranks[line.under, shared, alone]
+        return what.line, shared, what.rest, ranks[line.counting(), shared, alone]
 
     def _alone(
         self, found: Sequence[Mapping[str, _Found]], links: Sequence[Link]
