@@ -229,7 +229,7 @@ def _check_attributes(
 def _check_headers(file: MappedFile, entries: list[Entry], directory: int) -> dict[int, int]:
     """Compare each entry with the header before its content; return where the contents begin."""
     ordered = sorted(entries, key=lambda entry: entry.header)
-    ends = [entry.header for entry in ordered[1:]] + [directory]
+    ends = [*(entry.header for entry in ordered[1:]), directory][: len(ordered)]
     starts: dict[int, int] = {}
     at = 0
     for entry, end in zip(ordered, ends, strict=True):

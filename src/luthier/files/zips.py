@@ -18,7 +18,7 @@ from luthier.files.mapped import Blob, MappedFile
 from luthier.files.zip_structure import DEFLATED, damaged
 
 _MOST_INFLATED = 1032  # bytes of content from one byte of deflate's
-_CHUNK = 2**20
+_CHUNK = 2**18
 
 
 @dataclass(frozen=True, slots=True)
