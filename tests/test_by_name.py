@@ -150,9 +150,12 @@ def test_weights_without_known_classes_are_an_error(
     tensors.write(plain, weights_of(zoo))
     with pytest.raises(DoesNotFitError, match=r"class names of the weights .* are not known"):
         job(photos, weights=str(plain), head="by-name")
-    (tmp_path / "config.json").write_text(json.dumps({"id2label": {"0": "cat", "1": "dog"}}))
-    with pytest.raises(DoesNotFitError, match="has 3 rows, and 2 class names are known"):
-        job(photos, weights=str(plain), head="by-name")
+    for names in (["cat", "dog"], ["bus", "car", "fox", "dog", "cat"]):
+        config = {"id2label": {str(i): name for i, name in enumerate(names)}}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        said = f"has 3 rows, and {len(names)} class names are known"
+        with pytest.raises(DoesNotFitError, match=said):
+            job(photos, weights=str(plain), head="by-name")
     labels = {"0": "n1 dog", "1": "bus", "2": "cat, house cat"}
     (tmp_path / "config.json").write_text(json.dumps({"id2label": labels}))
     found = job(photos, weights=str(plain), head="by-name").match
