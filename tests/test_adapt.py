@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from luthier.adapt import load, match
-from luthier.errors import DoesNotFitError
+from luthier.adapt import HeadFit, How, load
+from luthier.adapt import match as match_file
+from luthier.adapt.matching import Sides, match, plan
+from luthier.errors import (
+    DamagedError,
+    DoesNotFitError,
+    ModelError,
+    RecipeError,
+    UnsupportedFileError,
+)
 from luthier.files import tensors
 from luthier.values import TensorSpec
 
@@ -21,49 +30,65 @@ NAMES = st.sampled_from(
 SPECS = st.builds(
     TensorSpec,
     st.sampled_from([(), (2,), (2, 3), (3, 2), (0,)]),
-    st.sampled_from(["float32", "bfloat16", "int64"]),
+    st.sampled_from(["float32", "bfloat16", "int64", "complex64"]),
 )
 STATES = st.dictionaries(NAMES, SPECS, max_size=9)
+COUNTS = "num_batches_tracked"
 
 
 @settings(deadline=None)
-@given(model=STATES, file=STATES, head=st.frozensets(NAMES, max_size=3))
+@given(
+    model=STATES,
+    file=STATES,
+    head=st.frozensets(NAMES, max_size=3),
+    refused=st.frozensets(NAMES, max_size=2),
+    order=st.booleans(),
+)
 def test_every_tensor_has_exactly_one_fate(
-    model: dict[str, TensorSpec], file: dict[str, TensorSpec], head: frozenset[str]
+    model: dict[str, TensorSpec],
+    file: dict[str, TensorSpec],
+    head: frozenset[str],
+    refused: frozenset[str],
+    order: bool,
 ) -> None:
     head &= model.keys()
-    plan = match(model, file, head)
-    misshapen = [name for name, _, _ in plan.misshapen]
-    fates = [*plan.loaded, *plan.kept, *plan.missing, *misshapen]
+    fit = HeadFit(tuple(head), "replace")
+    sides = Sides(model, file, fit, (), dict.fromkeys(refused & file.keys(), "is quantised"))
+    found = plan(sides, How(order=order))
+    misshapen = [name for name, _, _ in found.misshapen]
+    unusable = [name for name, _ in found.refused]
+    fates = [*found.loaded, *found.kept, *found.missing, *misshapen, *unusable]
     assert sorted(fates) == sorted(model)
-    theirs = [*plan.loaded, *misshapen, *plan.unexpected, *plan.dropped]
-    assert sorted(theirs) == sorted(file)
-    for name in plan.loaded:
-        assert file[name].shape == model[name].shape
-    for name in misshapen:
-        assert file[name].shape != model[name].shape
-    for name in plan.kept:
-        assert name in head or (name.endswith("num_batches_tracked") and name not in file)
-    assert not any(name.endswith("num_batches_tracked") for name in plan.missing)
-    assert head <= set(plan.kept)
-    wanted = len(model) - len(plan.kept)
-    assert 0.0 <= plan.coverage <= 1.0
-    assert plan.coverage == (len(plan.loaded) / wanted if wanted else 0.0)
-    assert (plan.coverage == 1.0) == bool(plan.loaded and not plan.missing and not misshapen)
-    changed = {n: (file[n].dtype, model[n].dtype) for n in plan.loaded}
-    assert plan.cast == tuple((n, a, b) for n, (a, b) in changed.items() if a != b)
-    report = str(plan)
-    assert f"{len(plan.loaded)} of {wanted} tensors loaded" in report
-    assert all(name in report for name in [*plan.missing[:6], *misshapen[:6]])
+    used = [source for one in found.assignments for source in one.sources]
+    assert len(set(used)) == len(used)
+    assert not set(used) & refused
+    assert not set(used) & {*found.unexpected, *found.dropped}
+    for one in found.assignments:
+        (source,) = one.sources
+        assert file[source].shape == model[one.target].shape
+        dtypes = file[source].dtype, model[one.target].dtype
+        assert one.cast == (None if dtypes[0] == dtypes[1] else dtypes)
+        assert not dtypes[0].startswith("complex") or dtypes[1].startswith("complex")
+        assert "float" not in dtypes[0] or dtypes[1] != "int64"
+    assert head <= set(found.kept)
+    assert all(name in head or name.endswith(COUNTS) for name in found.kept)
+    assert not any(name.endswith(COUNTS) for name in found.missing)
+    wanted = len(model) - len(found.kept)
+    assert found.wanted == wanted
+    assert found.coverage == (len(found.loaded) / wanted if wanted else 0.0)
+    report = str(found)
+    assert f"{len(found.loaded)} of {wanted} tensors loaded" in report
+    assert all(name in report for name in [*found.missing[:6], *misshapen[:6], *unusable[:6]])
 
 
 @settings(deadline=None)
 @given(state=STATES.filter(bool))
 def test_a_model_fits_itself(state: dict[str, TensorSpec]) -> None:
-    plan = match(state, state)
-    assert plan.loaded == tuple(state)
-    assert plan.coverage == 1.0
-    assert (plan.kept, plan.missing, plan.misshapen, plan.unexpected) == ((), (), (), ())
+    found = match(state, state)
+    assert found.loaded == tuple(state)
+    assert all(one.sources == (one.target,) for one in found.assignments)
+    assert found.coverage == 1.0
+    assert not [*found.kept, *found.missing, *found.misshapen, *found.unexpected]
 
 
 def net(width: int = 4) -> nn.Sequential:
@@ -84,34 +109,54 @@ def written(path: Path, state: dict[str, torch.Tensor]) -> Path:
 
 def test_a_whole_file_is_loaded_to_the_bit(tmp_path: Path) -> None:
     source, model = net(), net()
-    plan = load(model, written(tmp_path, source.state_dict()))
-    assert plan.coverage == 1.0
+    found = load(model, written(tmp_path, source.state_dict()))
+    assert found.coverage == 1.0
     assert bits(model) == bits(source)
 
 
-@pytest.mark.parametrize("breaks", ["missing", "misshapen", "nothing fits"])
+Breaking = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+BROKEN: dict[str, tuple[Breaking, str]] = {
+    "missing": (lambda s: {n: t for n, t in s.items() if n != "2.weight"}, "2.weight"),
+    "misshapen": (
+        lambda s: s | {"2.weight": torch.ones(2, 5)},
+        r"2.weight float32[2, 5] in the file, float32[2, 4] in the model",
+    ),
+    "complex": (
+        lambda s: s | {"2.weight": torch.ones(2, 4, dtype=torch.complex64)},
+        "2.weight: complex64 has imaginary parts, and the model's is float32",
+    ),
+    "nothing": (lambda s: {f"x{n}": t[None] for n, t in s.items()}, "0.weight"),
+}
+
+
+@pytest.mark.parametrize("breaks", BROKEN)
 def test_what_does_not_fit_changes_no_bit(tmp_path: Path, breaks: str) -> None:
-    state = net().state_dict()
-    if breaks == "missing":
-        del state["2.weight"]
-    elif breaks == "misshapen":
-        state["2.weight"] = torch.ones(2, 5)
-    else:
-        state = {f"module.{name}": t for name, t in state.items()}
+    change, said = BROKEN[breaks]
     model = net()
     before = bits(model)
-    path = written(tmp_path, state)
+    path = written(tmp_path, change(dict(net().state_dict())))
     with pytest.raises(DoesNotFitError, match=r"w\.safetensors") as error:
         load(model, path)
     assert bits(model) == before
-    assert ("0.weight" if breaks == "nothing fits" else "2.weight") in str(error.value)
+    assert said in str(error.value)
     assert error.value.exit_status == 1
-    if breaks == "nothing fits":
-        assert "(did you mean 'module.0.weight'?)" in str(error.value)
-        with pytest.raises(DoesNotFitError):
+    if breaks == "nothing":
+        assert "(did you mean 'x0.weight'?)" in str(error.value)
+        with pytest.raises(DoesNotFitError, match="0 of 8 tensors loaded"):
             load(model, path, coverage=1e-9)
-    if breaks == "misshapen":
-        assert "float32[2, 5] in the file, float32[2, 4] in the model" in str(error.value)
+
+
+def test_damage_that_shows_while_reading_changes_no_bit(tmp_path: Path) -> None:
+    source = net()
+    torch.save(source.state_dict(), tmp_path / "w.pt")
+    content = bytearray((tmp_path / "w.pt").read_bytes())
+    content[content.index(source[2].bias.detach().numpy().tobytes())] ^= 1  # the last tensor
+    (tmp_path / "w.pt").write_bytes(content)
+    model = net()
+    before = bits(model)
+    with pytest.raises(DamagedError):
+        load(model, tmp_path / "w.pt")
+    assert bits(model) == before
 
 
 def test_less_coverage_is_enough_where_it_is_asked_for(tmp_path: Path) -> None:
@@ -119,39 +164,71 @@ def test_less_coverage_is_enough_where_it_is_asked_for(tmp_path: Path) -> None:
     state = source.state_dict()
     del state["2.weight"]
     before = model[2].weight.detach().clone()
-    plan = load(model, written(tmp_path, state), coverage=0.8)
-    assert plan.missing == ("2.weight",)
-    assert plan.coverage == 8 / 9
+    found = load(model, written(tmp_path, state), coverage=0.8)
+    assert found.missing == ("2.weight",)
+    assert found.coverage == 8 / 9
     assert torch.equal(model[2].weight, before)
     assert torch.equal(model[0].weight, source[0].weight)
 
 
-def test_the_new_head_is_kept_and_the_old_one_dropped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("coverage", [0.0, -1.0, 1.5, float("nan")])
+def test_a_coverage_that_is_none_is_refused(coverage: float) -> None:
+    with pytest.raises(RecipeError, match="expected a number in"):
+        load(net(), net().state_dict(), coverage=coverage)
+
+
+# --- the head -----------------------------------------------------------------------------------
+
+HEAD = ("2.weight", "2.bias")
+
+
+@pytest.mark.parametrize("outputs", [2, 1000])
+def test_the_new_head_is_kept_and_the_old_one_dropped(tmp_path: Path, outputs: int) -> None:
     source, model = net(), net()
-    source[2] = nn.Linear(4, 1000)
-    head = ("2.weight", "2.bias")
-    before = {n: b for n, b in bits(model).items() if n in head}
-    plan = load(model, written(tmp_path, source.state_dict()), head)
-    assert set(plan.kept) == set(plan.dropped) == set(head)
-    assert plan.coverage == 1.0
-    assert {n: b for n, b in bits(model).items() if n in head} == before
+    source[2] = nn.Linear(4, outputs)
+    before = {n: b for n, b in bits(model).items() if n in HEAD}
+    found = load(model, written(tmp_path, source.state_dict()), HEAD)
+    assert set(found.kept) == set(found.dropped) == set(HEAD)
+    assert found.coverage == 1.0
+    assert {n: b for n, b in bits(model).items() if n in HEAD} == before
     assert torch.equal(model[0].weight, source[0].weight)
-    assert "2 new: 2.weight, 2.bias" in str(plan)
+    assert "2 new: 2.weight, 2.bias" in str(found)
 
 
-def test_a_head_that_would_fit_is_kept_all_the_same(tmp_path: Path) -> None:
+@settings(deadline=None, max_examples=30)
+@given(rows=st.lists(st.none() | st.integers(0, 6), min_size=1, max_size=5))
+def test_rows_of_the_head_are_taken_and_the_others_stay(rows: list[int | None]) -> None:
     source, model = net(), net()
-    before = bits(model)["2.weight"]
-    load(model, written(tmp_path, source.state_dict()), ("2.weight", "2.bias"))
-    assert bits(model)["2.weight"] == before
+    source[2], model[2] = nn.Linear(4, 7), nn.Linear(4, len(rows))
+    before = model[2].weight.detach().clone()
+    found = load(model, source.state_dict(), HeadFit(HEAD, "rows", tuple(rows), "a and b"))
+    for ours, theirs in enumerate(rows):
+        expected = before[ours] if theirs is None else source[2].weight[theirs]
+        assert torch.equal(model[2].weight[ours], expected)
+        if theirs is not None:
+            assert model[2].bias[ours] == source[2].bias[theirs]
+    taken = sum(row is not None for row in rows)
+    assert f"{taken} of {len(rows)} rows by class name" in str(found)
+    assert "a and b" in str(found)
+
+
+def test_a_row_that_the_file_lacks_is_refused() -> None:
+    model = net()
+    before = bits(model)
+    with pytest.raises(DoesNotFitError, match=r"2\.weight float32\[2, 4\]"):
+        load(model, net().state_dict(), HeadFit(HEAD, "rows", (0, 2)))
+    assert bits(model) == before
+
+
+# --- values -------------------------------------------------------------------------------------
 
 
 def test_counts_of_batches_may_be_lacking(tmp_path: Path) -> None:
     state = net().state_dict()
-    del state["1.num_batches_tracked"]
-    plan = load(net(), written(tmp_path, state))
-    assert plan.coverage == 1.0
-    assert plan.kept == ("1.num_batches_tracked",)
+    del state[f"1.{COUNTS}"]
+    found = load(net(), written(tmp_path, state))
+    assert found.coverage == 1.0
+    assert found.kept == (f"1.{COUNTS}",)
 
 
 def test_another_dtype_is_cast_and_reported(tmp_path: Path) -> None:
@@ -160,11 +237,135 @@ def test_another_dtype_is_cast_and_reported(tmp_path: Path) -> None:
         n: t.to(torch.bfloat16) if t.is_floating_point() else t
         for n, t in source.state_dict().items()
     }
-    plan = load(model, written(tmp_path, state))
-    assert ("0.weight", "bfloat16", "float32") in plan.cast
-    assert "cast: 0.weight bfloat16 → float32" in str(plan)
+    found = load(model, written(tmp_path, state))
+    assert ("0.weight", "bfloat16", "float32") in found.cast
+    assert "cast: 0.weight bfloat16 → float32" in str(found)
     assert model[0].weight.dtype == torch.float32
     assert torch.equal(model[0].weight, source[0].weight.to(torch.bfloat16).float())
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch means to give quantised tensors up
+def test_a_quantised_tensor_is_named_and_nothing_is_changed(tmp_path: Path) -> None:
+    state = dict(net().state_dict())
+    state["2.bias"] = torch.quantize_per_tensor(state["2.bias"], 0.1, 0, torch.qint8)
+    torch.save(state, tmp_path / "w.pt")
+    model = net()
+    before = bits(model)
+    with pytest.raises(DoesNotFitError, match=r"2\.bias is quantised"):
+        load(model, tmp_path / "w.pt")
+    assert bits(model) == before
+
+
+def test_what_is_mapped_does_not_change_when_the_model_learns(tmp_path: Path) -> None:
+    path = written(tmp_path, net().state_dict())
+    content, model = path.read_bytes(), net()
+    load(model, path)
+    with torch.no_grad():
+        model[0].weight.add_(1)
+    again = net()
+    load(again, path)
+    assert path.read_bytes() == content
+    assert not torch.equal(again[0].weight, model[0].weight)
+
+
+# --- models -------------------------------------------------------------------------------------
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(5, 3)
+        self.out = nn.Linear(3, 5, bias=False)
+        self.out.weight = self.embed.weight
+
+
+@pytest.mark.parametrize("kept", ["embed.weight", "out.weight"])
+def test_tied_weights_are_loaded_from_either_name(kept: str) -> None:
+    model, values = Tied(), torch.randn(5, 3)
+    found = load(model, {kept: values})
+    assert found.coverage == 1.0
+    assert torch.equal(model.out.weight, values)
+    assert model.out.weight is model.embed.weight
+    assert "share memory with what is loaded" in str(found)
+
+
+def test_tied_weights_that_differ_in_the_file_are_refused() -> None:
+    model = Tied()
+    before = bits(model)
+    with pytest.raises(DoesNotFitError, match=r"embed\.weight and out\.weight share"):
+        load(model, {"embed.weight": torch.zeros(5, 3), "out.weight": torch.ones(5, 3)})
+    assert bits(model) == before
+
+
+def test_a_model_without_memory_or_shape_is_refused_with_the_cure() -> None:
+    with torch.device("meta"):
+        empty = net()
+    with pytest.raises(ModelError, match="to_empty"):
+        load(empty, net().state_dict())
+    assert match_file(empty, net().state_dict()).coverage == 1.0  # looking is no harm
+    with pytest.raises(ModelError, match="one batch"):
+        load(nn.LazyLinear(3), {"weight": torch.ones(3, 3)})
+
+
+def test_an_expanded_parameter_is_refused_before_anything_is_changed() -> None:
+    model = net()
+    model[2].weight = nn.Parameter(torch.ones(1, 4).expand(2, 4))
+    before = bits(model)
+    with pytest.raises(ModelError, match=r"2\.weight is an expanded view"):
+        load(model, net().state_dict())
+    assert bits(model) == before
+
+
+# --- places in a file ---------------------------------------------------------------------------
+
+
+def place(name: str, state: dict[str, torch.Tensor], tmp_path: Path) -> Path:
+    torch.save(state, tmp_path / name)
+    return tmp_path / name
+
+
+def test_of_several_places_the_one_that_covers_most_is_taken(tmp_path: Path) -> None:
+    right, wrong = net(), net(5)
+    path = place("c.pt", {"model": wrong.state_dict(), "ema": right.state_dict()}, tmp_path)
+    model = net()
+    found = load(model, path)
+    assert found.where == "ema"
+    assert not found.others
+    assert bits(model) == bits(right)
+
+
+def test_where_several_fit_the_report_says_which_and_how_to_choose(tmp_path: Path) -> None:
+    trained, average = net(), net()
+    content = {"model": trained.state_dict(), "ema": average.state_dict(), "epoch": 3}
+    path = place("c.pt", content, tmp_path)
+    model = net()
+    found = load(model, path)
+    assert (found.where, found.others) == ("model", ("ema",))
+    assert "place in the file: model; as much is covered by 'ema'" in str(found)
+    assert "where=" in str(found)
+    assert bits(model) == bits(trained)
+    load(model, path, where="ema")
+    assert bits(model) == bits(average)
+    with pytest.raises(UnsupportedFileError, match="there are no weights at 'emma'"):
+        load(model, path, where="emma")
+
+
+def test_names_that_share_a_beginning_are_a_place_too(tmp_path: Path) -> None:
+    student, teacher = net(), net()
+    state = {f"student.{n}": t for n, t in student.state_dict().items()}
+    state |= {f"teacher.{n}": t for n, t in teacher.state_dict().items()}
+    path = place("dino.pt", {"state_dict": state}, tmp_path)
+    model = net()
+    with pytest.raises(DoesNotFitError, match="where="):
+        load(model, path)
+    for where, source in (("state_dict.teacher", teacher), ("state_dict.student.", student)):
+        load(model, path, where=where)
+        assert bits(model) == bits(source)
+
+
+def test_a_file_without_tensors_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedFileError, match="holds no named tensors"):
+        load(net(), place("c.pt", {"epoch": 3}, tmp_path))
 
 
 def test_the_report_names_the_nearest_and_counts_the_rest() -> None:
