@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -179,7 +180,7 @@ FILES: dict[str, tuple[bytes, str | None]] = {
     ),
     "an unknown dtype": (
         safetensors_of({"a": {**entry(0, 4), "dtype": "Q7"}}, bytes(4)),
-        "'a' has the dtype Q7, which is none",
+        "'a' has the dtype 'Q7', which is none",
     ),
     "a header beyond the end": (struct.pack("<Q", 10**6) + b'{"a"', "header of 1000000 bytes"),
     "a header that is no JSON": (struct.pack("<Q", 5) + b"{nope" + bytes(3), "damaged"),
@@ -297,3 +298,64 @@ def test_json(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert found == verify(run).as_dict()
     assert not found["sound"]
     assert [f["path"] for f in found["findings"] if f["problem"]] == [str(checkpoint_of(run))]
+
+
+# --- what is no damage, and is told ---------------------------------------------------------------
+
+
+def test_numbers_that_are_not_finite_are_told_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = torch.ones(3, 4)
+    bad[0, 1], bad[2, 2], bad[2, 3] = float("nan"), float("inf"), float("-inf")
+    state = {"net": {"sound": torch.ones(2), "head.weight": bad, "half": bad.bfloat16()[:2]}}
+    torch.save(state, tmp_path / "w.pt")
+    (finding,) = verify(tmp_path / "w.pt").findings
+    assert finding.problem is None
+    assert finding.notes == (
+        "not finite: net.head.weight: 1 NaN and 2 infinite",
+        "not finite: net.half: 1 NaN",
+    )
+    assert main(["verify", str(tmp_path / "w.pt")]) == 0
+    assert "note: not finite: net.half: 1 NaN" in capsys.readouterr().out
+    assert verify(tmp_path / "w.pt").as_dict()["findings"][0]["notes"] == list(finding.notes)
+
+
+def test_of_many_such_tensors_the_first_are_told(tmp_path: Path) -> None:
+    tensors.write(tmp_path / "w", {f"{i:03d}": torch.tensor(float("nan")) for i in range(30)})
+    notes = verify(tmp_path / "w").findings[0].notes
+    assert len(notes) == 21
+    assert notes[-1] == "and 10 more like this"
+
+
+def test_a_checkpoint_whose_weights_ran_away_is_sound_with_a_note(tmp_path: Path) -> None:
+    model = torch.nn.Linear(1, 1)
+    with luthier.Run(
+        tmp_path / "run", save_every="1 steps", model=model, console=Console(quiet=True)
+    ) as loop:
+        for _step in loop.steps(1):
+            with torch.no_grad():
+                model.bias.fill_(float("inf"))
+    found = verify(checkpoint_of(tmp_path / "run", 1))
+    assert found.sound
+    assert found.findings[0].notes == ("not finite: model.bias: 1 infinite",)
+
+
+def test_tensors_that_luthier_does_not_give_are_told(tmp_path: Path) -> None:
+    np.savez(tmp_path / "w.npz", names=np.array(["a", "b"]), w=np.ones(2))
+    (finding,) = verify(tmp_path / "w.npz").findings
+    assert finding.problem is None
+    assert finding.notes == ("tensor names holds texts (numpy's '<U1')",)
+
+
+def test_shards_are_verified_one_and_all(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        torch.save({name: torch.ones(5)}, tmp_path / f"{name}.bin")
+    where = {"a": "a.bin", "b": "b.bin"}
+    (tmp_path / "x.index.json").write_text(json.dumps({"weight_map": where}))
+    assert (verify(tmp_path).kind, verify(tmp_path).sound) == ("folder", True)
+    place = (tmp_path / "b.bin").read_bytes().index(torch.ones(5).numpy().tobytes())
+    flip(tmp_path / "b.bin", place)
+    (finding,) = verify(tmp_path).findings
+    assert "b.bin" in str(finding.problem)
+    assert "CRC-32" in str(finding.problem)

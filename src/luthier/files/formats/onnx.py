@@ -58,15 +58,17 @@ _RAW = 9
 _FLOATS = (4, 10)  # float_data, double_data: bytes of numbers, as they are in memory
 _VARINTS = (5, 7, 11)  # int32_data, int64_data, uint64_data: seven bits a byte
 _COST = 1_500  # bytes of memory that a tensor takes here
+_COST_OF_PIECE = 250  # of one number, where each is a field
 _LONGEST_NAME = 64 << 10
 
 
 @dataclass(frozen=True)
 class _Model:
-    """A file, its bytes, and the files beside it that it refers to, by name."""
+    """A file, its bytes, what its tensors may cost, and the files that it refers to, by name."""
 
     file: MappedFile
     view: memoryview
+    budget: Budget
     others: dict[str, MappedFile] = field(default_factory=dict)
 
 
@@ -128,7 +130,7 @@ def read(file: MappedFile) -> Archive:
 
 def _read(file: MappedFile) -> Archive:
     budget = Budget.of_size(file.size, str(file.path))
-    model = _Model(file, file.view(0, file.size))
+    model = _Model(file, file.view(0, file.size), budget)
     view, facts, graph = model.view, {}, None
     for found in wire.fields(view, 0, file.size):
         if found.number == _GRAPH and found.kind == wire.BYTES:
@@ -163,17 +165,17 @@ def _initializer(model: _Model, found: wire.Field) -> tuple[str, Entry]:
     if found.number == _SPARSE_INITIALIZER:
         inside = wire.fields(view, found.start, found.end)
         values = next((part for part in inside if part.number == 1), None)
-        name = _described(view, values).name if values and values.kind == wire.BYTES else ""
+        name = _described(model, values).name if values and values.kind == wire.BYTES else ""
         return name, RefusedEntry("is sparse, as ONNX has it")
-    told = _described(view, found)
+    told = _described(model, found)
     try:
         return told.name, _entry(model, told)
     except ValueError as error:
         raise ValueError(f"the tensor {told.name[:200]!r}: {error}") from error
 
 
-def _described(view: memoryview, message: wire.Field) -> _Tensor:
-    told = _Tensor()
+def _described(model: _Model, message: wire.Field) -> _Tensor:
+    told, view = _Tensor(), model.view
     for found in wire.fields(view, message.start, message.end):
         if found.number == _DIMS:
             told.shape += [wire.signed(value) for value in _varints(view, found)]
@@ -186,9 +188,12 @@ def _described(view: memoryview, message: wire.Field) -> _Tensor:
         elif found.number == _LOCATION:
             told.is_external = found.value == 1
         elif found.number == _EXTERNAL and found.kind == wire.BYTES:
-            parts = {f.number: _text(view, f) for f in wire.fields(view, found.start, found.end)}
+            model.budget.spend(_COST_OF_PIECE + found.end - found.start)
+            inside = wire.fields(view, found.start, found.end)
+            parts = {f.number: _text(view, f) for f in inside if f.number in (1, 2)}
             told.where[parts.get(1, "")] = parts.get(2, "")
         elif found.number in (_RAW, *_FLOATS, *_VARINTS):
+            model.budget.spend(_COST_OF_PIECE)
             told.data.append(found)
     return told
 

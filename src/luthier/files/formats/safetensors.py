@@ -7,6 +7,7 @@ for, one follows the other, and nothing is left over.
 from __future__ import annotations
 
 import mmap
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -141,7 +142,7 @@ def parse_header(content: bytes | bytearray | mmap.mmap, size: int) -> Header:
 
 def _described(name: str, told: Any) -> Described:
     if not isinstance(told, dict) or told.keys() != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"tensor {name[:200]!r} is described as {str(told)[:80]}")
+        raise ValueError(f"tensor {name[:200]!r} is described as {_brief(told)}")
     code, shape, place = told["dtype"], told["shape"], told["data_offsets"]
     if not shapes.are_sizes(shape):
         raise ValueError(f"tensor {name[:200]!r} has the shape {_brief(shape)}, which is none")
@@ -162,8 +163,7 @@ def _described(name: str, told: Any) -> Described:
 
 
 def _brief(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 80 else f"{text[:77]}…"
+    return reprlib.repr(value)[:80]  # which does not go through all of a long list
 
 
 def _nbytes(code: str, shape: list[int]) -> int:

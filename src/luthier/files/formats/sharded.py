@@ -6,6 +6,7 @@ shard's name is a name in the index's folder and no path.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -93,8 +94,8 @@ def _weight_map(file: MappedFile, found: Mapping[str, Any]) -> dict[str, str]:
     if not isinstance(where, dict) or not where or not all(map(_is_name, where.values())):
         wrong = next((v for v in where.values() if not _is_name(v)), None) if where else where
         raise DamagedError(
-            f"index {file.path} is damaged: its weight_map says {str(wrong)[:80]!r}, expected the"
-            " name of a file in the same folder"
+            f"index {file.path} is damaged: its weight_map says {reprlib.repr(wrong)[:80]},"
+            " expected the name of a file in the same folder"
         )
     return where
 
