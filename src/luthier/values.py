@@ -22,7 +22,7 @@ class Choice:
         return f"{self.value} ({self.reason})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TensorSpec:
     """Shape and dtype of a tensor, without its content."""
 

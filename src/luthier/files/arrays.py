@@ -55,7 +55,7 @@ class Unfinished(Record):
 
     places: list[int] = field(default_factory=list)
 
-    def finish(self, builder: Builder, state: Any) -> Any:
+    def finish(self, state: Any) -> Any:
         """Return what it becomes."""
         raise NotImplementedError
 
@@ -78,11 +78,11 @@ class Inside:
         return memoryview(self.content)
 
 
-def dtype(builder: Builder, code: Any, align: Any = False, copy: Any = True) -> Any:
+def dtype(builder: Builder, code: Any, _align: Any = False, _copy: Any = True) -> Any:
     """``numpy.dtype(code, align, copy)``, which a state completes."""
     if not isinstance(code, str):
         return NotImplemented
-    builder.budget.spend(400)
+    builder.budget.spend(700)
     return _Dtype(Global("numpy", "dtype"), (code,))
 
 
@@ -91,7 +91,7 @@ class _Dtype(Unfinished):
     def name(self) -> Name:
         return Name("numpy dtype", self.arguments[0])
 
-    def finish(self, builder: Builder, state: Any) -> Any:
+    def finish(self, state: Any) -> Any:
         """Add the byte order: the state is (version, order, subdtype, names, fields, …)."""
         if not isinstance(state, tuple) or len(state) < 5 or not isinstance(state[1], str):
             raise Broken("the state of a numpy dtype is none")
@@ -110,31 +110,32 @@ def _reconstruct(builder: Builder, kind: Any, shape: Any, code: Any) -> Any:
 
 
 class _Array(Unfinished):
-    def finish(self, builder: Builder, state: Any) -> Any:
-        """Return the entry: the state is (version, shape, dtype, is it in Fortran's order, data)."""
+    def finish(self, state: Any) -> Any:
+        """Return the entry: the state is (version, shape, dtype, is in Fortran's order, data)."""
         if not isinstance(state, tuple) or len(state) not in (4, 5):
             raise Broken("the state of a numpy array is none")
         shape, kind, is_fortran, content = state[-4:]
-        return array(builder, (content, kind, shape, "F" if is_fortran else "C"))
+        return array(content, kind, shape, "F" if is_fortran else "C")
 
 
 def _from_buffer(builder: Builder, content: Any, kind: Any, shape: Any, order: Any) -> Any:
     """``numpy.core.numeric._frombuffer(content, dtype, shape, order)`` of protocol 5."""
     builder.budget.spend(_COST)
-    return array(builder, (content, kind, shape, order))
+    return array(content, kind, shape, order)
 
 
-def array(builder: Builder, parts: tuple[Any, Any, Any, Any]) -> Entry:
+def array(content: Any, kind: Any, shape: Any, order: Any) -> Entry:
     """Return the entry of an array.
 
     Args:
-        builder: whose budget is used.
-        parts: its bytes, dtype, shape, and order: "C" or "F".
+        content: its bytes.
+        kind: its dtype.
+        shape: lengths.
+        order: "C" or "F", for Fortran's.
 
     Raises:
         Broken: they contradict each other.
     """
-    content, kind, shape, order = parts
     code = _code(kind)
     if isinstance(shape, int):
         shape = (shape,)

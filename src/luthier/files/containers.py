@@ -8,7 +8,7 @@ from typing import Any
 from luthier.files.entries import Global
 from luthier.files.limits import Broken, Budget, Keys
 
-COST_OF_PAIR = 100  # bytes of memory of a pair in a dict, or of an item of a set, without the values
+COST_OF_PAIR = 80  # bytes of memory of a pair in a dict, or of an item of a set, without the values
 
 
 class Builder:
@@ -47,17 +47,21 @@ def ordered_dict(builder: Builder, pairs: Any = ()) -> Any:
     return found
 
 
-def default_dict(builder: Builder, factory: Any = None, pairs: Any = ()) -> Any:
+def default_dict(builder: Builder, _factory: Any = None, pairs: Any = ()) -> Any:
     """``collections.defaultdict(factory)``: a plain dict."""
     return ordered_dict(builder, pairs)
 
 
 def counter(builder: Builder, counts: Any = ()) -> Any:
     """``collections.Counter(counts)``: a plain dict."""
-    return ordered_dict(builder, counts) if isinstance(counts, dict) or counts == () else NotImplemented
+    return (
+        ordered_dict(builder, counts)
+        if isinstance(counts, dict) or counts == ()
+        else NotImplemented
+    )
 
 
-def deque(builder: Builder, items: Any = (), length: Any = None) -> Any:
+def deque(builder: Builder, items: Any = (), _length: Any = None) -> Any:
     """``collections.deque(items, length)``: a plain list."""
     return list_of(builder, items)
 
@@ -97,7 +101,7 @@ def encoded(builder: Builder, text: Any, encoding: Any = "utf-8") -> Any:
     return text.encode(encoding)
 
 
-def bytes_of(builder: Builder, content: Any = ()) -> Any:
+def bytes_of(_builder: Builder, content: Any = ()) -> Any:
     """``bytes()``, ``bytes(content)``: how old protocols hold empty ones."""
     if not isinstance(content, bytes) and content != ():
         return NotImplemented

@@ -29,7 +29,7 @@ from luthier.values import TensorSpec
 DEEPEST = 1_000  # nesting of a tree
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TensorEntry:
     """Where a tensor lies in a file.
 

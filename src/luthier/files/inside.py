@@ -62,13 +62,15 @@ def open_inside(content: memoryview, budget: Budget) -> Archive:
         Broken: files are inside each other without an end.
         DamagedError: it cannot be read.
     """
-    from luthier.files.formats import torch_legacy, torch_zip  # they read pickles themselves
+    # They read pickles themselves, so they import this module.
+    from luthier.files.formats import torch_legacy, torch_zip  # noqa: PLC0415
 
     if budget.depth >= DEEPEST_FILE:
         raise Broken(f"files are inside files, more than {DEEPEST_FILE} deep")
     budget.depth += 1
     try:
-        reader = torch_zip if bytes(content[:4]) == b"PK\x03\x04" else torch_legacy
-        return reader.read(Inner(content, budget))
+        if bytes(content[:4]) == b"PK\x03\x04":
+            return torch_zip.read(Inner(content, budget))
+        return torch_legacy.read(Inner(content, budget))
     finally:
         budget.depth -= 1

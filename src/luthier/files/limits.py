@@ -9,8 +9,8 @@ from typing import Any
 from luthier.errors import DamagedError
 
 # What the objects of a file may take beyond its size, by the account kept here, which does not see
-# the allocator's own waste: 16 MiB are left for that.
-ALLOWANCE = 48 << 20
+# the allocator's own waste: 8 MiB are left for that.
+ALLOWANCE = 56 << 20
 
 DEEPEST_FILE = 4  # files inside files
 
@@ -41,7 +41,7 @@ class Budget:
 
     @classmethod
     def of_size(cls, size: int, name: str) -> Budget:
-        """Return the budget for a file of ``size`` bytes: as much again, and 48 MiB."""
+        """Return the budget for a file of ``size`` bytes: as much again, and 56 MiB."""
         return cls(size + ALLOWANCE, name)
 
     def spend(self, cost: int) -> None:

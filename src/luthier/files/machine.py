@@ -6,23 +6,33 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from luthier.files import rebuild
+from luthier.files import rebuild, torch_names
 from luthier.files.arrays import Unfinished
 from luthier.files.containers import Builder
-from luthier.files.entries import Global, Name, TensorEntry
+from luthier.files.entries import Global, Name, Record, TensorEntry
 from luthier.files.limits import Broken
 
-LARGE = 1 << 20  # bytes from this size on stay where they are, as a memoryview
+# Bytes from this size on stay where they lie, as a memoryview: whether they are the content of an
+# array or a file inside is only known later. So do those that a call has as its only argument.
+LARGE = 1 << 16
+_ONLY_ARGUMENT = re.compile(b"(?:q.|r.{4}|\x94)?\x85", re.DOTALL)
 _WORTH_A_LOOK = 4096  # costs from this on are checked before the memory is used
-_COST_OF_MARK = 150
+_COST_OF_MARK = 200
 _COST_OF_PLACE = 120  # in the memo
 _COST_OF_GLOBAL = 500
 NEWLINE = re.compile(b"\n")
-_WIDE = ((re.compile(b"[\xf0-\xff]"), 6), (re.compile(b"[\xc4-\xff]"), 3), (re.compile(b"[\x80-\xff]"), 2))
+_WIDE = (
+    (re.compile(b"[\xf0-\xff]"), 6),
+    (re.compile(b"[\xc4-\xff]"), 3),
+    (re.compile(b"[\x80-\xff]"), 2),
+)
 
 # Python 2's names of what Python 3 has elsewhere.
 _MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg", "exceptions": "builtins"}
 _RENAMED = {"long": "int", "unicode": "str", "xrange": "range", "basestring": "str"}
+
+
+_INNER_FILE = Global("torch.storage", "_load_from_bytes")
 
 
 class Stop(Exception):  # noqa: N818 - it is no error
@@ -46,10 +56,14 @@ class Machine:
         "called",
         "content",
         "cost",
+        "entered",
+        "escapes",
         "fetched",
         "found",
         "fresh",
+        "fresh_cost",
         "held",
+        "marks",
         "memo",
         "persistent",
         "position",
@@ -74,12 +88,16 @@ class Machine:
         self.fetched = fetched
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []  # the stacks under the marks
-        self.held = 0  # what those cost
+        self.marks: list[tuple[int, int]] = []  # cost and escapes at each mark
+        self.held = 0  # what the stacks under the marks take
         self.memo: dict[int, Any] = {}
         self.puts = 0
-        self.cost = 0  # not yet entered in the budget
+        self.cost = 0  # of all that was made, less what is known to be gone
+        self.entered = 0  # of it, what the budget knows
+        self.escapes = 0  # how often something on the stack became reachable from elsewhere
         self.skipped = 0  # bytes that were not touched
-        self.fresh: Any = None  # a tuple on the top of the stack that nothing else refers to
+        self.fresh: Any = None  # the last tuple, while only the stack refers to it
+        self.fresh_cost = 0  # of it, and of what only it refers to
         self.found: dict[tuple[str, str], Any] = {}
         self.called: dict[Global, bool] = {}
 
@@ -90,8 +108,8 @@ class Machine:
             DamagedError: it is over the limit.
         """
         self.builder.consumed = self.position - self.start
-        budget, cost = self.builder.budget, self.cost
-        self.cost = 0
+        budget, cost = self.builder.budget, self.cost - self.entered
+        self.entered = self.cost
         budget.spend(cost)
         budget.check(self.builder.consumed - self.skipped + 9 * len(self.stack) + self.held)
 
@@ -130,13 +148,13 @@ class Machine:
             self.charge(64 + count * next((n for kind, n in _WIDE if kind.search(content)), 1))
             return str(content, "utf-8", "surrogatepass")
         text = str(content, "utf-8", "surrogatepass")
-        self.cost += 64 + count if text.isascii() else 80 + 4 * len(text)
+        self.cost += 64 + count if text.isascii() else 100 + 4 * len(text)
         return text
 
     def binary(self, count: int) -> bytes | memoryview:
         """Return the next ``count`` bytes; where they are many, where they lie."""
         content = self.take(count)
-        if count >= LARGE:
+        if count >= LARGE or (count > 512 and _ONLY_ARGUMENT.match(self.content, self.position)):
             self.cost += 200
             self.skipped += count
             return memoryview(content) if type(content) is memoryview else self._window(count)
@@ -150,27 +168,46 @@ class Machine:
         """Begin a new stack above the present one."""
         self.held += 8 * len(self.stack) + _COST_OF_MARK
         self.below.append(self.stack)
+        self.marks.append((self.cost, self.escapes))
         self.stack = []
 
     def since_mark(self) -> list[Any]:
         """Return everything above the last mark, and take both away."""
+        return self._unmarked()[0]
+
+    def _unmarked(self) -> tuple[list[Any], int, bool]:
+        """Return also what was spent since the mark, and whether all of it is still here alone."""
         items = self.stack
         if not self.below:
             raise Broken("a mark is missing")
         self.stack = self.below.pop()
         self.held -= 8 * len(self.stack) + _COST_OF_MARK
-        return items
+        cost, escapes = self.marks.pop()
+        return items, self.cost - cost, escapes == self.escapes
 
     def push_tuple(self, items: tuple[Any, ...]) -> None:
         """Push a tuple that was made just now."""
-        self.charge(64 + 8 * len(items))
-        self.fresh = items
+        cost = 64 + 8 * len(items) if items else 0
+        self.charge(cost)
+        self.fresh, self.fresh_cost = items, cost
         self.stack.append(items)
 
-    def gone(self, values: tuple[Any, ...]) -> None:
+    def push_marked_tuple(self) -> None:
+        """Push the tuple of everything above the last mark."""
+        items, cost, is_alone = self._unmarked()
+        self.push_tuple(tuple(items))
+        if is_alone:
+            self.fresh_cost += cost
+
+    def gone(self, values: tuple[Any, ...], with_content: bool) -> None:
         """Take a tuple off the account if nothing refers to it any more."""
         if values is self.fresh:
-            self.cost -= 64 + 8 * len(values)
+            self.cost -= self.fresh_cost if with_content else 64 + 8 * len(values) if values else 0
+        self.fresh = None
+
+    def escape(self) -> None:
+        """Note that something on the stack may be reachable from elsewhere from now on."""
+        self.escapes += 1
         self.fresh = None
 
     def put(self, place: int) -> None:
@@ -181,8 +218,7 @@ class Machine:
             return
         self.cost += _COST_OF_PLACE
         self.memo[place] = value
-        if value is self.fresh:
-            self.fresh = None
+        self.escape()
         if isinstance(value, Unfinished):
             value.places.append(place)
 
@@ -198,7 +234,7 @@ class Machine:
         if isinstance(value, TensorEntry):
             self.stack[-1] = rebuild.variable_state(value, state)
             return
-        self.stack[-1] = done = value.finish(self.builder, state)
+        self.stack[-1] = done = value.finish(state)
         for place in value.places:
             if self.memo.get(place) is value:
                 self.memo[place] = done
@@ -212,7 +248,7 @@ class Machine:
             if module == "__builtin__":
                 reference = Global("builtins", _RENAMED.get(name, name))
             self.called.setdefault(reference, False)
-            found = self.found[module, name] = rebuild.named(reference)
+            found = self.found[module, name] = torch_names.named(reference)
         return found
 
     def call(self, function: Any, values: Any) -> Any:
@@ -221,14 +257,24 @@ class Machine:
         self._check(values)
         if not isinstance(function, Global):
             return rebuild.record(self.builder, function, values, is_call=True)
-        self.builder.consumed = self.position - self.start
         if function.module == "copyreg":
             return self._copyreg(function, values)
-        made = rebuild.call(self.builder, function, values)
-        if type(made) is rebuild.Record:
+        made = self._made(function, values)
+        if type(made) is Record:
             self.fresh = None
         else:
-            self.gone(values)
+            self.gone(values, function in rebuild.OF_TENSORS)
+        return made
+
+    def _made(self, function: Global, values: tuple[Any, ...]) -> Any:
+        builder = self.builder
+        builder.consumed = self.position - self.start
+        before = builder.budget.spent
+        made = rebuild.call(builder, function, values)
+        if function != _INNER_FILE:  # whose content lives on in the storage that it gives
+            spent = builder.budget.spent - before
+            self.cost += spent
+            self.entered += spent
         return made
 
     def new(self, kind: Any, values: Any, keywords: Any = None) -> Any:
@@ -240,9 +286,8 @@ class Machine:
         if not isinstance(keywords, dict):
             raise Broken("the keywords of a call are none")
         if isinstance(kind, Global) and not keywords and kind in rebuild.MAKERS:
-            self.builder.consumed = self.position - self.start
-            made = rebuild.call(self.builder, kind, values)
-            if type(made) is not rebuild.Record:
+            made = self._made(kind, values)
+            if type(made) is not Record:
                 return made
         return rebuild.record(self.builder, kind, values, keywords)
 

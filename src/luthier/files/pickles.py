@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from luthier.errors import DamagedError
+from luthier.files import opcodes, opcodes_built
 from luthier.files.containers import Builder
 from luthier.files.entries import Global
 from luthier.files.limits import Broken, Budget
 from luthier.files.machine import NEWLINE, Machine, Stop
-from luthier.files.opcodes import HANDLERS
 
 _STEPS = 1_000  # opcodes between two looks at the account
 
@@ -75,16 +75,23 @@ def read_pickle(
 
 
 def _run(machine: Machine) -> None:
-    content, handlers = machine.content, HANDLERS
+    content, handlers = machine.content, _HANDLERS
     while True:
         for _ in range(_STEPS):
             code = content[machine.position]
-            handler = handlers[code]
-            if handler is None:
-                raise Broken(f"there is no opcode {bytes([code])!r}")
             machine.position += 1
-            handler(machine)
+            handlers[code](machine)
         machine.settle()
+
+
+def _unknown(machine: Machine) -> None:
+    machine.position -= 1
+    code = machine.content[machine.position]
+    raise Broken(f"there is no opcode {bytes([code])!r}")
+
+
+_KNOWN = opcodes.HANDLERS | opcodes_built.HANDLERS
+_HANDLERS = [_KNOWN.get(code, _unknown) for code in range(256)]
 
 
 def _damaged(machine: Machine, what: str) -> DamagedError:

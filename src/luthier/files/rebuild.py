@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from luthier.files import arrays, containers
+from luthier.files import arrays, containers, torch_names
 from luthier.files.arrays import LONGEST, Inside, sizes
 from luthier.files.containers import Builder, Maker
 from luthier.files.dtypes import BY_STORAGE, DTYPES, QUANTISED
@@ -19,13 +19,14 @@ from luthier.files.limits import Broken
 from luthier.files.mapped import Blob
 from luthier.values import TensorSpec
 
-COST_OF_RECORD = 500  # bytes of memory
-_COST_OF_TENSOR = 400
+COST_OF_RECORD = 600  # bytes of memory
+_COST_OF_ENTRY = 120
+_COST_OF_TENSOR = 190  # an entry, its spec and the like, without its shape and strides
 
 CALLED = Global("operator", "call")  # calls of what is no reference, but was built itself
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Storage:
     """A storage of torch: memory that tensors look at, or on its own a value of a tree.
 
@@ -50,7 +51,7 @@ class Storage:
         return TensorEntry(spec, self.blob, big_endian=self.big_endian, device=self.device)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StorageId:
     """What a persistent id of torch says of a storage.
 
@@ -87,7 +88,11 @@ def storage_id(value: Any) -> StorageId:
     Raises:
         Broken: it is not torch's.
     """
-    if not isinstance(value, tuple) or len(value) not in (5, 6) or value[0] not in ("storage", b"storage"):
+    if (
+        not isinstance(value, tuple)
+        or len(value) not in (5, 6)
+        or value[0] not in ("storage", b"storage")
+    ):
         raise Broken("a persistent id is not one of torch")
     _, kind, key, device, count = value[:5]
     if not isinstance(key, str) or not isinstance(device, str):
@@ -121,55 +126,18 @@ def _part(rest: tuple[Any, ...]) -> tuple[str, int, int] | None:
     return part
 
 
-_MEMORY_FORMATS = ("contiguous_format", "channels_last", "channels_last_3d", "preserve_format")
-_LAYOUTS = ("strided", "sparse_coo", "sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc", "jagged")
-_QUANTISED_DTYPES = ("qint8", "quint8", "qint32", "quint4x2", "quint2x4")
-_SCHEMES = tuple(
-    f"per_{what}_{how}" for what in ("tensor", "channel") for how in ("affine", "symmetric")
-) + ("per_channel_affine_float_qparams",)
-_SHORT = {
-    "float": "float32",
-    "double": "float64",
-    "half": "float16",
-    "cfloat": "complex64",
-    "cdouble": "complex128",
-    "chalf": "complex32",
-    "int": "int32",
-    "long": "int64",
-    "short": "int16",
-}
-_KINDS = {
-    "dtype": {name: name for name in (*DTYPES, *_QUANTISED_DTYPES)} | _SHORT,
-    "layout": {name: name for name in _LAYOUTS},
-    "memory_format": {name: name for name in _MEMORY_FORMATS},
-    "qscheme": {name: name for name in _SCHEMES},
-    "storage class": {name: name for name in (*BY_STORAGE, *QUANTISED, "UntypedStorage")},
-}
-_TORCH_NAMES = {
-    name: Name(kind, value) for kind, names in _KINDS.items() for name, value in names.items()
-}
-_UNTYPED = ("UntypedStorage", "_UntypedStorage")
-
-
-def named(reference: Global) -> Global | Name:
-    """Return the value of torch that a reference stands for, else the reference."""
-    if reference.module in ("torch", "torch.cuda"):
-        return _TORCH_NAMES.get(reference.name, reference)
-    if reference.module == "torch.storage" and reference.name in _UNTYPED:
-        return Name("storage class", "UntypedStorage")
-    return reference
-
-
 def _quantised(dtype: str) -> RefusedEntry:
-    return RefusedEntry(f"is quantised ({dtype})" if dtype in QUANTISED else f"has the dtype {dtype}")
+    return RefusedEntry(
+        f"is quantised ({dtype})" if dtype in QUANTISED else f"has the dtype {dtype}"
+    )
 
 
 def _dense(
     builder: Builder, storage: Any, dtype: str | None, view: tuple[Any, Any, Any]
 ) -> TensorEntry | RefusedEntry:
     """Return the view (offset, shape, strides) of a storage, if it lies in it."""
-    builder.budget.spend(_COST_OF_TENSOR)
     if not isinstance(storage, Storage):
+        builder.budget.spend(_COST_OF_TENSOR)
         return RefusedEntry("lies in a storage that is not in the file")
     if dtype is None:
         dtype = storage.dtype or "uint8"
@@ -180,6 +148,7 @@ def _dense(
         raise Broken("a tensor's offset or strides do not belong to its shape")
     spec, itemsize = TensorSpec(shape, dtype), DTYPES[dtype].itemsize
     count, last, in_order = _extent(shape, strides)
+    builder.budget.spend(_COST_OF_TENSOR + (64 + 8 * len(shape)) * (1 if in_order else 2))
     if count and (offset + last + 1) * itemsize > storage.blob.nbytes:
         raise Broken(
             f"a tensor {spec} reaches to byte {(offset + last + 1) * itemsize} of a storage of"
@@ -209,14 +178,9 @@ def _extent(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, int,
     return count, last, in_order or not count
 
 
-def _flags(metadata: Any) -> frozenset[str]:
-    if not isinstance(metadata, dict):
-        return frozenset()
-    return frozenset(flag for flag in ("conj", "neg") if metadata.get(flag) is True)
-
-
 def _finished(entry: TensorEntry | RefusedEntry, requires_grad: Any, metadata: Any) -> Any:
-    flags = _flags(metadata)
+    said = metadata[0] if metadata and isinstance(metadata[0], dict) else {}
+    flags = frozenset(flag for flag in ("conj", "neg") if said.get(flag) is True)
     if isinstance(entry, TensorEntry) and (requires_grad is True or flags):
         return replace(entry, requires_grad=requires_grad is True, flags=flags)
     return entry
@@ -226,20 +190,22 @@ def _tensor(builder: Builder, storage: Any, offset: Any, shape: Any, strides: An
     return _dense(builder, storage, None, (offset, shape, strides))
 
 
-def _tensor_v2(  # noqa: PLR0913 - as torch calls it
-    builder: Builder, storage: Any, offset: Any, shape: Any, strides: Any, requires_grad: Any,
-    hooks: Any, metadata: Any = None,
-) -> Any:  # fmt: skip
+def _tensor_v2(builder: Builder, *values: Any) -> Any:
+    """``_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks[, metadata])``."""
+    if len(values) not in (6, 7):
+        return NotImplemented
+    storage, offset, shape, strides, requires_grad = values[:5]
     entry = _dense(builder, storage, None, (offset, shape, strides))
-    return _finished(entry, requires_grad, metadata)
+    return _finished(entry, requires_grad, values[6:])
 
 
-def _tensor_v3(  # noqa: PLR0913 - as torch calls it
-    builder: Builder, storage: Any, offset: Any, shape: Any, strides: Any, requires_grad: Any,
-    hooks: Any, dtype: Any, metadata: Any = None,
-) -> Any:  # fmt: skip
-    entry = _dense(builder, storage, _dtype(dtype), (offset, shape, strides))
-    return _finished(entry, requires_grad, metadata)
+def _tensor_v3(builder: Builder, *values: Any) -> Any:
+    """``_rebuild_tensor_v3(…, hooks, dtype[, metadata])``: of storages without a type."""
+    if len(values) not in (7, 8):
+        return NotImplemented
+    storage, offset, shape, strides, requires_grad = values[:5]
+    entry = _dense(builder, storage, _dtype(values[6]), (offset, shape, strides))
+    return _finished(entry, requires_grad, values[7:])
 
 
 def _dtype(value: Any) -> str:
@@ -248,15 +214,15 @@ def _dtype(value: Any) -> str:
     return value.value
 
 
-def _parameter(builder: Builder, data: Any, requires_grad: Any = True, *rest: Any) -> Any:
+def _parameter(builder: Builder, data: Any, requires_grad: Any = True, *_rest: Any) -> Any:
     """``Parameter(data, requires_grad)`` and its rebuilders, which add hooks and a state."""
     if not isinstance(data, TensorEntry):
         return data if isinstance(data, SparseEntry | RefusedEntry) else NotImplemented
-    builder.budget.spend(_COST_OF_TENSOR)
+    builder.budget.spend(_COST_OF_ENTRY)
     return replace(data, is_parameter=True, requires_grad=bool(requires_grad))
 
 
-def _variable(builder: Builder, data: Any, *rest: Any) -> Any:
+def _variable(_builder: Builder, data: Any, *_rest: Any) -> Any:
     """``torch.autograd.Variable(data)`` of torch before 0.4."""
     return data if isinstance(data, TensorEntry | SparseEntry | RefusedEntry) else NotImplemented
 
@@ -287,23 +253,25 @@ def _sparse(builder: Builder, layout: Any, parts: Any) -> Any:
     return SparseEntry(spec, layout.value, tensors, is_coalesced)
 
 
-def _quantised_tensor(builder: Builder, storage: Any, *rest: Any) -> RefusedEntry:
+def _quantised_tensor(builder: Builder, storage: Any, *_rest: Any) -> RefusedEntry:
     builder.budget.spend(_COST_OF_TENSOR)
     what = storage.dtype if isinstance(storage, Storage) else None
     return RefusedEntry(f"is quantised ({what})" if what else "is quantised")
 
 
-def _nested_tensor(builder: Builder, *rest: Any) -> RefusedEntry:
+def _nested_tensor(builder: Builder, *_rest: Any) -> RefusedEntry:
     builder.budget.spend(_COST_OF_TENSOR)
     return RefusedEntry("is a nested tensor")
 
 
-def _meta_tensor(builder: Builder, dtype: Any, shape: Any, *rest: Any) -> RefusedEntry:
+def _meta_tensor(builder: Builder, dtype: Any, shape: Any, *_rest: Any) -> RefusedEntry:
     builder.budget.spend(_COST_OF_TENSOR)
-    return RefusedEntry("has no values (it was on the device meta)", TensorSpec(sizes(shape), _dtype(dtype)))
+    return RefusedEntry(
+        "has no values (it was on the device meta)", TensorSpec(sizes(shape), _dtype(dtype))
+    )
 
 
-def _wrapper(builder: Builder, kind: Any, dtype: Any, shape: Any, *rest: Any) -> RefusedEntry:
+def _wrapper(builder: Builder, kind: Any, dtype: Any, shape: Any, *_rest: Any) -> RefusedEntry:
     builder.budget.spend(_COST_OF_TENSOR)
     return RefusedEntry(f"has no values (it is a {kind})", TensorSpec(sizes(shape), _dtype(dtype)))
 
@@ -322,14 +290,14 @@ def _from_numpy(builder: Builder, data: Any, dtype: Any, device: Any, requires_g
     return replace(data, device=device, requires_grad=requires_grad is True)
 
 
-def _from_type(builder: Builder, function: Any, kind: Any, values: Any, state: Any = None) -> Any:
+def _from_type(builder: Builder, function: Any, _kind: Any, values: Any, _state: Any = None) -> Any:
     """``_rebuild_from_type_v2(function, subclass, arguments, state)``: without the subclass."""
     for _ in range(DEEPEST_CALL):
         if MAKERS.get(function) is not _from_type or not isinstance(values, tuple):
             break
         if len(values) not in (3, 4):
             return NotImplemented
-        function, kind, values = values[:3]
+        function, _kind, values = values[:3]
     if not isinstance(function, Global) or not isinstance(values, tuple):
         return NotImplemented
     made = call(builder, function, values)
@@ -350,10 +318,10 @@ def _device(builder: Builder, kind: Any, index: Any = None) -> Any:
     return Name("device", kind if index is None else f"{kind}:{index}")
 
 
-def _layout(builder: Builder, name: Any) -> Any:
+def _layout(_builder: Builder, name: Any) -> Any:
     if not isinstance(name, str):
         return NotImplemented
-    return _TORCH_NAMES.get(name.removeprefix("torch."), NotImplemented)
+    return torch_names.NAMES.get(name.removeprefix("torch."), NotImplemented)
 
 
 DEEPEST_CALL = 16
@@ -385,6 +353,10 @@ MAKERS: dict[Global, Maker] = {
     Global("torch", "device"): _device,
     Global("torch.serialization", "_get_layout"): _layout,
 }
+# Nothing that these are called with lives on in what they give, but for shapes and strides.
+OF_TENSORS = frozenset(
+    Global(_U, name) for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3")
+)
 # How many arguments each takes; with another number, the call stays a Record.
 _ARITIES = {
     key: (code.co_argcount - 1 - len(maker.__defaults__ or ()), code.co_argcount - 1)
@@ -429,9 +401,12 @@ def _takes(function: Global, count: int) -> bool:
 
 
 def record(
-    builder: Builder, made_by: Any, values: tuple[Any, ...], keywords: Mapping[str, Any] | None = None,
+    builder: Builder,
+    made_by: Any,
+    values: tuple[Any, ...],
+    keywords: Mapping[str, Any] | None = None,
     is_call: bool = False,
-) -> Record:  # fmt: skip
+) -> Record:
     """Return the Record of a call or an instance that is not in the table."""
     builder.budget.spend(COST_OF_RECORD)
     if isinstance(made_by, Name):
