@@ -106,7 +106,8 @@ class Channels:
     """A first convolution for another number of input channels.
 
     One channel: the sum, so that a grey image gives what it gave as RGB. More or fewer: the
-    channels are repeated in order and scaled by ``of / to``, so that equal channels give the same.
+    channels are repeated in order and scaled by ``of / to``, so that what comes out stays about
+    as large; the rule is timm's.
 
     Attributes:
         of: input channels in the file.
