@@ -164,7 +164,7 @@ def refusals(path: Path, nbytes: int) -> Iterator[None]:
         yield
     except OSError as error:
         raise CannotWriteError(
-            f"{path} cannot be written: {error.strerror or error}; what was there is as it was",
+            f"{path} cannot be written: {error.strerror or error}; nothing is there by half",
             cure="make room or mend the disk, or write it elsewhere",
         ) from error
 
