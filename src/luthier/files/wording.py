@@ -56,6 +56,8 @@ def numbered(name: str) -> tuple[str, int] | None:
 def _pieces(value: Any, depth: int, width: int) -> Iterator[str]:
     if isinstance(value, str | bytes | bytearray):
         yield _quoted(value, width)
+    elif isinstance(value, memoryview):
+        yield f"{value.nbytes:,} bytes"
     elif isinstance(value, TensorEntry | SparseEntry):
         yield f"tensor {value.spec}"
     elif isinstance(value, RefusedEntry):

@@ -132,11 +132,15 @@ def _summary(candidate: Candidate) -> tuple[str, str, str, str, str]:
     elements = sum(e.count for e in entries if isinstance(e, TensorEntry))
     return (
         _where(candidate.where),
-        f"{len(entries):,} tensor{'s' if len(entries) != 1 else ''}",
-        f"{elements:,} elements",
+        _counted(len(entries), "tensor"),
+        _counted(elements, "element"),
         size(sum(map(nbytes_of, entries))),
         ", ".join(name for name, _ in dtypes.most_common(4)),
     )
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _where(where: str) -> str:
@@ -225,7 +229,7 @@ def _optimizers(found: Sequence[OptimizerState], limits: Limits) -> Iterator[str
     yield "Optimizers, which are no weights"
     for one in found[: limits.few]:
         kinds = some(one.kinds, len(one.kinds), 4) or "nothing"
-        what = f"{kinds} of {one.parameters:,} parameters, {size(one.nbytes)}"
+        what = f"{kinds} of {_counted(one.parameters, 'parameter')}, {size(one.nbytes)}"
         yield _cut(f"  {_where(one.where)}  {what}", limits.width)
     yield from _more(len(found), limits.few)
 

@@ -54,20 +54,21 @@ def nbytes_of(entry: Entry) -> int:
     return entry.nbytes if isinstance(entry, TensorEntry) else 0
 
 
+_Member = tuple[tuple[str, ...], Entry]  # the other components, and the tensor
+
+
 @dataclass(frozen=True)
 class _Group:
     """Tensors that begin with the same components, whose others are told by ``rest``."""
 
-    name: str
-    members: tuple[tuple[tuple[str, ...], Entry], ...]  # (components after the name, entry)
+    begin: tuple[str, ...]
+    members: tuple[_Member, ...]
     times: int = 1
 
     def row(self) -> Row:
         (rest, _), *others = self.members
         entries = tuple(entry for _, entry in self.members)
-        if others:
-            return Row(f"{self.name}.*", entries, self.times)
-        return Row(".".join(filter(None, (self.name, *rest))), entries, self.times)
+        return Row(".".join((*self.begin, *(("*",) if others else rest))), entries, self.times)
 
 
 def rows(entries: Mapping[str, Entry], most: int) -> list[Row]:
@@ -78,7 +79,7 @@ def rows(entries: Mapping[str, Entry], most: int) -> list[Row]:
         most: rows; there are more only where the first level has more.
     """
     split = ((tuple(name.split(".", _DEEPEST)), entry) for name, entry in entries.items())
-    shown = _opened(_Group("", tuple(split)))
+    shown = _opened(_Group((), tuple(split)))
     while any(len(group.members) > 1 for group in shown):
         deeper = [part for group in shown for part in _opened(group)]
         if len(deeper) > most:
@@ -91,26 +92,25 @@ def _opened(group: _Group) -> list[_Group]:
     """Return what is one level below a group, equal blocks together."""
     if len(group.members) < 2:
         return [group]
-    below: dict[str, list[tuple[tuple[str, ...], Entry]]] = {}
+    # By the next component, if any: others may go on where the name of one tensor ends.
+    below: dict[tuple[str, ...], list[_Member]] = {}
     for rest, entry in group.members:
-        first = rest[0] if rest else ""  # a tensor whose name others begin with
-        below.setdefault(first, []).append((rest[1:], entry))
+        below.setdefault(rest[:1], []).append((rest[1:], entry))
     found: list[_Group] = []
     for _, run in groupby(enumerate(below.items()), key=_look):
         equal = list(run)
         (_, (first, members)), (_, (last, _)) = equal[0], equal[-1]
-        label = first if len(equal) == 1 else _run(first, last)
-        name = ".".join(filter(None, (group.name, label)))
-        found.append(_Group(name, tuple(members), group.times * len(equal)))
+        label = first if len(equal) == 1 else (_run(*first, *last),)
+        found.append(_Group((*group.begin, *label), tuple(members), group.times * len(equal)))
     return found
 
 
-def _look(item: tuple[int, tuple[str, list[tuple[tuple[str, ...], Entry]]]]) -> tuple[Any, ...]:
+def _look(item: tuple[int, tuple[tuple[str, ...], list[_Member]]]) -> tuple[Any, ...]:
     """Return the same for blocks that are numbered one after the other and look the same."""
     position, (first, members) = item
-    parts = numbered(first)
+    parts = numbered(*first) if first else None
     if parts is None:
-        return (first,)
+        return first
     look = tuple((rest, entry.spec, type(entry)) for rest, entry in members)
     return (parts[0], parts[1] - position, look)
 
