@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ import onnx
 import pytest
 import safetensors.torch
 import torch
+import torch.distributed.checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
+import luthier
 from luthier.errors import DamagedError, LuthierError, MissingExtraError, UnsupportedFileError
 from luthier.files import tensors
 from luthier.files.dtypes import DTYPES
@@ -32,6 +35,7 @@ from luthier.files.finite import count
 from luthier.files.formats import gguf as luthiers_gguf
 from luthier.files.mapped import Held
 from luthier.files.opening import open_archive
+from luthier.report import Console
 from luthier.values import TensorSpec
 
 ATTACKS = Path(__file__).parent / "attacks"
@@ -232,6 +236,67 @@ def test_a_folder_with_several_unknown_files_of_weights_asks_which(tmp_path: Pat
         open_archive(tmp_path)
     (tmp_path / "two.pt").unlink()
     assert opened(tmp_path).keys() == SMALL.keys()
+
+
+def test_a_checkpoint_of_luthier_is_its_parts(tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.Adam(model.parameters())
+    with luthier.Run(
+        tmp_path / "run",
+        save_every="1 steps",
+        console=Console(quiet=True),
+        model=model,
+        optimizer=optimizer,
+    ) as loop:
+        for _step in loop.steps(1):
+            model(torch.ones(1, 2)).sum().backward()
+            optimizer.step()
+    with pytest.raises(UnsupportedFileError, match=r"a run of luthier: give .*step-00000001"):
+        open_archive(tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "step-00000001"
+    archive = open_archive(path)
+    archive.check()
+    assert archive.kind == "luthier checkpoint"
+    assert torch.equal(tensors.weights(archive)["weight"], model.weight)
+    assert archive.content["optimizer"].keys()
+    assert archive.metadata["step"] == 1
+    content = bytearray((path / "optimizer.safetensors").read_bytes())
+    content[-1] ^= 1
+    (path / "optimizer.safetensors").write_bytes(content)
+    with pytest.raises(DamagedError, match=r"optimizer\.safetensors has another SHA-256"):
+        open_archive(path).check()
+
+
+def test_a_distributed_checkpoint_is_opened_by_its_folder(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that no process group is there
+        torch.distributed.checkpoint.save({"model": SMALL}, checkpoint_id=tmp_path / "dcp")
+    found = tensors.weights(open_archive(tmp_path / "dcp"))
+    assert all(torch.equal(found[name], tensor) for name, tensor in SMALL.items())
+    with pytest.raises(UnsupportedFileError, match="give a folder in it: dcp"):
+        open_archive(tmp_path)
+
+
+# --- live tensors in place of a file --------------------------------------------------------------
+
+
+def test_live_tensors_are_given_as_a_file_would_be() -> None:
+    base = torch.arange(12.0).view(3, 4)
+    named = {
+        "tied": torch.nn.Parameter(base),
+        "view": base.t()[1:, ::2],
+        "conjugate": torch.tensor([1 + 2j]).conj(),
+        "empty": torch.ones(0, 3),
+        "half": torch.ones(2, dtype=torch.bfloat16),
+    }
+    archive = tensors.archive_of(named, Path("timm/x"), "timm")
+    found = tensors.weights(archive)
+    assert list(found) == list(named)
+    for name, tensor in named.items():
+        assert torch.equal(found[name], tensor.detach())
+        assert found[name].stride() == tensor.stride()
+    assert found["tied"].data_ptr() == base.data_ptr(), "nothing is copied"
+    assert (archive.sha256, archive.kind) == ("", "timm")
 
 
 # --- numpy ----------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from luthier.files.contents import key_text
 from luthier.files.entries import Archive, SparseEntry, TensorEntry, walk
 
 _PIECE = 1 << 18  # elements
@@ -62,7 +63,7 @@ def not_finite(archive: Archive) -> Iterator[NotFinite]:
         if isinstance(entry, TensorEntry):
             nan, infinite = count(entry)
             if nan or infinite:
-                yield NotFinite(".".join(map(str, place.keys())), nan, infinite)
+                yield NotFinite(".".join(map(key_text, place.keys())), nan, infinite)
 
 
 def count(entry: TensorEntry) -> tuple[int, int]:

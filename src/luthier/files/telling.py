@@ -12,6 +12,7 @@ from luthier.errors import DamagedError, UnsupportedFileError
 from luthier.files.formats.safetensors import LONGEST_HEADER
 from luthier.files.limits import Budget
 from luthier.files.mapped import MappedFile
+from luthier.files.wording import plain, some
 from luthier.files.zips import Zip
 
 HEAD = 2048  # bytes that are looked at
@@ -168,5 +169,4 @@ def _zip_format(file: MappedFile) -> str:
 
 def _some(names: Iterable[str]) -> str:
     known = sorted(names)
-    more = f" and {len(known) - 3} more" if len(known) > 3 else ""
-    return f"{', '.join(known[:3])}{more}" if known else "nothing"
+    return some((plain(name, 60) for name in known), len(known), 3) or "nothing"

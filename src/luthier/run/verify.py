@@ -11,16 +11,11 @@ from typing import Any
 
 from luthier import recipe
 from luthier.errors import DamagedError, LuthierError, UnsupportedFileError
-from luthier.files.contents import suspicious
-from luthier.files.entries import (
-    Archive,
-    RefusedEntry,
-    SparseEntry,
-    TensorEntry,
-    walk,
-)
+from luthier.files.contents import key_text, suspicious
+from luthier.files.entries import Archive, RefusedEntry, SparseEntry, TensorEntry, walk
 from luthier.files.finite import not_finite
 from luthier.files.opening import open_archive
+from luthier.files.wording import plain
 from luthier.run.folder import RunFolder
 
 _MOST_NOTES = 20  # of one kind, of one file
@@ -130,7 +125,8 @@ def _checked(path: Path, look: Callable[[Path], _Seen]) -> Finding:
 def _once(problem: str, path: Path) -> str:
     """Return what an error says without the path that stands before it already."""
     found = re.fullmatch(rf"(?s)(?:\w+ ){{0,3}}{re.escape(str(path))}(?:: *| )(.*)", problem)
-    return found[1] if found else problem
+    told = (found[1] if found else problem).removeprefix("is truncated or damaged: ")
+    return f"it {told}" if found and told.startswith(("is ", "has ", "holds ")) else told
 
 
 def _file(path: Path) -> Finding:
@@ -147,21 +143,26 @@ def _look_at_file(path: Path) -> _Seen:
             f"its SHA-256 begins with {archive.sha256[:8]}, its name says {named[1]}"
         )
     found = [value for _, value in walk(archive.content) if isinstance(value, _ENTRIES)]
-    size = f", {path.stat().st_size / 1e6:.1f} MB" if path.is_file() else ""
+    many = f"{len(found)} tensor{'s' * (len(found) != 1)}"
+    size = f", {_size(path.stat().st_size)}" if path.is_file() else ""
     digest = f", SHA-256 {archive.sha256[:16]}…" if archive.sha256 else ""
-    return f"{archive.kind}, {len(found)} tensors{size}{digest}", _notes(archive)
+    return f"{archive.kind}, {many}{size}{digest}", _notes(archive)
 
 
 _ENTRIES = (TensorEntry, SparseEntry, RefusedEntry)
 
 
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 1e6:.1f} MB" if nbytes >= 100_000 else f"{nbytes / 1e3:.1f} kB"
+
+
 def _notes(archive: Archive) -> tuple[str, ...]:
     refused = [
-        f"tensor {'.'.join(map(str, place.keys()))} {value.why}"
+        f"tensor {plain('.'.join(map(key_text, place.keys())))} {value.why}"
         for place, value in walk(archive.content)
         if isinstance(value, RefusedEntry)
     ]
-    unfit = [f"not finite: {found}" for found in not_finite(archive)]
+    unfit = [plain(f"not finite: {found}", 300) for found in not_finite(archive)]
     return (*_some(unfit), *_some(refused), *_some(list(suspicious(archive))))
 
 
@@ -180,7 +181,7 @@ def _look_at_checkpoint(path: Path) -> _Seen:
 
     files = checkpoint.verify(path)["files"]
     total = sum(facts["bytes"] for facts in files.values())
-    return f"{len(files)} files, {total / 1e6:.1f} MB", _notes(open_archive(path))
+    return f"{len(files)} files, {_size(total)}", _notes(open_archive(path))
 
 
 def _run(folder: RunFolder) -> Verification:

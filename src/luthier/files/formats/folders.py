@@ -18,6 +18,7 @@ from luthier.files import strict_json, telling
 from luthier.files.entries import Archive
 from luthier.files.formats.sharded import Opener, beside
 from luthier.files.mapped import MappedFile
+from luthier.files.wording import plain, some
 
 # Names of weights as they are known, those that are preferred first.
 _INDICES = (
@@ -67,7 +68,7 @@ def read(folder: Path, open_file: Opener) -> Archive:
     others = [name for name in names if name != chosen and not name.startswith(".")]
     facts = [("in the folder of", by) for name, by in _PRODUCERS.items() if name in names][:1]
     if others:
-        facts.append(("beside it", ", ".join(others[:12]) + (", …" if len(others) > 12 else "")))
+        facts.append(("beside it", _some(others, 12)))
     return dataclasses.replace(archive, facts=(*archive.facts, *facts))
 
 
@@ -78,12 +79,15 @@ def _chosen(folder: Path, names: list[str]) -> str:
     if known and (len(known) == 1 or known[0] in (*_INDICES, *_WHOLE)):
         return known[0]
     if known:
-        more = f" and {len(known) - 5} more" if len(known) > 5 else ""
         raise UnsupportedFileError(
-            f"{folder} holds several files of weights: {', '.join(known[:5])}{more}",
+            f"{folder} holds several files of weights: {_some(known)}",
             cure="give one of them",
         )
     raise UnsupportedFileError(f"folder {folder} holds no weights", cure=_cure(folder, names))
+
+
+def _some(names: list[str], limit: int = 5) -> str:
+    return some((plain(name, 60) for name in names), len(names), limit)
 
 
 def _is_weights(path: Path) -> bool:
@@ -103,12 +107,8 @@ def _cure(folder: Path, names: list[str]) -> str:
     if "saved_model.pb" in names:
         return "it is a SavedModel of TensorFlow, which luthier does not read"
     if below:
-        return f"give a folder in it: {', '.join(below[:5])}"
-    return (
-        f"it holds {', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
-        if names
-        else "it is empty"
-    )
+        return f"give a folder in it: {_some(below)}"
+    return f"it holds {_some(names)}" if names else "it is empty"
 
 
 # --- luthier's own checkpoints ----------------------------------------------------------------
@@ -132,7 +132,7 @@ def _luthier(folder: Path, open_file: Opener) -> Archive:
         "luthier checkpoint",
         content,
         metadata=manifest,
-        facts=(("step", str(manifest.get("step"))), ("parts", ", ".join(parts))),
+        facts=(("step", str(manifest.get("step"))), ("parts", _some(list(parts)))),
         check=lambda: _compare(folder, files),
     )
 

@@ -152,9 +152,11 @@ def _read(file: MappedFile) -> Archive:
     content: dict[str, Entry] = {}
     for name, shape, kind, offset in described:
         if name in content:
-            raise ValueError(f"the tensor {name!r} is there twice")
+            raise ValueError(f"the tensor {name[:_SHOWN]!r} is there twice")
         if offset % alignment:
-            raise ValueError(f"the tensor {name!r} is at byte {offset}, no multiple of {alignment}")
+            raise ValueError(
+                f"the tensor {name[:_SHOWN]!r} is at byte {offset}, no multiple of {alignment}"
+            )
         content[name] = _entry(file, name, shape, kind, begin + offset, order == ">")
     _check_places(described, content, file.size - begin)
     return Archive(file.path, "GGUF", content, facts=(("format version", str(number)), *facts))
@@ -242,7 +244,7 @@ def _check_places(described: list[_Described], content: dict[str, Entry], size: 
     at, before = 0, ""
     for name, shape, kind, offset in sorted(described, key=lambda told: told[3]):
         if offset < at:
-            raise ValueError(f"the tensors {before!r} and {name!r} overlap")
+            raise ValueError(f"the tensors {before[:_SHOWN]!r} and {name[:_SHOWN]!r} overlap")
         at, before = offset + (_nbytes(shape, kind) or 0), name
     if at > size and content:
         raise ValueError(f"its tensors end at byte {at} of the data, which has {size}")

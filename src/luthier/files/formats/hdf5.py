@@ -17,6 +17,7 @@ from luthier.files.dtypes import BY_NUMPY
 from luthier.files.entries import Archive, Entry, RefusedEntry, TensorEntry
 from luthier.files.limits import ALLOWANCE, Budget
 from luthier.files.mapped import Blob, MappedFile, Region
+from luthier.files.wording import plain
 from luthier.values import TensorSpec
 
 _COST = 4_000  # bytes of memory that an object takes here and in the library
@@ -44,7 +45,9 @@ def read(file: MappedFile) -> Archive:
         found = {name: _entry(file, h5py, item) for name, item in _walk(h5py, opened, budget)}
         facts = tuple((name, _text(opened.attrs[name])) for name in _FACTS if name in opened.attrs)
     except _H5PY_RAISES as error:
-        raise DamagedError(f"HDF5 file {file.path} is truncated or damaged: {error}") from error
+        raise DamagedError(
+            f"HDF5 file {file.path} is truncated or damaged: {plain(str(error))}"
+        ) from error
     return Archive(file.path, "HDF5", found, facts=facts)
 
 
@@ -101,10 +104,10 @@ def _blob(file: MappedFile, item: Any, nbytes: int) -> Blob:
     offset = item.id.get_offset()
     if offset is not None and item.chunks is None:
         if offset + nbytes > file.size:
-            raise ValueError(f"{item.name} ends at byte {offset + nbytes} of {file.size}")
+            raise ValueError(f"{item.name!r} ends at byte {offset + nbytes} of {file.size}")
         return Region(file, offset, nbytes)
     if nbytes > file.size + ALLOWANCE:
-        raise ValueError(f"{item.name} would take {nbytes} bytes, far more than the file has")
+        raise ValueError(f"{item.name!r} would take {nbytes} bytes, far more than the file has")
     return _Chunks(item, nbytes)
 
 
@@ -123,6 +126,7 @@ class _Chunks:
             self.item.read_direct(numpy.frombuffer(found, self.item.dtype).reshape(self.item.shape))
         except _H5PY_RAISES as error:
             raise DamagedError(
-                f"HDF5 file {self.item.file.filename}: {self.item.name} cannot be read: {error}"
+                f"HDF5 file {self.item.file.filename}: {self.item.name!r} cannot be read:"
+                f" {plain(str(error))}"
             ) from error
         return memoryview(found)

@@ -18,6 +18,7 @@ from luthier.files.entries import Archive, Entry, RefusedEntry, TensorEntry
 from luthier.files.formats.sharded import beside
 from luthier.files.limits import ALLOWANCE, Budget
 from luthier.files.mapped import Blob, MappedFile, Region
+from luthier.files.wording import shown
 from luthier.values import TensorSpec
 
 _PRODUCER, _VERSION, _GRAPH = 2, 3, 7  # of ModelProto
@@ -248,10 +249,12 @@ def _external(model: _Model, told: _Tensor, nbytes: int) -> Blob:
         start = int(told.where.get("offset") or 0)
         length = int(told.where.get("length") or nbytes)
     except ValueError:
-        raise ValueError(f"its place in {name} is {told.where}") from None
+        raise ValueError(f"its place in {name!r} is {shown(told.where)}") from None
     if name not in model.others:
         model.others[name] = MappedFile(beside(model.file.path, name))
     other = model.others[name]
     if start < 0 or length < 0 or start + length > other.size:
-        raise ValueError(f"it lies at byte {start} to {start + length} of {name}: of {other.size}")
+        raise ValueError(
+            f"it lies at byte {start} to {start + length} of {name!r}, which has {other.size}"
+        )
     return Region(other, start, length)

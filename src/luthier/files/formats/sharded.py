@@ -15,6 +15,7 @@ from luthier.errors import DamagedError, UnsupportedFileError
 from luthier.files import strict_json
 from luthier.files.entries import Archive, Entry, RefusedEntry, SparseEntry, TensorEntry
 from luthier.files.mapped import MappedFile
+from luthier.files.wording import plain, some
 
 Opener = Callable[[Path], Archive]
 _ENTRIES = (TensorEntry, SparseEntry, RefusedEntry)
@@ -101,8 +102,7 @@ def _weight_map(file: MappedFile, found: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _keys(found: Mapping[str, Any]) -> str:
-    names = list(found)[:4]
-    return ", ".join(name[:40] for name in names) + (", …" if len(found) > 4 else "") or "nothing"
+    return some((plain(name, 40) for name in found), len(found), 4) or "nothing"
 
 
 def _is_name(value: Any) -> bool:
@@ -118,7 +118,7 @@ def _shard(index: Path, name: str, open_file: Opener) -> Archive:
     found = open_file(beside(index, name))
     if found.kind.startswith("sharded") or not isinstance(found.content, dict):
         raise DamagedError(
-            f"index {index} names {name} as a shard, and it holds no tensors by name"
+            f"index {index} names {plain(name)} as a shard, and it holds no tensors by name"
         )
     return found
 
@@ -139,12 +139,12 @@ def beside(file: Path, name: str) -> Path:
         real = path.resolve(strict=True)
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
         raise DamagedError(
-            f"{file} refers to {name}, which is missing",
+            f"{file} refers to {plain(name)}, which is missing",
             cure=f"fetch it and put it into {file.parent}",
         ) from error
     if real.parent != folder and real.parent != _hub_blobs(folder):
         raise DamagedError(
-            f"{file} refers to {name}, which is a link to {real}, out of the folder",
+            f"{file} refers to {plain(name)}, which is a link to {real}, out of the folder",
             cure="copy the file there if it is the right one",
         )
     return real
@@ -159,7 +159,8 @@ def _entry(index: Path, name: str, shard: Archive, shard_name: str) -> Entry:
     found = shard.content.get(name)
     if not isinstance(found, _ENTRIES):
         raise DamagedError(
-            f"index {index} is damaged: tensor {name[:200]!r} is not in {shard_name}, where it says"
+            f"index {index} is damaged: tensor {name[:200]!r} is not in {plain(shard_name)},"
+            " where it says"
         )
     return found
 
@@ -173,6 +174,5 @@ def _left_out(where: Mapping[str, str], shards: Mapping[str, Archive]) -> list[t
     ]
     if not extra:
         return []
-    more = ", …" if len(extra) > 3 else ""
-    named = ", ".join(str(key)[:60] for key in extra[:3])
-    return [("in the shards, but not in the index", f"{len(extra)} entries: {named}{more}")]
+    named = some((plain(key, 60) for key in extra), len(extra), 3)
+    return [("in the shards, but not in the index", f"{len(extra)} entries: {named}")]
