@@ -7,6 +7,7 @@ import functools
 import gc
 import hashlib
 import http.server
+import json
 import shutil
 import threading
 import warnings
@@ -282,3 +283,22 @@ def test_a_foreign_file_gets_the_preprocessing_of_imagenet(tmp_path: Path) -> No
     start = start_weights("resnet18", str(tmp_path / "w.pt"))
     assert (start.mean, start.std) == (IMAGENET_MEAN, IMAGENET_STD)
     assert start.interpolation == "bilinear"
+
+
+def test_a_description_that_is_none_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    for own in ([1], {"mean": 3, "std": 3}, {"mean": [1], "std": [1], "interpolation": "cubic"}):
+        tensors.write(path, {"a": torch.ones(2)}, {"preprocessing": own})
+        with pytest.raises(DamagedError, match="the preprocessing in its description is"):
+            start_weights("resnet18", str(path))
+
+
+def test_a_start_may_be_a_folder_of_shards(tmp_path: Path) -> None:
+    folder = tmp_path / "model-0123abcd.d"
+    folder.mkdir()
+    tensors.write(folder / "one.safetensors", {"a": torch.ones(2)})
+    index = {"weight_map": {"a": "one.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    start = start_weights("resnet18", str(folder))
+    assert torch.equal(start.tensors()["a"], torch.ones(2))
+    assert start_weights("resnet18", "none").tensors() == {}

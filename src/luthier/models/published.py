@@ -109,11 +109,13 @@ def _from_file(model: str, path: Path) -> Start:
         )
     archive = open_archive(path)
     check_name_hash(path, archive.sha256)
-    own = archive.metadata.get("preprocessing")
-    if own:
-        mean, std = tuple(own["mean"]), tuple(own["std"])
-        classes = labels.names(archive.metadata.get("classes"))
-        return Start(archive, str(path), mean, std, own["interpolation"], classes)
+    if archive.metadata.get("preprocessing"):
+        return Start(
+            archive,
+            str(path),
+            classes=labels.names(archive.metadata.get("classes")),
+            **_own_looks(archive),
+        )
     if model.startswith(TIMM):
         name = model.removeprefix(TIMM)
         looks = from_timm.normalisation(name)
@@ -122,6 +124,19 @@ def _from_file(model: str, path: Path) -> Start:
         if entry.url.rpartition("/")[2] == path.name:
             return _described(archive, str(path), entry)
     return Start(archive, str(path), classes=labels.beside(path))
+
+
+def _own_looks(archive: Archive) -> dict[str, Any]:
+    own = archive.metadata["preprocessing"]
+    try:
+        mean, std = tuple(map(float, own["mean"])), tuple(map(float, own["std"]))
+        if len(mean) != 3 or len(std) != 3 or own["interpolation"] not in ("bilinear", "bicubic"):
+            raise ValueError("three means, three deviations and an interpolation are expected")
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedError(
+            f"{archive.path}: the preprocessing in its description is {str(own)[:80]}: {error!r}"
+        ) from error
+    return {"mean": mean, "std": std, "interpolation": own["interpolation"]}
 
 
 def _described(archive: Archive, source: str, entry: Any) -> Start:
@@ -191,13 +206,13 @@ def fetch(url: str) -> Path:
 
 
 def check_name_hash(path: Path, sha256: str) -> None:
-    """Compare a file's SHA-256 with the digits in its name, where the name has some.
+    """Compare a file's SHA-256 with the digits in its name, where both are there.
 
     Raises:
         DamagedError: they differ.
     """
     found = _HASH_IN_NAME.search(path.name)
-    if found and not sha256.startswith(found[1]):
+    if found and sha256 and not sha256.startswith(found[1]):
         raise DamagedError(
             f"{path} is damaged: its SHA-256 begins with {sha256[: len(found[1])]}, expected"
             f" {found[1]} as its name says",
