@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import importlib.util
 import json
@@ -22,7 +23,7 @@ import pytest
 import safetensors.torch
 import torch
 import torch.distributed.checkpoint
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
@@ -468,6 +469,30 @@ def test_every_truncation_and_every_flipped_byte_ends_in_a_result_or_our_error(
             messages.append(error.what)
     assert len(messages) > len(whole), "every truncation, and a few of the flips"
     assert all(str(path) in message for message in messages)
+
+
+BEGINNINGS = [
+    b"",
+    b"\x93NUMPY\x01\x00",
+    b"GGUF\x03\x00\x00\x00",
+    b"\x08\x08\x12\x01x\x3a",
+    b"\x80\x02",
+    b"PK\x03\x04",
+    b"\x40\x00\x00\x00\x00\x00\x00\x00{",
+    b'{"weight_map": {',
+    b"(dp0\n",
+]
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(BEGINNINGS), st.binary(max_size=200), st.sampled_from([b"", b".", b"}}"]))
+def test_whatever_the_bytes_are_opening_ends_in_a_result_or_our_error(
+    tmp_path_factory: pytest.TempPathFactory, start: bytes, middle: bytes, end: bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any"
+    path.write_bytes(start + middle + end)
+    with contextlib.suppress(LuthierError):
+        open_archive(path).check()
 
 
 # --- attacks --------------------------------------------------------------------------------------
