@@ -85,16 +85,21 @@ def test_ambiguous_names_are_named_and_not_guessed() -> None:
     assert "1 of 4 classes take a row of 16" in said
     assert "crane fresh, ambiguous: row 4 'crane' and row 6 'crane'" in said
     assert "bee fresh, ambiguous: row 2 'bee, honeybee' fits 'honeybee' too" in said
-    assert "ants ← row 1 'ant, emmet, pismire' (plural of a word of" in said
+    assert "ants ← row 1 (plural of a word of 'ant, emmet, pismire')" in said
 
 
-def test_a_long_list_of_equal_names_is_told_in_short() -> None:
+def test_long_lists_are_told_in_short_and_what_needs_a_look_in_full() -> None:
     names = [f"kind {n}" for n in range(30)]
-    said = str(match_classes([*names, "ants", "unheard"], [*names, "ant"])).splitlines()
-    assert len(said) == 1 + 6 + 1 + 2
-    assert "24 more of the same name" in said[7]
-    assert "ants ← row 30" in said[8]
-    assert said[9] == "  unheard fresh"
+    unheard = [f"unheard {n}" for n in range(8)]
+    ours = ["ants", "cranes", *unheard, *names]
+    said = str(match_classes(ours, [*names, "ant", "crane", "crane"])).splitlines()
+    assert said[1:8] == [
+        *(f"  {n} ← row {i} {n!r} (same)" for i, n in enumerate(names[:6])),
+        "  and 24 more of the same name",
+    ]
+    assert said[8] == "  ants ← row 30 'ant' (plural)"
+    assert said[9] == "  cranes fresh, ambiguous: row 31 'crane' and row 32 'crane'"
+    assert said[10:] == [*(f"  {n} fresh" for n in unheard[:6]), "  and 2 more fresh"]
 
 
 def test_synonyms_of_the_callers_own() -> None:

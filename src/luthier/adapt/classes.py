@@ -13,14 +13,14 @@ import re
 import tomllib
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from luthier.errors import DoesNotFitError, nearest
 
 Synonyms = Sequence[Sequence[str]]
-_SHOWN = 6
+_SHOWN, _MOST = 6, 40  # lines of a report
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class ClassRow:
             return f"{self.name} fresh, ambiguous: {' and '.join(self.rivals)}"
         if self.row is None:
             return f"{self.name} fresh"
-        return f"{self.name} ← row {self.row} {self.theirs!r} ({self.how})"
+        theirs = "" if repr(self.theirs) in self.how else f" {self.theirs!r}"
+        return f"{self.name} ← row {self.row}{theirs} ({self.how})"
 
 
 @dataclass(frozen=True)
@@ -79,16 +80,24 @@ class ClassMatch:
     def __str__(self) -> str:
         total, taken = len(self.classes), len(self.matched)
         first = f"head by name: {taken} of {total} classes take a row of {self.theirs}"
-        return "\n  ".join([first, *map(str, _told(self.classes))])
+        return "\n  ".join([first, *_told(self.classes)])
 
 
-def _told(classes: Sequence[ClassRow]) -> list[ClassRow | str]:
-    # All that needs a look: an exact match of a long list does not.
-    plain = [found for found in classes if found.how == "same"]
-    rest = [found for found in classes if found.how != "same"]
-    if len(plain) <= _SHOWN:
-        return list(classes)
-    return [*plain[:_SHOWN], f"and {len(plain) - _SHOWN} more of the same name", *rest]
+def _told(classes: Sequence[ClassRow]) -> Iterator[str]:
+    """Yield a line for each class, those that need a look in full; long lists are cut short."""
+    same = [one for one in classes if one.how == "same"]
+    related = [one for one in classes if one.row is not None and one.how != "same"]
+    ambiguous = [one for one in classes if one.rivals]
+    fresh = [one for one in classes if one.row is None and not one.rivals]
+    for found, what, shown in (
+        (same, "of the same name", _SHOWN),
+        (related, "by plural, synonym or word", _MOST),
+        (ambiguous, "ambiguous", _MOST),
+        (fresh, "fresh", _SHOWN),
+    ):
+        yield from map(str, found[:shown])
+        if len(found) > shown:
+            yield f"and {len(found) - shown} more {what}"
 
 
 def match_classes(
