@@ -40,7 +40,7 @@ _COMPILED = frozenset(_COMPILING.split())
 # What anybody's loader imports anyway; their classes are data.
 _ORDINARY = """
     torch numpy collections builtins __builtin__ copyreg copy_reg _codecs datetime pathlib argparse
-    enum decimal fractions uuid omegaconf functools operator typing
+    enum decimal fractions uuid omegaconf functools operator typing __torch__
 """
 _FAMILIAR = frozenset(_ORDINARY.split())
 _HOLDERS = (dict, list, tuple, set, frozenset, Record)

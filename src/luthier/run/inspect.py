@@ -20,6 +20,7 @@ from luthier.files.wording import plain, shown
 from luthier.run import inspected
 from luthier.run.nametree import nbytes_of
 
+_ENTRIES = (TensorEntry, SparseEntry, RefusedEntry)
 _VALUES = 1_000  # of other values, and of parameters of an optimizer, that are looked at
 
 
@@ -138,14 +139,14 @@ def _size(path: Path) -> int:
 def _values(archive: Archive, held: frozenset[Any]) -> tuple[tuple[str, str], ...]:
     """Return what is at the top beside weights and optimizers."""
     top = archive.content.state if isinstance(archive.content, Record) else archive.content
-    if modules.is_module(archive.content):
+    if modules.is_module(archive.content) or isinstance(top, _ENTRIES):
         return ()
     if not isinstance(top, dict):
         return () if archive.content is None or held else (("", shown(archive.content)),)
     others = (
         (plain(key_text(key)), shown(value, 300))
         for key, value in top.items()
-        if key not in held and not isinstance(value, TensorEntry | SparseEntry | RefusedEntry)
+        if key not in held and not isinstance(value, _ENTRIES)
     )
     return tuple(islice(others, _VALUES))
 

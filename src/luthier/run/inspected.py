@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _IMPORTED = "code by name that a pickle loader would have imported: "
 _NARROWEST = 24  # of a column of names
 _KEY = 28  # of a key
+_DULL = ("files", "format", "luthier", "sha256")  # said elsewhere, or of no use to a reader
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,10 @@ def _head(found: Inspection, limits: Limits) -> Iterator[str]:
     by = f", written by {found.producer}" if found.producer else ""
     yield plain(str(found.path), 1_000)
     yield f"  {found.kind}, {size(found.nbytes)}{by}"
-    facts = [(key, value) for key, value in found.facts if (key, value) != ("format", "pt")]
-    described = [(key, shown(value, 300)) for key, value in found.metadata.items()]
-    yield from _pairs([*facts, *described], limits)
+    facts = dict(found.facts)
+    described = {key: shown(value, 300) for key, value in found.metadata.items()}
+    said = described | facts
+    yield from _pairs([pair for pair in said.items() if pair[0] not in _DULL], limits)
 
 
 def _pairs(pairs: Sequence[tuple[str, str]], limits: Limits) -> Iterator[str]:
