@@ -33,13 +33,22 @@ def _lines(plan: LoadPlan) -> Iterator[str]:
     for note in plan.notes:
         yield note.replace("\n", "\n  ")
     yield from _table(plan)
+    yield from _done(plan)
+    yield from _not_done(plan)
+
+
+def _done(plan: LoadPlan) -> Iterator[str]:
     if plan.tied:
         yield f"share memory with what is loaded: {some([f'{n} = {o}' for n, o in plan.tied])}"
     counts = sum(name.endswith(_COUNTS) for name in plan.kept)
     if counts:
         yield f"counts of batches that start at 0: {counts}"
-    if plan.cast:
-        yield f"cast: {some([f'{n} {a} → {b}' for n, a, b in plan.cast])}"
+    for kinds in dict.fromkeys(a.cast for a in plan.assignments if a.cast):
+        names = [a.target for a in plan.assignments if a.cast == kinds]
+        yield f"cast {kinds[0]} → {kinds[1]}: {some(names)}"
+
+
+def _not_done(plan: LoadPlan) -> Iterator[str]:
     if plan.misshapen:
         shapes = [f"{n} {a} in the file, {b} in the model" for n, a, b in plan.misshapen]
         yield f"other shape: {some(shapes)}"
