@@ -277,12 +277,12 @@ class Machine:
             self.entered += spent
         return made
 
-    def new(self, kind: Any, values: Any, keywords: Any = None) -> Any:
+    def new(self, kind: Any, values: Any, keywords: Any = ()) -> Any:
         """Return a new instance of a class, or the Record of it."""
         self._note(kind)
         self._check(values)
         self.fresh = None
-        keywords = {} if keywords is None else keywords
+        keywords = {} if keywords == () else keywords
         if not isinstance(keywords, dict):
             raise Broken("the keywords of a call are none")
         if isinstance(kind, Global) and not keywords and kind in rebuild.MAKERS:

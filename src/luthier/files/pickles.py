@@ -138,7 +138,8 @@ def _fetched(content: bytes | memoryview, start: int) -> bytearray:
             _ask(found, place, position - start)
         elif code in _COUNTED:
             position += _COUNTED[code]
-            position += int.from_bytes(content[position - _COUNTED[code] : position], "little")
+            count = int.from_bytes(content[position - _COUNTED[code] : position], "little")
+            position = min(position + count, size)
         elif code in _LINES:
             position = _behind_lines(content, position, _LINES[code])
         elif code == _GET_LINE:
