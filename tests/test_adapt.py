@@ -375,3 +375,10 @@ def test_the_report_names_the_nearest_and_counts_the_rest() -> None:
     assert "not in the file: layer0.weight (did you mean 'layer0.wieght'?)" in report
     assert "and 3 more" in report
     assert "not in the model: layer0.wieght, other" in report
+
+
+def test_names_of_a_file_cannot_move_the_cursor_or_fill_the_screen() -> None:
+    one = TensorSpec((1,), "float32")
+    report = str(match({"a.weight": one, "b.bias": one}, {"\x1b[2J\n" + "x" * 100_000: one}))
+    assert "\x1b" not in report
+    assert len(report) < 5_000

@@ -115,3 +115,16 @@ def test_what_was_changed_is_noted() -> None:
         "module taken out of the file's names",
         "prefix model. of the file's names replaced by backbone.: 3 tensors",
     )
+
+
+def test_thousands_of_tensors_that_look_alike_are_paired_by_a_sample_of_changes() -> None:
+    core = {f"layers.{i}.experts.{e}.weight": one(8, 16) for i in range(8) for e in range(128)}
+    model = {f"net.trunk.{name}": spec for name, spec in core.items()}
+    file = {f"model.{name}": spec for name, spec in core.items()}
+    assert found(model, file) == {f"net.trunk.{name}": f"model.{name}" for name in core}
+
+
+def test_a_name_of_any_depth_is_survived() -> None:
+    deep = "a." * 100_000 + "weight"
+    assert found({"b.weight": one(3)}, {deep: one(3)}) == {}
+    assert found({deep: one(3)}, {deep: one(3)}) == {deep: deep}

@@ -29,6 +29,9 @@ Specs = Mapping[str, TensorSpec]
 Parts = tuple[str, ...]
 Change = tuple[Parts, Parts]  # off the file's names, off the model's
 _SAME: Change = ((), ())
+_DEEPEST = 64  # components; a name of more is taken whole
+_MANY = 200_000  # pairs of tensors that look alike; of more a sample says which changes to count
+_SAMPLE = 64
 
 
 @dataclass(frozen=True)
@@ -92,10 +95,14 @@ class _Side:
 
     def __init__(self, specs: Specs) -> None:
         bare = unwrapped(specs)
-        self.full = {tuple(short.split(".")): name for name, short in bare.items()}
+        self.full = {_parts(short): name for name, short in bare.items()}
         self.shapes = {parts: specs[name].shape for parts, name in self.full.items()}
         taken = {p for n, b in bare.items() if n != b for p in n.split(".")[:-1] if p in WRAPPERS}
         self.wrappers = sorted(taken)
+
+
+def _parts(name: str) -> Parts:
+    return tuple(name.split(".")) if name.count(".") < _DEEPEST else (name,)
 
 
 class _Index:
@@ -189,10 +196,32 @@ def _votes(theirs: _Side, ours: _Side, free: _Free) -> Counter[Change]:
     alike: dict[tuple[str, tuple[int, ...]], list[Parts]] = defaultdict(list)
     for name in free[1].names:
         alike[name[-1], ours.shapes[name]].append(name)
-    votes: Counter[Change] = Counter()
+    partners = [(name, alike.get((name[-1], theirs.shapes[name]), ())) for name in free[0].names]
+    if sum(len(others) for _, others in partners) > _MANY:
+        return _sampled_votes(theirs, ours, free)
+    return Counter(_difference(name, other) for name, others in partners for other in others)
+
+
+def _sampled_votes(theirs: _Side, ours: _Side, free: _Free) -> Counter[Change]:
+    """Count as ``_votes`` does, only for changes under which some names agree at greatest length.
+
+    Where thousands of tensors look alike, as in mixtures of experts, there are too many pairs.
+    """
+    ends: dict[Parts, list[Parts]] = defaultdict(list)
     for name in free[0].names:
-        for other in alike.get((name[-1], theirs.shapes[name]), ()):
-            votes[_difference(name, other)] += 1
+        for start in range(len(name)):
+            if len(ends[name[start:]]) < _SAMPLE:
+                ends[name[start:]].append(name)
+    changes = {_SAME}
+    for name in free[1].names[:: max(1, len(free[1].names) // _SAMPLE)]:
+        longest = next((name[i:] for i in range(len(name)) if name[i:] in ends), ())
+        changes.update(_difference(other, name) for other in ends.get(longest, ()))
+    votes: Counter[Change] = Counter()
+    for off, on in changes:
+        for name in free[0].under(off):
+            other = on + name[len(off) :]
+            if ours.shapes.get(other) == theirs.shapes[name]:
+                votes[off, on] += 1
     return votes
 
 

@@ -13,6 +13,7 @@ from luthier.adapt.rules import Joined, Link, RuleSet
 from luthier.adapt.transforms import Concat, Copy, Part, Reshape, Transform
 
 _SAMPLE = 64  # names that a prefix is looked for in
+_DEEPEST = 12  # components of a prefix
 
 
 def by_rules(
@@ -131,7 +132,7 @@ def _prefix(names: list[str], rules: RuleSet, side: int) -> str | None:
     """Return what to take off so that most names are the rules'; None where none are."""
     counts: Counter[str] = Counter()
     for name in names[:: max(1, len(names) // _SAMPLE)]:
-        parts = name.split(".")
+        parts = name.split(".", _DEEPEST)
         for cut in range(len(parts)):
             if rules.fits(side, ".".join(parts[cut:])):
                 counts["".join(f"{part}." for part in parts[:cut])] += 1

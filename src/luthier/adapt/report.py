@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.adapt.transforms import Copy
 from luthier.errors import nearest
+from luthier.files.wording import plain
 
 if TYPE_CHECKING:
     from luthier.adapt.plan import Assignment, LoadPlan
 
 _COUNTS = "num_batches_tracked"
 _SHOWN = 6
+_LONGEST = 500  # characters
+_COMPARED = 5_000  # names that one is looked for among
 
 
 def report(plan: LoadPlan) -> str:
@@ -29,9 +32,9 @@ def _first(plan: LoadPlan) -> str:
 
 def _lines(plan: LoadPlan) -> Iterator[str]:
     if plan.where or plan.others:
-        yield f"place in the file: {plan.where or 'the top'}{_others(plan)}"
+        yield f"place in the file: {plain(plan.where) or 'the top'}{_others(plan)}"
     for note in plan.notes:
-        yield note.replace("\n", "\n  ")
+        yield from (plain(line, _LONGEST) for line in note.split("\n"))
     yield from _table(plan)
     yield from _done(plan)
     yield from _not_done(plan)
@@ -55,12 +58,16 @@ def _not_done(plan: LoadPlan) -> Iterator[str]:
     if plan.refused:
         yield f"cannot be used: {some([f'{name}: {why}' for name, why in plan.refused])}"
     if plan.missing:
-        hints = [n + nearest(n, plan.unexpected) for n in plan.missing[:_SHOWN]]
+        hints = [n + nearest(n, _near(plan)) for n in plan.missing[:_SHOWN]]
         yield f"not in the file: {some(hints, len(plan.missing))}"
     if plan.unexpected:
         yield f"not in the model: {some(plan.unexpected)}"
     for doubt in plan.doubts[:_SHOWN]:
-        yield f"not taken: {doubt}"
+        yield f"not taken: {plain(doubt, _LONGEST)}"
+
+
+def _near(plan: LoadPlan) -> list[str]:
+    return [name for name in plan.unexpected[:_COMPARED] if len(name) <= _LONGEST]
 
 
 def _others(plan: LoadPlan) -> str:
@@ -80,7 +87,7 @@ def _table(plan: LoadPlan) -> list[str]:
     rows = [("tensors", "found by", "values", "the first of them")]
     for (why, how), members in groups.items():
         first = members[0]
-        shown = f"{', '.join(first.sources)} → {first.target}"
+        shown = plain(f"{', '.join(first.sources)} → {first.target}", _LONGEST)
         rows.append((str(len(members)), why, how, shown))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return [
@@ -92,7 +99,7 @@ def _table(plan: LoadPlan) -> list[str]:
 def some(names: Collection[str], total: int | None = None) -> str:
     """Return the first few names, and how many more there are."""
     total = len(names) if total is None else total
-    shown = list(names)[:_SHOWN]
+    shown = [plain(name, _LONGEST) for name in list(names)[:_SHOWN]]
     return ", ".join(shown) + (f" and {total - len(shown)} more" if total > len(shown) else "")
 
 
