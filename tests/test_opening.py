@@ -191,6 +191,17 @@ def test_shards_are_read_through_their_index_or_their_folder(tmp_path: Path, suf
     assert open_archive(index).sha256 == "", "the index alone says nothing of the weights"
 
 
+def test_a_large_index_is_read_where_its_shards_are_large(tmp_path: Path) -> None:
+    where = {f"layers.{number}.weight": "shard" for number in range(120_000)}
+    (tmp_path / "x.index.json").write_text(json.dumps({"weight_map": where}))
+    with pytest.raises(DamagedError, match=r"bytes of memory, and .* are allowed"):
+        open_archive(tmp_path / "x.index.json")
+    with (tmp_path / "shard").open("wb") as file:
+        file.truncate(200_000_000)
+    with pytest.raises(DamagedError, match="shard holds nothing but zeros"):
+        open_archive(tmp_path / "x.index.json")
+
+
 def test_a_shard_that_is_missing_or_lacks_a_tensor_is_named(tmp_path: Path) -> None:
     index = write_shards(tmp_path)
     tensors.write(tmp_path / "shard-1.safetensors", {"other": torch.ones(1)})

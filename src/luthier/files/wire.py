@@ -6,12 +6,10 @@ more, are refused.
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 VARINT, FIXED_64, BYTES, FIXED_32 = 0, 1, 2, 5
-_MOST_FIELDS = 5_000_000  # of one message
 _LONGEST_VARINT = 10  # bytes
 
 
@@ -55,33 +53,40 @@ def signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
-def fields(view: memoryview, start: int, end: int) -> Iterator[Field]:
-    """Give the fields of a message that lies between two bytes.
+def fields(view: memoryview, start: int, end: int, wanted: Container[int]) -> Iterator[Field]:
+    """Give the fields of a message that lies between two bytes, those of ``wanted`` numbers.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is none, in those or in the others.
     """
     at = start
-    for _ in range(_MOST_FIELDS):
-        if at == end:
-            return
-        tag, begin = varint(view, at, end)
-        number, kind, value = tag >> 3, tag & 7, 0
-        if kind == VARINT:
-            value, at = varint(view, begin, end)
-        elif kind == BYTES:
-            length, begin = varint(view, begin, end)
-            at = begin + length
-        elif kind in (FIXED_64, FIXED_32):
-            at = begin + (8 if kind == FIXED_64 else 4)
+    while at < end:
+        begin = at
+        tag = view[at]
+        if tag < 0x80:  # as nearly all are
+            at += 1
         else:
-            raise ValueError(f"a field of the unknown kind {kind} at byte {at}")
+            tag, at = varint(view, at, end)
+        number, kind, value = tag >> 3, tag & 7, 0
+        if kind == BYTES:
+            value, begin = (
+                varint(view, at, end) if at == end or view[at] > 0x7F else (view[at], at + 1)
+            )
+            at = begin + value
+        elif kind == VARINT:
+            begin = at
+            value, at = varint(view, at, end)
+        elif kind in (FIXED_64, FIXED_32):
+            begin = at
+            at += 8 if kind == FIXED_64 else 4
+        else:
+            raise ValueError(f"a field of the unknown kind {kind} at byte {begin}")
         if at > end or not number:
             raise ValueError(f"the field {number} at byte {begin} ends at byte {at} of {end}")
-        if kind in (FIXED_64, FIXED_32):
-            value = struct.unpack("<Q" if kind == FIXED_64 else "<I", view[begin:at])[0]
-        yield Field(number, kind, value, begin, at)
-    raise ValueError(f"a message of more than {_MOST_FIELDS} fields")
+        if number in wanted:
+            if kind in (FIXED_64, FIXED_32):
+                value = int.from_bytes(view[begin:at], "little")
+            yield Field(number, kind, 0 if kind == BYTES else value, begin, at)
 
 
 _SMALL = bytes(range(0x80))

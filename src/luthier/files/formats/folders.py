@@ -56,7 +56,10 @@ def read(folder: Path, open_file: Opener) -> Archive:
         UnsupportedFileError: it holds no weights, or several and none of a known name.
         DamagedError: see the formats.
     """
-    names = sorted(path.name for path in islice(folder.iterdir(), _MOST_FILES))
+    try:
+        names = sorted(path.name for path in islice(folder.iterdir(), _MOST_FILES))
+    except OSError as error:
+        raise UnsupportedFileError(f"folder {folder} cannot be read: {error.strerror}") from error
     if {"manifest.json", "state.json"} <= set(names):
         return _luthier(folder, open_file)
     if ".metadata" in names:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 
 from luthier.errors import DamagedError, UnsupportedFileError
 from luthier.files import shapes, wire
@@ -58,6 +59,7 @@ _DIMS, _DATA_TYPE, _NAME, _EXTERNAL, _LOCATION = 1, 2, 8, 13, 14
 _RAW = 9
 _FLOATS = (4, 10)  # float_data, double_data: bytes of numbers, as they are in memory
 _VARINTS = (5, 7, 11)  # int32_data, int64_data, uint64_data: seven bits a byte
+_OF_TENSOR = frozenset({_DIMS, _DATA_TYPE, _NAME, _EXTERNAL, _LOCATION, _RAW, *_FLOATS, *_VARINTS})
 _COST = 1_500  # bytes of memory that a tensor takes here
 _COST_OF_PIECE = 250  # of one number, where each is a field
 _LONGEST_NAME = 64 << 10
@@ -133,7 +135,7 @@ def _read(file: MappedFile) -> Archive:
     budget = Budget.of_size(file.size, str(file.path))
     model = _Model(file, file.view(0, file.size), budget)
     view, facts, graph = model.view, {}, None
-    for found in wire.fields(view, 0, file.size):
+    for found in wire.fields(view, 0, file.size, range(1 << 32)):
         if found.number == _GRAPH and found.kind == wire.BYTES:
             graph = found
         elif found.number in (_PRODUCER, _VERSION) and found.kind == wire.BYTES:
@@ -143,9 +145,10 @@ def _read(file: MappedFile) -> Archive:
     if graph is None:
         raise UnsupportedFileError(f"{file.path} looks like an ONNX model, but has no graph")
     content: dict[str, Entry] = {}
-    for found in wire.fields(view, graph.start, graph.end):
-        if found.number not in (_INITIALIZER, _SPARSE_INITIALIZER) or found.kind != wire.BYTES:
-            continue
+    initializers = (_INITIALIZER, _SPARSE_INITIALIZER)
+    for found in wire.fields(view, graph.start, graph.end, initializers):
+        if found.kind != wire.BYTES:
+            raise ValueError(f"an initialiser at byte {found.start} is a number")
         budget.spend(_COST)
         name, entry = _initializer(model, found)
         if name in content:
@@ -164,8 +167,7 @@ def _text(view: memoryview, found: wire.Field) -> str:
 def _initializer(model: _Model, found: wire.Field) -> tuple[str, Entry]:
     view = model.view
     if found.number == _SPARSE_INITIALIZER:
-        inside = wire.fields(view, found.start, found.end)
-        values = next((part for part in inside if part.number == 1), None)
+        values = next(wire.fields(view, found.start, found.end, (1,)), None)
         name = _described(model, values).name if values and values.kind == wire.BYTES else ""
         return name, RefusedEntry("is sparse, as ONNX has it")
     told = _described(model, found)
@@ -177,9 +179,10 @@ def _initializer(model: _Model, found: wire.Field) -> tuple[str, Entry]:
 
 def _described(model: _Model, message: wire.Field) -> _Tensor:
     told, view = _Tensor(), model.view
-    for found in wire.fields(view, message.start, message.end):
+    for found in wire.fields(view, message.start, message.end, _OF_TENSOR):
         if found.number == _DIMS:
-            told.shape += [wire.signed(value) for value in _varints(view, found)]
+            lengths = islice(_varints(view, found), shapes.MOST_DIMENSIONS + 1)
+            told.shape += map(wire.signed, lengths)
             if len(told.shape) > shapes.MOST_DIMENSIONS:
                 raise ValueError(f"a tensor has more than {shapes.MOST_DIMENSIONS} dimensions")
         elif found.number == _DATA_TYPE:
@@ -190,10 +193,10 @@ def _described(model: _Model, message: wire.Field) -> _Tensor:
             told.is_external = found.value == 1
         elif found.number == _EXTERNAL and found.kind == wire.BYTES:
             model.budget.spend(_COST_OF_PIECE + found.end - found.start)
-            inside = wire.fields(view, found.start, found.end)
-            parts = {f.number: _text(view, f) for f in inside if f.number in (1, 2)}
+            inside = wire.fields(view, found.start, found.end, (1, 2))
+            parts = {f.number: _text(view, f) for f in inside}
             told.where[parts.get(1, "")] = parts.get(2, "")
-        elif found.number in (_RAW, *_FLOATS, *_VARINTS):
+        elif found.number not in (_NAME, _EXTERNAL):
             model.budget.spend(_COST_OF_PIECE)
             told.data.append(found)
     return told

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from luthier.files.wording import plain, some
 Opener = Callable[[Path], Archive]
 _ENTRIES = (TensorEntry, SparseEntry, RefusedEntry)
 _LARGEST_INDEX = 256 << 20  # bytes
+_MOST_SHARDS = 10_000
 
 
 def read(file: MappedFile, open_file: Opener) -> Archive:
@@ -77,12 +79,16 @@ def _index(file: MappedFile) -> dict[str, Any]:
     if file.size > _LARGEST_INDEX:
         raise UnsupportedFileError(f"{file.path} is JSON of {file.size} bytes, no weights file")
     try:
-        found: dict[str, Any] = strict_json.parse(
-            file.read(0, file.size), file.size + strict_json.ROOM
-        )
+        found: dict[str, Any] = strict_json.parse(file.read(0, file.size), _room(file.path))
     except ValueError as error:
         raise DamagedError(f"{file.path} is no weights file: {error}") from error
     return found
+
+
+def _room(index: Path) -> int:
+    """Return the bytes of memory that an index may take up: its shards count, as of one file."""
+    others = islice(index.parent.iterdir(), _MOST_SHARDS)
+    return strict_json.ROOM + sum(path.lstat().st_size for path in others)
 
 
 def _weight_map(file: MappedFile, found: Mapping[str, Any]) -> dict[str, str]:
