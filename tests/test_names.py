@@ -128,3 +128,10 @@ def test_a_name_of_any_depth_is_survived() -> None:
     deep = "a." * 100_000 + "weight"
     assert found({"b.weight": one(3)}, {deep: one(3)}) == {}
     assert found({deep: one(3)}, {deep: one(3)}) == {deep: deep}
+
+
+def test_layers_that_are_left_over_are_not_paired_by_their_looks() -> None:
+    same = {f"conv{i}.weight": one(i + 1) for i in range(4)}
+    model = same | {"features.6.weight": one(9, 9), "features.6.bias": one(9)}
+    file = same | {"features.10.weight": one(9, 9), "features.10.bias": one(9)}
+    assert found(model, file) == {name: name for name in same}

@@ -56,7 +56,7 @@ def load(
         file: see ``match``.
         head: see ``match``.
         coverage: least part of the model's tensors, those kept on purpose aside, that must be
-            loaded, in (0, 1].
+            loaded, in (0, 1]. With 1 the file may have no more in the model's blocks, either.
         where: see ``match``.
         how: see ``match``.
 
@@ -77,11 +77,20 @@ def load(
 def check_coverage(decided: LoadPlan, coverage: float = 1.0) -> None:
     """Make sure that a plan covers enough, and anything at all.
 
+    A file that has more in the blocks of the model than the model is of another network: it has to
+    be asked for, as a part of the model is.
+
     Raises:
         DoesNotFitError: it does not; the message is the plan's report.
     """
     if decided.assignments and decided.coverage >= coverage:
-        return
+        if not decided.inside or coverage < 1.0:
+            return
+        raise DoesNotFitError(
+            f"the weights {decided.source} are of another network: they cover the model, and have"
+            f" {len(decided.inside)} more tensors in its blocks: {decided}",
+            cure="give the model that they belong to; to load them all the same: coverage=0.99",
+        )
     raise DoesNotFitError(
         f"the weights {decided.source} do not fit the model ({100 * decided.coverage:.1f} %"
         f" covered, {100 * coverage:.0f} % asked for): {decided}",

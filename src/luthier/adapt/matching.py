@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from luthier.adapt.adjust import shaped, why_not_cast
 from luthier.adapt.alignment import COUNTS, by_order
+from luthier.adapt.leftover import inside
 from luthier.adapt.names import Proposal, Specs, by_name
 from luthier.adapt.plan import Assignment, HeadFit, LoadPlan
 from luthier.adapt.renaming import by_rules, same_links
@@ -138,7 +139,9 @@ def _planned(sides: Sides, proposal: Proposal, how: How) -> LoadPlan:
     for name in sides.model:
         fates.decide(name)
     fates.tie()
-    used = {s for link in proposal.links.values() for s in link.sources}
+    linked = {s for link in proposal.links.values() for s in link.sources}
+    unexpected = tuple(name for name in sides.file if name not in linked)
+    used = {s for one in fates.assignments.values() for s in one.sources}
     return LoadPlan(
         assignments=tuple(fates.assignments.values()),
         tied=tuple(fates.tied),
@@ -146,7 +149,8 @@ def _planned(sides: Sides, proposal: Proposal, how: How) -> LoadPlan:
         missing=tuple(fates.missing),
         misshapen=tuple(fates.misshapen),
         refused=tuple(fates.refused),
-        unexpected=tuple(name for name in sides.file if name not in used),
+        unexpected=unexpected,
+        inside=inside(unexpected, used, sides.file),
         dropped=tuple(fates.dropped),
         notes=(*proposal.notes, sides.head.note) if sides.head.note else proposal.notes,
     )

@@ -95,13 +95,14 @@ class _Side:
 
     def __init__(self, specs: Specs) -> None:
         bare = unwrapped(specs)
-        self.full = {_parts(short): name for name, short in bare.items()}
+        self.full = {split(short): name for name, short in bare.items()}
         self.shapes = {parts: specs[name].shape for parts, name in self.full.items()}
         taken = {p for n, b in bare.items() if n != b for p in n.split(".")[:-1] if p in WRAPPERS}
         self.wrappers = sorted(taken)
 
 
-def _parts(name: str) -> Parts:
+def split(name: str) -> Parts:
+    """Return the components of a name."""
     return tuple(name.split(".")) if name.count(".") < _DEEPEST else (name,)
 
 
@@ -170,7 +171,8 @@ class _Search:
             sides = (theirs, ours) if several else (index.names for index in free)
             return 2 * count >= min(map(len, sides))
         # Later on only what fits to the last tensor, and goes with what was found before.
-        related = not off or not on or any(_is_related(change, c) for c in self._changes)
+        others = [other for other in self._changes if other != _SAME]
+        related = not off or not on or any(_is_related(change, other) for other in others)
         return (related or several) and count == len(theirs) == len(ours)
 
     def _take(self, change: Change, quiet: bool = False) -> None:

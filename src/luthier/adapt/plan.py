@@ -69,6 +69,8 @@ class LoadPlan:
         misshapen: (name, spec in the file, spec in the model).
         refused: (name, why its tensor in the file cannot be used).
         unexpected: tensors of the file that the model has no place for.
+        inside: those of them that belong to blocks out of which others are loaded: the file is
+            of another network.
         dropped: tensors of the file left out on purpose (the old head).
         notes: what else was decided, a line each: prefixes, rules, evidence.
         doubts: why the ways that were tried did not cover more.
@@ -84,6 +86,7 @@ class LoadPlan:
     misshapen: tuple[tuple[str, str, str], ...] = ()
     refused: tuple[tuple[str, str], ...] = ()
     unexpected: tuple[str, ...] = ()
+    inside: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
@@ -111,6 +114,11 @@ class LoadPlan:
     def coverage(self) -> float:
         """Loaded part of them, in [0, 1]."""
         return (len(self.assignments) + len(self.tied)) / self.wanted if self.wanted else 0.0
+
+    @property
+    def fits(self) -> bool:
+        """Whether a load would do it: all is covered, and the file is not of a larger network."""
+        return bool(self.assignments) and self.coverage == 1.0 and not self.inside
 
     def __str__(self) -> str:
         return report(self)

@@ -60,8 +60,12 @@ def _not_done(plan: LoadPlan) -> Iterator[str]:
     if plan.missing:
         hints = [n + nearest(n, _near(plan)) for n in plan.missing[:_SHOWN]]
         yield f"not in the file: {some(hints, len(plan.missing))}"
-    if plan.unexpected:
-        yield f"not in the model: {some(plan.unexpected)}"
+    if plan.inside:
+        yield f"not in the model, and part of its blocks in the file: {some(plan.inside)}"
+    within = set(plan.inside)
+    beside = [name for name in plan.unexpected if name not in within]
+    if beside:
+        yield f"not in the model: {some(beside)}"
     for doubt in plan.doubts[:_SHOWN]:
         yield f"not taken: {plain(doubt, _LONGEST)}"
 
@@ -125,7 +129,7 @@ def as_dict(plan: LoadPlan) -> dict[str, Any]:
 
 
 _LISTS = (
-    *("tied", "kept", "missing", "misshapen", "refused", "unexpected", "dropped"),
+    *("tied", "kept", "missing", "misshapen", "refused", "unexpected", "inside", "dropped"),
     *("notes", "doubts"),
 )
 

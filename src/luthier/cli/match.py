@@ -26,7 +26,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print what a load would do; 1 if the file does not cover the model."""
+    """Print what a load would do; 1 if a load would be refused."""
     from luthier.run.fit import match_named  # noqa: PLC0415 - torch comes with it
 
     plan = match_named(
@@ -37,4 +37,4 @@ def run(arguments: argparse.Namespace) -> int:
         rules=arguments.rules,
     )
     print(json.dumps(plan.as_dict()) if arguments.json else plan)
-    return 0 if plan.assignments and plan.coverage == 1.0 else 1
+    return 0 if plan.fits else 1
