@@ -19,12 +19,14 @@ class Builder:
 
     Attributes:
         consumed: bytes of the pickle so far.
+        called: each reference in it, and whether it would have been called.
     """
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
         self.keys = Keys(budget)
         self.consumed = 0
+        self.called: dict[Global, bool] = {}
 
     def set_of(self, items: Any) -> set[Any]:
         """Return a set of ``items``, each admitted as a key."""

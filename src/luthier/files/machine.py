@@ -53,7 +53,6 @@ class Machine:
     __slots__ = (
         "below",
         "builder",
-        "called",
         "content",
         "cost",
         "entered",
@@ -99,7 +98,6 @@ class Machine:
         self.fresh: Any = None  # the last tuple, while only the stack refers to it
         self.fresh_cost = 0  # of it, and of what only it refers to
         self.found: dict[tuple[str, str], Any] = {}
-        self.called: dict[Global, bool] = {}
 
     def settle(self) -> None:
         """Enter in the budget what was made since the last time.
@@ -247,7 +245,7 @@ class Machine:
             reference = Global(_MODULES.get(module, module), name)
             if module == "__builtin__":
                 reference = Global("builtins", _RENAMED.get(name, name))
-            self.called.setdefault(reference, False)
+            self.builder.called.setdefault(reference, False)
             found = self.found[module, name] = torch_names.named(reference)
         return found
 
@@ -307,7 +305,7 @@ class Machine:
         if isinstance(function, Name):
             function = Global("torch", function.value)
         if isinstance(function, Global):
-            self.called[function] = True
+            self.builder.called[function] = True
 
     def _check(self, values: Any) -> None:
         if not isinstance(values, tuple):

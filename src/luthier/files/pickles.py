@@ -62,7 +62,7 @@ def read_pickle(
         _run(machine)
     except Stop as stop:
         machine.settle()
-        return Unpickled(stop.args[0], machine.position, tuple(machine.called.items()))
+        return Unpickled(stop.args[0], machine.position, tuple(machine.builder.called.items()))
     except Broken as error:
         raise _damaged(machine, str(error)) from error
     except IndexError as error:

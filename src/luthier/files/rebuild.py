@@ -156,7 +156,8 @@ def _dense(
         )
     beyond = count * itemsize - storage.blob.nbytes
     if beyond > 0 and not builder.budget.expand(beyond):
-        return RefusedEntry(f"says {count * itemsize:,} bytes of {storage.blob.nbytes:,}", spec)
+        said, there = count * itemsize, storage.blob.nbytes
+        return RefusedEntry(f"declares {said:,} bytes over a storage of {there:,}", spec)
     return TensorEntry(
         spec,
         storage.blob,
@@ -308,7 +309,10 @@ def _inner_file(builder: Builder, content: Any) -> Any:
     """``torch.storage._load_from_bytes(content)``: a whole torch file."""
     if not isinstance(content, bytes | bytearray | memoryview):
         return NotImplemented
-    return open_inside(memoryview(content), builder.budget).content
+    archive = open_inside(memoryview(content), builder.budget)
+    for reference, is_called in archive.globals:
+        builder.called[reference] = builder.called.get(reference, False) or is_called
+    return archive.content
 
 
 def _device(builder: Builder, kind: Any, index: Any = None) -> Any:
