@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -301,3 +302,99 @@ def test_rules_that_are_not_there_say_so(tmp_path: Path) -> None:
 def test_a_number_of_any_length_in_a_name_is_survived() -> None:
     name = f"_blocks.{'9' * 5000}._bn1.weight"
     assert EFFICIENTNET.join([name], ["blocks.0.0.bn1.weight"]).links == ()
+
+
+# --- files of today and of the past -------------------------------------------------------------
+
+HUB_NAMES = {
+    "vit.layers.": "vit.encoder.layer.",
+    "attention.q_proj": "attention.attention.query",
+    "attention.k_proj": "attention.attention.key",
+    "attention.v_proj": "attention.attention.value",
+    "attention.o_proj": "attention.output.dense",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+}
+
+
+@pytest.mark.parametrize("maker", [timm_vit, tv_vit])
+def test_a_vit_of_the_hub_is_loaded_with_its_pooler_left_out(
+    maker: Callable[[], nn.Module],
+) -> None:
+    source, model, through_new_names = shaken(hf_vit()), maker(), maker()
+    state = dict(source.state_dict())
+    load(through_new_names, state, how=How(order=False))
+    old = {}
+    for name, tensor in state.items():
+        for new, hub in HUB_NAMES.items():
+            name = name.replace(new, hub)  # noqa: PLW2901
+        old[name] = tensor
+    old |= {
+        "vit.pooler.dense.weight": torch.zeros(32, 32),
+        "vit.pooler.dense.bias": torch.zeros(32),
+    }
+    plan = load(model, old, how=How(order=False))
+    assert plan.unexpected == ("vit.pooler.dense.weight", "vit.pooler.dense.bias")
+    expected = through_new_names.state_dict()
+    assert all(torch.equal(t, expected[n]) for n, t in model.state_dict().items())
+
+
+def test_prefixes_on_both_sides_of_a_renaming_are_undone() -> None:
+    source = shaken(of_torchvision("mobilenet_v2")())
+    state = {f"module.net.trunk.{name}": t for name, t in source.state_dict().items()}
+
+    class Wrapper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = of_timm("mobilenetv2_100")()
+
+    model, plain = Wrapper(), of_timm("mobilenetv2_100")()
+    load(model, state, how=How(order=False))
+    load(plain, source.state_dict(), how=How(order=False))
+    assert all(torch.equal(t, plain.state_dict()[n]) for n, t in model.encoder.state_dict().items())
+
+
+def test_a_trunk_without_a_head_goes_into_a_network_that_keeps_its_own() -> None:
+    trunk = shaken(hf_resnet()).resnet
+    model = of_torchvision("resnet18")()
+    plan = load(model, trunk.state_dict(), head=("fc.weight", "fc.bias"), how=How(order=False))
+    assert plan.coverage == 1.0
+    assert torch.equal(model.conv1.weight, trunk.embedder.embedder.convolution.weight)
+
+
+def test_published_densenets_have_older_names() -> None:
+    source, model = shaken(of_torchvision("densenet121")()), of_torchvision("densenet121")()
+    old = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", name): tensor
+        for name, tensor in source.state_dict().items()
+        if not name.endswith("num_batches_tracked")  # older than these counts, too
+    }
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
+    plan = load(model, old, how=How(order=False))
+    assert all(torch.equal(t, model.state_dict()[n]) for n, t in source.named_parameters())
+    assert not plan.unexpected
+
+
+def test_weight_norm_and_layer_norm_of_the_past() -> None:
+    norm = nn.utils.parametrizations.weight_norm
+    model = nn.Sequential(norm(nn.Linear(3, 4)), nn.ReLU(), norm(nn.Linear(4, 2)))
+    old = {
+        f"{i}.{leaf}": torch.randn(shape)
+        for i, (a, b) in ((0, (4, 3)), (2, (2, 4)))
+        for leaf, shape in (("bias", (a,)), ("weight_g", (a, 1)), ("weight_v", (a, b)))
+    }
+    load(model, old, how=How(order=False))
+    assert torch.equal(model[2].parametrizations.weight.original0, old["2.weight_g"])
+    assert torch.equal(model[0].parametrizations.weight.original1, old["0.weight_v"])
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense = nn.Linear(3, 3)
+            self.LayerNorm = nn.LayerNorm(3)
+
+    block = nn.Sequential(Block())
+    state = {n.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): t + 1
+             for n, t in block.state_dict().items()}  # fmt: skip
+    load(block, state, how=How(order=False))
+    assert torch.equal(block[0].LayerNorm.weight, state["0.LayerNorm.gamma"])
