@@ -9,7 +9,7 @@ from typing import Any
 from luthier.files import rebuild, torch_names
 from luthier.files.arrays import Unfinished
 from luthier.files.containers import Builder
-from luthier.files.entries import Global, Name, Record, TensorEntry
+from luthier.files.entries import Global, Name, TensorEntry
 from luthier.files.limits import Broken
 
 # Bytes from this size on stay where they lie, as a memoryview: whether they are the content of an
@@ -32,7 +32,7 @@ _MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg", "exceptions": "bui
 _RENAMED = {"long": "int", "unicode": "str", "xrange": "range", "basestring": "str"}
 
 
-_INNER_FILE = Global("torch.storage", "_load_from_bytes")
+_OBJECT = Global("builtins", "object")
 
 
 class Stop(Exception):  # noqa: N818 - it is no error
@@ -62,8 +62,10 @@ class Machine:
         "fresh",
         "fresh_cost",
         "held",
+        "known",
         "marks",
         "memo",
+        "noted",
         "persistent",
         "position",
         "puts",
@@ -97,7 +99,10 @@ class Machine:
         self.skipped = 0  # bytes that were not touched
         self.fresh: Any = None  # the last tuple, while only the stack refers to it
         self.fresh_cost = 0  # of it, and of what only it refers to
-        self.found: dict[tuple[str, str], Any] = {}
+        self.found: dict[tuple[str, str], Global | Name] = {}
+        # By id, which is quicker than by hash; ``found`` keeps them alive.
+        self.known: dict[int, rebuild.Known | None] = {}
+        self.noted: set[int] = set()  # whose call is in the list of calls
 
     def settle(self) -> None:
         """Enter in the budget what was made since the last time.
@@ -247,29 +252,32 @@ class Machine:
                 reference = Global("builtins", _RENAMED.get(name, name))
             self.builder.called.setdefault(reference, False)
             found = self.found[module, name] = torch_names.named(reference)
+            self.known[id(found)] = rebuild.KNOWN.get(reference)
         return found
 
     def call(self, function: Any, values: Any) -> Any:
         """Return what a call gives, or the Record of it."""
-        self._note(function)
-        self._check(values)
-        if not isinstance(function, Global):
-            return rebuild.record(self.builder, function, values, is_call=True)
-        if function.module == "copyreg":
-            return self._copyreg(function, values)
-        made = self._made(function, values)
-        if type(made) is Record:
+        if type(values) is not tuple:
+            raise Broken("the arguments of a call are no tuple")
+        number = id(function)
+        if number not in self.noted:
+            self._note(function)
+        known = self.known.get(number)
+        made = NotImplemented if known is None else self._made(known, values)
+        if made is NotImplemented:
             self.fresh = None
-        else:
-            self.gone(values, function in rebuild.OF_TENSORS)
+            return self._recorded(function, values)
+        self.gone(values, known is not None and known.forgets)
         return made
 
-    def _made(self, function: Global, values: tuple[Any, ...]) -> Any:
+    def _made(self, known: rebuild.Known, values: tuple[Any, ...]) -> Any:
+        if not known.least <= len(values) <= known.most:
+            return NotImplemented
         builder = self.builder
         builder.consumed = self.position - self.start
         before = builder.budget.spent
-        made = rebuild.call(builder, function, values)
-        if function != _INNER_FILE:  # whose content lives on in the storage that it gives
+        made = known.make(builder, *values)
+        if known.make is not rebuild.inner_file:  # its content lives on in what it gives
             spent = builder.budget.spent - before
             self.cost += spent
             self.entered += spent
@@ -277,28 +285,29 @@ class Machine:
 
     def new(self, kind: Any, values: Any, keywords: Any = ()) -> Any:
         """Return a new instance of a class, or the Record of it."""
+        if type(values) is not tuple:
+            raise Broken("the arguments of a call are no tuple")
         self._note(kind)
-        self._check(values)
         self.fresh = None
         keywords = {} if keywords == () else keywords
         if not isinstance(keywords, dict):
             raise Broken("the keywords of a call are none")
-        if isinstance(kind, Global) and not keywords and kind in rebuild.MAKERS:
-            made = self._made(kind, values)
-            if type(made) is not Record:
+        known = self.known.get(id(kind))
+        if known is not None and not keywords:
+            made = self._made(known, values)
+            if made is not NotImplemented:
                 return made
         return rebuild.record(self.builder, kind, values, keywords)
 
-    def _copyreg(self, function: Global, values: tuple[Any, ...]) -> Any:
-        if function.name == "_reconstructor" and len(values) == 3:
-            kind, base, state = values
-            is_plain = base == Global("builtins", "object")
-            return self.new(kind, () if is_plain else (state,))
-        if function.name == "__newobj__" and values:
-            return self.new(values[0], values[1:])
-        if function.name == "__newobj_ex__" and len(values) == 3:
-            return self.new(*values)
-        self.fresh = None
+    def _recorded(self, function: Any, values: tuple[Any, ...]) -> Any:
+        if isinstance(function, Global) and function.module == "copyreg":
+            if function.name == "_reconstructor" and len(values) == 3:
+                kind, base, state = values
+                return self.new(kind, () if base == _OBJECT else (state,))
+            if function.name == "__newobj__" and values:
+                return self.new(values[0], values[1:])
+            if function.name == "__newobj_ex__" and len(values) == 3:
+                return self.new(*values)
         return rebuild.record(self.builder, function, values, is_call=True)
 
     def _note(self, function: Any) -> None:
@@ -306,7 +315,5 @@ class Machine:
             function = Global("torch", function.value)
         if isinstance(function, Global):
             self.builder.called[function] = True
-
-    def _check(self, values: Any) -> None:
-        if not isinstance(values, tuple):
-            raise Broken("the arguments of a call are no tuple")
+            if id(function) in self.known:
+                self.noted.add(id(function))

@@ -90,7 +90,8 @@ def _binput(m: Machine) -> None:
 
 @_on(b"r")
 def _long_binput(m: Machine) -> None:
-    m.put(m.number(4))
+    m.position += 4
+    m.put(int.from_bytes(m.content[m.position - 4 : m.position], "little"))
 
 
 @_on(b"\x94")
@@ -111,7 +112,8 @@ def _binget(m: Machine) -> None:
 
 @_on(b"j")
 def _long_binget(m: Machine) -> None:
-    m.get(m.number(4))
+    m.position += 4
+    m.get(int.from_bytes(m.content[m.position - 4 : m.position], "little"))
 
 
 # --- numbers

@@ -305,7 +305,7 @@ def _from_type(builder: Builder, function: Any, _kind: Any, values: Any, _state:
     return NotImplemented if isinstance(made, Record) else made
 
 
-def _inner_file(builder: Builder, content: Any) -> Any:
+def inner_file(builder: Builder, content: Any) -> Any:
     """``torch.storage._load_from_bytes(content)``: a whole torch file."""
     if not isinstance(content, bytes | bytearray | memoryview):
         return NotImplemented
@@ -353,20 +353,40 @@ MAKERS: dict[Global, Maker] = {
     Global("torch._tensor", "_rebuild_from_type_v2"): _from_type,
     Global("torch._tensor", "_rebuild_from_type"): _from_type,
     Global("torch.tensor", "_rebuild_from_type"): _from_type,
-    Global("torch.storage", "_load_from_bytes"): _inner_file,
+    Global("torch.storage", "_load_from_bytes"): inner_file,
     Global("torch", "device"): _device,
     Global("torch.serialization", "_get_layout"): _layout,
 }
-# Nothing that these are called with lives on in what they give, but for shapes and strides.
-OF_TENSORS = frozenset(
-    Global(_U, name) for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3")
-)
-# How many arguments each takes; with another number, the call stays a Record.
-_ARITIES = {
-    key: (code.co_argcount - 1 - len(maker.__defaults__ or ()), code.co_argcount - 1)
-    for key, maker in MAKERS.items()
-    for code in (maker.__code__,)
-}
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A function of the table.
+
+    Attributes:
+        make: does what it does.
+        least: how many arguments it takes; with another number, a call stays a Record.
+        most: likewise.
+        forgets: nothing that it is called with lives on in what it gives, but shapes and strides.
+    """
+
+    make: Maker
+    least: int
+    most: int
+    forgets: bool
+
+
+def _known(function: Global, make: Maker) -> Known:
+    code, takes_any = make.__code__, 4
+    most = code.co_argcount - 1
+    least = most - len(make.__defaults__ or ())
+    return Known(
+        make, least, 1000 if code.co_flags & takes_any else most, function.name in _FORGETS
+    )
+
+
+_FORGETS = frozenset(("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"))
+KNOWN = {function: _known(function, make) for function, make in MAKERS.items()}
 # Classes that pickles call as functions, whose instances are plain data.
 _CLASSES = frozenset(
     Global(module, name)
@@ -391,17 +411,12 @@ def call(builder: Builder, function: Global, values: tuple[Any, ...]) -> Any:
     Raises:
         Broken: the arguments contradict each other.
     """
-    maker = MAKERS.get(function)
-    if maker is not None and _takes(function, len(values)):
-        made = maker(builder, *values)
+    known = KNOWN.get(function)
+    if known is not None and known.least <= len(values) <= known.most:
+        made = known.make(builder, *values)
         if made is not NotImplemented:
             return made
-    return record(builder, function, values, is_call=function not in _CLASSES)
-
-
-def _takes(function: Global, count: int) -> bool:
-    least, most = _ARITIES[function]
-    return least <= count and (count <= most or bool(MAKERS[function].__code__.co_flags & 4))
+    return record(builder, function, values, is_call=True)
 
 
 def record(
@@ -417,4 +432,4 @@ def record(
         made_by = Global("torch", made_by.value)
     if not isinstance(made_by, Global):
         made_by, values, is_call = CALLED, (made_by, *values), True
-    return Record(made_by, values, keywords or {}, is_call)
+    return Record(made_by, values, keywords or {}, is_call and made_by not in _CLASSES)
