@@ -227,15 +227,17 @@ def _entry_of(live_one: torch.Tensor, blobs: dict[int, Blob]) -> TensorEntry:
 
 def _dense(entry: TensorEntry) -> torch.Tensor:
     dtype = _dtype(entry.spec.dtype)
-    shape, strides = entry.spec.shape, entry.strides
-    _check_place(entry)
-    if not entry.count:
+    shape, strides, count = entry.spec.shape, entry.strides, entry.count
+    _check_place(entry, count)
+    if not count:
         found = torch.empty(shape, dtype=dtype)
         return found if strides is None else found.as_strided(shape, strides)
     found = torch.empty(0, dtype=dtype)
-    found.set_(_storage(entry), entry.offset, shape, strides or _in_order(shape))
-    found = found.conj() if "conj" in entry.flags else found
-    return torch._neg_view(found) if "neg" in entry.flags else found
+    found.set_(_storage(entry), entry.offset, shape, strides or ())  # () is in order
+    if entry.flags:
+        found = found.conj() if "conj" in entry.flags else found
+        found = torch._neg_view(found) if "neg" in entry.flags else found
+    return found
 
 
 def _dtype(name: str) -> torch.dtype:
@@ -251,28 +253,20 @@ def _dtype(name: str) -> torch.dtype:
     return found
 
 
-def _check_place(entry: TensorEntry) -> None:
+def _check_place(entry: TensorEntry, count: int) -> None:
     shape, strides = entry.spec.shape, entry.strides
     room = entry.blob.nbytes // DTYPES[entry.spec.dtype].itemsize
-    if min(shape, default=0) < 0 or entry.offset < 0 or min(strides or (), default=0) < 0:
+    if entry.offset < 0 or (shape and min(shape) < 0) or (strides and min(strides) < 0):
         raise ValueError("it has a negative size, stride or offset")
-    if strides is not None and len(strides) != len(shape):
-        raise ValueError(f"it has {len(shape)} dimensions and {len(strides)} strides")
     if strides is None:
-        end = entry.offset + entry.count
+        end = entry.offset + count
+    elif len(strides) != len(shape):
+        raise ValueError(f"it has {len(shape)} dimensions and {len(strides)} strides")
     else:
         steps = ((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
         end = entry.offset + 1 + sum(steps)
-    if entry.count and end > room:
+    if count and end > room:
         raise ValueError(f"it ends at element {end} of a storage of {room}")
-
-
-def _in_order(shape: tuple[int, ...]) -> tuple[int, ...]:
-    strides, step = [], 1
-    for length in reversed(shape):
-        strides.append(step)
-        step *= length
-    return tuple(reversed(strides))
 
 
 def _storage(entry: TensorEntry) -> torch.UntypedStorage:
