@@ -156,11 +156,12 @@ class Run:
                 f"run {self.folder.path} began with seed={state['seed']}, not {self.seed}",
                 cure=f"give seed={state['seed']}, or another folder",
             )
-        self._at = Position(**state["position"])
-        self._best.value, self._length = state["best"], state["batches"]
+        with found.reading():
+            self._at = Position(**state["position"])
+            self._best.value, self._length = state["best"], state["batches"]
+            lines: int = state["lines"]
         self._sources.restore(found.parts)
         self._console.say(f"run {self.folder.path} continues at {self._at}")
-        lines: int = state["lines"]
         return lines
 
     def _flush(self) -> None:
@@ -358,7 +359,9 @@ class Run:
         if found is None:
             return
         self._tracked.check_complete(found)
-        for line in conditions.differences(found.manifest["environment"], conditions.here()):
+        with found.reading():
+            then = found.manifest["environment"]
+        for line in conditions.differences(then, conditions.here()):
             self._console.say(f"  {line}")
 
     def _seed(self, purpose: str, *position: int) -> None:

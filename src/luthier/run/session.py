@@ -122,19 +122,21 @@ class Session:
 
         Raises:
             DoesNotFitError: the checkpoint belongs to another model or optimizer.
+            DamagedError: it lacks something.
         """
-        checkpoint.restore_module(self.job.model, saved.parts["model"])
-        self.progress = Progress.from_dict(dict(saved.state))
-        self._before = saved.manifest["seconds"]
+        with saved.reading():
+            self.progress = Progress.from_dict(dict(saved.state))
+            self._before = saved.manifest["seconds"]
+        checkpoint.restore_module(self.job.model, saved.part("model"))
         for epoch in range(self.progress.at.epoch + 1):
             self._enter(epoch)
         report = checkpoint.restore_optimizer(
-            self._learner.optimizer, self._names, saved.parts["optimizer"]
+            self._learner.optimizer, self._names, saved.part("optimizer")
         )
         if not report.complete:
             self.console.say(f"  {report}")
         if self._learner.average is not None:
-            self._learner.average.load(saved.parts["average"].tensors)
+            self._learner.average.load(saved.part("average").tensors)
 
     def _enter(self, epoch: int) -> None:
         """Let the blocks that are due in this epoch join."""

@@ -118,7 +118,7 @@ def _checkpoint(path: Path) -> Finding:
 
 
 def _look_at_checkpoint(path: Path) -> str:
-    files = checkpoint.verify(path)["files"]
+    files = checkpoint.read(path).manifest["files"]
     for name in files:
         if name.endswith(".safetensors"):
             tensors.check_structure(path / name)
