@@ -970,6 +970,17 @@ def _cut_metrics(folder: Path) -> None:
     Run(folder, seed=3, console=QUIET)
 
 
+def _no_tensor_of_this_name(folder: Path) -> None:
+    contrast(folder)
+    Run(folder, console=QUIET, query=nn.Linear(6, 4), slow=torch.zeros(4, 6))
+
+
+def _no_optimizer_of_this_name(folder: Path) -> None:
+    contrast(folder)
+    query = nn.Linear(6, 4)
+    Run(folder, console=QUIET, query=query, queue=torch.optim.SGD(query.parameters()))
+
+
 REFUSED: dict[Callable[[Path], None], tuple[type[Exception], tuple[str, ...]]] = {
     _batches_without_an_epoch: (UnkeyedError, ("no epoch is under way", "run.epochs(25)")),
     _batches_after_the_epochs: (UnkeyedError, ("no epoch is under way",)),
@@ -996,6 +1007,8 @@ REFUSED: dict[Callable[[Path], None], tuple[type[Exception], tuple[str, ...]]] =
     ),
     _another_optimizer: (DoesNotFitError, ("the state of AdamW", "the optimizer is SGD")),
     _another_shape: (DoesNotFitError, ("queue", "(8, 4)", "(16, 4)")),
+    _no_tensor_of_this_name: (DoesNotFitError, ("slow is a tensor here", "has none")),
+    _no_optimizer_of_this_name: (DoesNotFitError, ("is SGD", "no optimizer's state")),
     _all_damaged: (LuthierError, ("no checkpoint in", "is sound", "step-00000012")),
     _cut_metrics: (RunFolderError, ("has 1 lines, expected 15",)),
 }
@@ -1024,6 +1037,32 @@ def test_a_refused_run_holds_its_folder_no_longer(
     seed = 3 if case in (_another_architecture, _another_optimizer) else 0
     Run(tmp_path / "run", seed=seed, console=QUIET).close()
     assert raised.value.__traceback__ is not None, "what it raised is still there"
+
+
+def test_what_does_not_fit_changes_nothing(tmp_path: Path) -> None:
+    late_scheduler(tmp_path)
+    torch.manual_seed(7)
+    model = small_net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.5)
+    constant = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    queue, other = torch.zeros(4), nn.Linear(2, 2)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with Run(tmp_path, console=QUIET) as run:
+        # The first fits; one after it does not, each time for another reason.
+        with pytest.raises(DoesNotFitError, match="scheduler is a tensor here"):
+            run.track(model=model, optimizer=optimizer, scheduler=queue)
+        with pytest.raises(DoesNotFitError, match="no optimizer's state"):
+            run.track(model=model, scheduler=optimizer)
+        with pytest.raises(DoesNotFitError, match="does not fit optimizer"):
+            run.track(model=model, scheduler=constant, optimizer=other)
+        with pytest.raises(UnsupportedStateError):
+            run.track(model=model, optimizer=optimizer, scheduler=[1])
+        assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
+        assert not optimizer.state
+        assert constant.last_epoch == 0
+        run.track(model=model, optimizer=optimizer)  # none of them is tracked yet
+        assert optimizer.state
+        assert not torch.equal(before["0.weight"], model[0].weight)
 
 
 @pytest.mark.parametrize("settings", [{"keep": 0}, {"save_every": "often"}, {"best": "accuracy"}])

@@ -101,32 +101,48 @@ def _still(state: Tensors, learning: set[int]) -> frozenset[str]:
     return frozenset(still)
 
 
-def restore_module(module: nn.Module, saved: Saved, name: str = "model") -> None:
-    """Put a module's state back.
+def fit_module(module: nn.Module, saved: Saved, name: str = "model") -> Callable[[], None]:
+    """Compare a module with a saved state, and return what puts the state back.
 
     Raises:
-        DoesNotFitError: names or shapes differ; nothing was changed.
+        DoesNotFitError: names or shapes differ.
     """
     state = module.state_dict()
     own = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
     extra = {key for key in state if key not in own}
     theirs = {key: t for key, t in saved.tensors.items() if key in own or not extra}
+    plain = saved.plain if isinstance(saved.plain, dict) else {}
     differ = [
         f"{key} {_spec(theirs, key)} in the checkpoint, {_spec(own, key)} here"
         for key in sorted(own.keys() | theirs.keys())
         if _spec(own, key) != _spec(theirs, key)
     ]
+    differ += [f"{key} missing in the checkpoint" for key in sorted(extra - plain.keys())]
     if differ:
         more = f"\n  and {len(differ) - 6} more" if len(differ) > 6 else ""
         raise DoesNotFitError(
             f"the checkpoint does not fit {name}:\n  " + "\n  ".join(differ[:6]) + more,
             cure="the classes or the model's code have changed since; start a new run",
         )
-    with torch.no_grad():
-        for key, tensor in own.items():
-            tensor.copy_(theirs[key])
-    if extra:
-        module.load_state_dict(unpack(saved.plain, saved.tensors), strict=False)
+    rest = unpack(plain, saved.tensors)
+
+    def put_back() -> None:
+        with torch.no_grad():
+            for key, tensor in own.items():
+                tensor.copy_(theirs[key])
+        if extra:
+            module.load_state_dict(rest, strict=False)
+
+    return put_back
+
+
+def restore_module(module: nn.Module, saved: Saved, name: str = "model") -> None:
+    """Put a module's state back.
+
+    Raises:
+        DoesNotFitError: names or shapes differ; nothing was changed.
+    """
+    fit_module(module, saved, name)()
 
 
 def _spec(tensors: Tensors, key: str) -> str:
@@ -143,7 +159,17 @@ def capture_stateful(value: Stateful, name: str) -> Captured:
     return Captured(now=tensors, plain=packed)
 
 
+def fit_stateful(value: Stateful, saved: Saved) -> Callable[[], None]:
+    """Return what puts back what ``capture_stateful`` returned; the object may still refuse it."""
+    own = {name: tensor.clone() for name, tensor in saved.tensors.items()}
+    state = unpack(saved.plain, own)
+
+    def put_back() -> None:
+        value.load_state_dict(state)
+
+    return put_back
+
+
 def restore_stateful(value: Stateful, saved: Saved) -> None:
     """Put back what ``capture_stateful`` returned."""
-    own = {name: tensor.clone() for name, tensor in saved.tensors.items()}
-    value.load_state_dict(unpack(saved.plain, own))
+    fit_stateful(value, saved)()
