@@ -38,6 +38,8 @@ class Captured:
             training goes on.
         now: tensors that may change at any time; they are copied at once.
         still: names of tensors that are not being trained, for a file of their own.
+        buffers: names of buffers that belong to them, for another: a forward may change them all
+            the same.
         plain: everything else, as plain JSON.
         check: looks at the copied tensors and raises if they must not be kept.
     """
@@ -45,6 +47,7 @@ class Captured:
     later: Tensors = field(default_factory=dict)
     now: Tensors = field(default_factory=dict)
     still: frozenset[str] = frozenset()
+    buffers: frozenset[str] = frozenset()
     plain: Any = None
     check: Callable[[Tensors], None] = lambda _tensors: None
 
@@ -76,29 +79,22 @@ def capture_module(module: nn.Module, learning: set[int]) -> Captured:
             isinstance(tensor, nn.Parameter) and not tensor.requires_grad
         )
         (later if is_steady else now)[name] = tensor
-    return Captured(later, now, _still(tensors, learning), packed or None)
+    still = frozenset(
+        name
+        for name, tensor in tensors.items()
+        if isinstance(tensor, nn.Parameter) and id(tensor) not in learning
+    )
+    buffers = _idle_buffers(tensors, still) if still else frozenset()
+    return Captured(later, now, still, buffers, packed or None)
 
 
-def _still(state: Tensors, learning: set[int]) -> frozenset[str]:
-    """Return the names of what is not being trained.
-
-    A buffer, such as the running mean of a normalisation, goes with the parameters of its own
-    module; without any it counts as trained.
-    """
-    still: list[str] = []
-    buffers: list[tuple[str, str]] = []  # module and name
-    some_learn: dict[str, bool] = {}  # by module
-    for name, tensor in state.items():
-        module = name.rpartition(".")[0]
-        if not isinstance(tensor, nn.Parameter):
-            buffers.append((module, name))
-            continue
-        learns = id(tensor) in learning
-        some_learn[module] = learns or some_learn.get(module, False)
-        if not learns:
-            still.append(name)
-    still += [name for module, name in buffers if not some_learn.get(module, True)]
-    return frozenset(still)
+def _idle_buffers(state: Tensors, still: frozenset[str]) -> frozenset[str]:
+    """Return the names of buffers, such as running means, in whose own module nothing learns."""
+    parameters = [name for name, tensor in state.items() if isinstance(tensor, nn.Parameter)]
+    learns = {name.rpartition(".")[0] for name in parameters if name not in still}
+    return frozenset(
+        name for name in state.keys() - set(parameters) if name.rpartition(".")[0] not in learns
+    )
 
 
 def fit_module(module: nn.Module, saved: Saved, name: str = "model") -> Callable[[], None]:

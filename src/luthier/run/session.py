@@ -163,7 +163,9 @@ class Session:
             "optimizer": checkpoint.capture_optimizer(learner.optimizer, self._names),
         }
         if learner.average is not None:
-            parts["average"] = Captured(later=learner.average.tensors, still=model.still)
+            parts["average"] = Captured(
+                later=learner.average.tensors, still=model.still, buffers=model.buffers
+            )
         facts = {
             "epoch": progress.at.epoch,
             "seconds": self.seconds,
