@@ -1229,6 +1229,8 @@ def child(kind: str, folder: str) -> None:
     torch.manual_seed(0)
     if kind == "refused":
         refused_child(place)
+    elif kind == "unclosed":
+        unclosed_child(place)
     elif kind == "gate":
         with disk.using(Gate(place, refuse=False)):
             classify(place, act, "persistent", 2, save_every="4 steps")
@@ -1250,6 +1252,22 @@ def refused_child(place: Path) -> None:
                     print("asked", flush=True)
                     told = True
                 threading.Event().wait(0.01)
+
+
+def unclosed_child(place: Path) -> None:
+    """Fail between a save and the step that would wait for its copy; nothing closes the run."""
+    model = small_net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run = Run(place, model=model, optimizer=optimizer, save_every="1 step", console=QUIET)
+    for batch in run.steps(100, POINTS, batch_size=4):
+        if run.at.step == 3:
+            if os.fork() == 0:
+                sys.exit()  # which completes nothing: the save is its parent's
+            os.wait()
+            assert steps_of_run(place) == [1, 2]
+            raise BodyFailedError("the body has failed")
+        loss_of(model, batch).backward()
+        optimizer.step()
 
 
 class Child:
@@ -1358,3 +1376,13 @@ def test_a_body_that_raises_ends_the_process_and_its_workers(tmp_path: Path) -> 
     torch.manual_seed(0)
     classify(tmp_path, source="persistent")
     assert bits(tmp_path) == whole_classify("persistent")
+
+
+def test_the_save_under_way_is_completed_where_nothing_closes_the_run(tmp_path: Path) -> None:
+    with Child("unclosed", tmp_path) as process:
+        said = process.end()
+        assert process.process.returncode == 1
+    assert said.splitlines()[-1].endswith("BodyFailedError: the body has failed")
+    assert steps_of_run(tmp_path) == [2, 3]
+    assert verify(tmp_path).sound
+    assert not list(tmp_path.rglob(".tmp-*"))
