@@ -446,10 +446,57 @@ def cut_short(folder: Path, at: At = nothing, **more: Any) -> None:
             run.log(loss=loss)
 
 
+def alternating(folder: Path, at: At = nothing, **more: Any) -> None:
+    """Two streams by turns, each with its name: a resume in any epoch puts each where it was."""
+    model, even, odd = small_net(), Stream(), Stream()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    objects = {"model": model, "optimizer": optimizer, "even": even, "odd": odd}
+    with Run(folder, console=QUIET, **more, **objects) as run:
+        for epoch in run.epochs(EPOCHS):
+            stream = odd if epoch % 2 else even
+            for number, batch in enumerate(run.batches(stream, 4), run.at.batch):
+                at(run.at.step)
+                optimizer.zero_grad()
+                loss_of(model, batch).backward()
+                optimizer.step()
+                if number == 2:
+                    break  # before its end: the next epoch of this stream begins here
+
+
+def stopped_early(folder: Path, at: At = nothing, **more: Any) -> None:
+    """Asked for long, and ended from the middle of the second epoch, which comes to its end."""
+    model = small_net()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    with Run(folder, console=QUIET, **more, model=model, optimizer=optimizer) as run:
+        for epoch in run.epochs(9):
+            for batch in run.batches(Drawn(), 4, shuffle=True):
+                at(run.at.step)
+                optimizer.zero_grad()
+                loss_of(model, batch).backward()
+                optimizer.step()
+                if run.at.step == BATCHES + 1:
+                    run.stop()
+            run.log(epoch_=epoch)
+
+
+def stopped_at_a_step(folder: Path, at: At = nothing, **more: Any) -> None:
+    model = small_net()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    with Run(folder, console=QUIET, **more, model=model, optimizer=optimizer) as run:
+        for batch in run.steps(99, Drawn(), batch_size=4):
+            at(run.at.step)
+            optimizer.zero_grad()
+            loss_of(model, batch).backward()
+            optimizer.step()
+            if run.at.step == BATCHES + 1:
+                run.stop()
+
+
 LOOPS: dict[str, Callable[..., None]] = {
     loop.__name__: loop
     for loop in (
         accumulate,
+        alternating,
         averaged,
         by_steps,
         contrast,
@@ -460,6 +507,8 @@ LOOPS: dict[str, Callable[..., None]] = {
         reinforce,
         scaled,
         second_order,
+        stopped_at_a_step,
+        stopped_early,
         streamed,
     )
 }
@@ -709,6 +758,38 @@ def test_a_finished_run_does_nothing_again(tmp_path: Path) -> None:
     classify(tmp_path / "run", taken.append)
     assert not taken
     assert bits(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize(
+    ("loop", "steps"), [(stopped_early, 2 * BATCHES), (stopped_at_a_step, BATCHES + 2)]
+)
+def test_a_run_that_was_stopped_is_finished(
+    tmp_path: Path, loop: Callable[..., None], steps: int
+) -> None:
+    assert steps_of(whole_of(loop, tmp_path)) == steps
+    before = bits(tmp_path)
+    taken: list[int] = []
+    loop(tmp_path, taken.append)
+    assert taken == []
+    assert bits(tmp_path) == before
+
+
+def test_a_run_that_was_stopped_goes_on_if_more_is_asked_for(tmp_path: Path) -> None:
+    def epochs(count: int, stop_in: int = -1) -> list[int]:
+        found = []
+        with Run(tmp_path, console=QUIET) as run:
+            for epoch in run.epochs(count):
+                found.append(epoch)
+                list(run.batches(POINTS, 8))
+                if epoch == stop_in:
+                    run.stop()
+        return found
+
+    assert epochs(5, stop_in=1) == [0, 1]
+    assert epochs(5) == epochs(3) == []
+    assert epochs(6, stop_in=3) == [2, 3]
+    assert epochs(6) == []
+    assert epochs(7) == [4, 5, 6]
 
 
 def test_a_finished_run_may_be_made_longer(tmp_path: Path) -> None:
@@ -970,6 +1051,18 @@ def _cut_metrics(folder: Path) -> None:
     Run(folder, seed=3, console=QUIET)
 
 
+def _two_positions(folder: Path) -> None:
+    with Run(folder, console=QUIET) as run:
+        streams = [Stream(), Stream()]
+        for epoch in run.epochs(2):
+            list(run.batches(streams[epoch], 4))
+
+
+def _nothing_to_stop(folder: Path) -> None:
+    with Run(folder, console=QUIET) as run:
+        run.stop()
+
+
 def _no_tensor_of_this_name(folder: Path) -> None:
     contrast(folder)
     Run(folder, console=QUIET, query=nn.Linear(6, 4), slow=torch.zeros(4, 6))
@@ -1007,6 +1100,8 @@ REFUSED: dict[Callable[[Path], None], tuple[type[Exception], tuple[str, ...]]] =
     ),
     _another_optimizer: (DoesNotFitError, ("the state of AdamW", "the optimizer is SGD")),
     _another_shape: (DoesNotFitError, ("queue", "(8, 4)", "(16, 4)")),
+    _two_positions: (DataError, ("a second Stream", "run.track(first=…, second=…)")),
+    _nothing_to_stop: (UnkeyedError, ("none is under way", "run.epochs or run.steps")),
     _no_tensor_of_this_name: (DoesNotFitError, ("slow is a tensor here", "has none")),
     _no_optimizer_of_this_name: (DoesNotFitError, ("is SGD", "no optimizer's state")),
     _all_damaged: (LuthierError, ("no checkpoint in", "is sound", "step-00000012")),

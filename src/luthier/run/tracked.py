@@ -105,6 +105,10 @@ class Tracked:
         """Return the name of every parameter."""
         return self._all.names()
 
+    def has(self, value: object) -> bool:
+        """Tell whether an object is tracked."""
+        return any(value is one for kind in self._all for one in kind.values())
+
     def weights(self) -> dict[str, torch.Tensor]:
         """Return the state of every module, by the module's name and the tensor's."""
         return {
@@ -159,7 +163,7 @@ class Tracked:
         """
         own = set().union(*self._all)
         for name in found.parts:
-            if name not in own and name != GRADIENTS and not name.startswith(f"{DATA}-"):
+            if name not in own and name not in (GRADIENTS, DATA):
                 raise DoesNotFitError(
                     f"the checkpoint {found.path} has the state of {name!r}, which is not tracked"
                     f"{nearest(name, own)}",
