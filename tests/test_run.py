@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,6 +54,7 @@ from luthier.report import Console
 from luthier.run import keeper
 from luthier.run.keeper import Cadence
 from luthier.values import Position
+from processes import Forked
 
 QUIET = Console(quiet=True)
 At = Callable[[int], None]  # is told of every step, in its body
@@ -1366,11 +1368,23 @@ def unclosed_child(place: Path) -> None:
 
 
 class Child:
-    """A process in a group of its own."""
+    """A process in a group of its own; a fresh one where its end is the interpreter's."""
 
-    def __init__(self, kind: str, folder: Path) -> None:
+    def __init__(self, kind: str, folder: Path, *, fresh: bool = False) -> None:
+        self.process: Any = self._fresh(kind, folder) if fresh else self._forked(kind, folder)
+
+    def _forked(self, kind: str, folder: Path) -> Forked:
+        def work() -> None:
+            warnings.simplefilter("error")
+            warnings.filterwarnings("ignore", message="This DataLoader")
+            child(kind, str(folder))
+
+        with disk.using(disk.Disk()):  # the child's power may fail
+            return Forked(work)
+
+    def _fresh(self, kind: str, folder: Path) -> subprocess.Popen[str]:
         code = f"import test_run; test_run.child({kind!r}, {str(folder)!r})"
-        self.process = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-W", "error", "-W", "ignore:This DataLoader", "-c", code],
             cwd=Path(__file__).parent,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -1393,7 +1407,7 @@ class Child:
 
     def end(self) -> str:
         _, said = self.process.communicate(timeout=60)
-        return said
+        return str(said)
 
     def __enter__(self) -> Child:
         return self
@@ -1441,7 +1455,7 @@ def test_a_signal_in_the_middle_of_a_save_completes_it(tmp_path: Path) -> None:
 
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
-    with Child("refused", tmp_path) as process:
+    with Child("refused", tmp_path, fresh=True) as process:
         process.until_said("No space left on device; trying again for 600 s")
         process.signal(signal.SIGINT)
         process.until("asked")
@@ -1464,7 +1478,7 @@ def test_a_run_at_work_is_held_and_a_kill_frees_it(tmp_path: Path) -> None:
 
 
 def test_a_body_that_raises_ends_the_process_and_its_workers(tmp_path: Path) -> None:
-    with Child("fails", tmp_path) as process:
+    with Child("fails", tmp_path, fresh=True) as process:
         said = process.end()
         assert process.process.returncode == 1
     assert said.splitlines()[-1].endswith("BodyFailedError: the body has failed")
@@ -1474,7 +1488,7 @@ def test_a_body_that_raises_ends_the_process_and_its_workers(tmp_path: Path) -> 
 
 
 def test_the_save_under_way_is_completed_where_nothing_closes_the_run(tmp_path: Path) -> None:
-    with Child("unclosed", tmp_path) as process:
+    with Child("unclosed", tmp_path, fresh=True) as process:
         said = process.end()
         assert process.process.returncode == 1
     assert said.splitlines()[-1].endswith("BodyFailedError: the body has failed")
