@@ -104,6 +104,14 @@ def loss_of(model: nn.Module, batch: Any) -> torch.Tensor:
     return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
 
+def learn(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any) -> torch.Tensor:
+    optimizer.zero_grad()
+    loss = loss_of(model, batch)
+    loss.backward()
+    optimizer.step()
+    return loss
+
+
 def nothing(_step: int) -> None: ...
 
 
@@ -187,10 +195,7 @@ def classify(
             total = 0.0
             for batch in batches(run, workers):
                 at(run.at.step)
-                loss = loss_of(model, batch)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+                loss = learn(model, optimizer, batch)
                 scheduler.step()
                 run.log(loss=loss)
             with torch.no_grad():
@@ -268,9 +273,7 @@ def averaged(folder: Path, at: At = nothing, **more: Any) -> None:
         for _ in run.epochs(EPOCHS):
             for batch in run.batches(Drawn(), 4):
                 at(run.at.step)
-                optimizer.zero_grad()
-                loss_of(model, batch).backward()
-                optimizer.step()
+                learn(model, optimizer, batch)
                 average.update_parameters(model)
 
 
@@ -304,10 +307,7 @@ def plateau(folder: Path, at: At = nothing, **more: Any) -> None:
         for _ in run.epochs(EPOCHS):
             for batch in run.batches(Drawn(), 4):
                 at(run.at.step)
-                optimizer.zero_grad()
-                loss = loss_of(model, batch)
-                loss.backward()
-                optimizer.step()
+                learn(model, optimizer, batch)
             scheduler.step(1.0)
             run.log(lr=optimizer.param_groups[0]["lr"])
 
@@ -323,9 +323,7 @@ def late_scheduler(folder: Path, at: At = nothing, **more: Any) -> None:
         for _ in run.epochs(EPOCHS):
             for batch in run.batches(Drawn(), 4):
                 at(run.at.step)
-                optimizer.zero_grad()
-                loss_of(model, batch).backward()
-                optimizer.step()
+                learn(model, optimizer, batch)
                 both.step()
                 run.log(lr=both.get_last_lr()[0])
 
@@ -391,10 +389,7 @@ def by_steps(folder: Path, at: At = nothing, **more: Any) -> None:
     with Run(folder, console=QUIET, **more, model=model, optimizer=optimizer) as run:
         for batch in run.steps(2 * BATCHES + 2, Drawn(), batch_size=4, shuffle=True):
             at(run.at.step)
-            optimizer.zero_grad()
-            loss = loss_of(model, batch)
-            loss.backward()
-            optimizer.step()
+            loss = learn(model, optimizer, batch)
             run.log(loss=loss)
 
 
@@ -424,10 +419,7 @@ def streamed(folder: Path, at: At = nothing, **more: Any) -> None:
         for _ in run.epochs(EPOCHS):
             for batch in run.batches(stream, 4):
                 at(run.at.step)
-                optimizer.zero_grad()
-                loss = loss_of(model, batch)
-                loss.backward()
-                optimizer.step()
+                loss = learn(model, optimizer, batch)
                 run.log(loss=loss)
 
 
@@ -439,10 +431,7 @@ def cut_short(folder: Path, at: At = nothing, **more: Any) -> None:
         for _ in run.epochs(EPOCHS):
             for number, batch in enumerate(run.batches(Drawn(), 4, shuffle=True), run.at.batch):
                 at(run.at.step)
-                optimizer.zero_grad()
-                loss = loss_of(model, batch)
-                loss.backward()
-                optimizer.step()
+                loss = learn(model, optimizer, batch)
                 if number == 2:
                     break
             run.log(loss=loss)
@@ -458,9 +447,7 @@ def alternating(folder: Path, at: At = nothing, **more: Any) -> None:
             stream = odd if epoch % 2 else even
             for number, batch in enumerate(run.batches(stream, 4), run.at.batch):
                 at(run.at.step)
-                optimizer.zero_grad()
-                loss_of(model, batch).backward()
-                optimizer.step()
+                learn(model, optimizer, batch)
                 if number == 2:
                     break  # before its end: the next epoch of this stream begins here
 
@@ -473,9 +460,7 @@ def stopped_early(folder: Path, at: At = nothing, **more: Any) -> None:
         for epoch in run.epochs(9):
             for batch in run.batches(Drawn(), 4, shuffle=True):
                 at(run.at.step)
-                optimizer.zero_grad()
-                loss_of(model, batch).backward()
-                optimizer.step()
+                learn(model, optimizer, batch)
                 if run.at.step == BATCHES + 1:
                     run.stop()
             run.log(epoch_=epoch)
@@ -487,9 +472,7 @@ def stopped_at_a_step(folder: Path, at: At = nothing, **more: Any) -> None:
     with Run(folder, console=QUIET, **more, model=model, optimizer=optimizer) as run:
         for batch in run.steps(99, Drawn(), batch_size=4):
             at(run.at.step)
-            optimizer.zero_grad()
-            loss_of(model, batch).backward()
-            optimizer.step()
+            learn(model, optimizer, batch)
             if run.at.step == BATCHES + 1:
                 run.stop()
 
@@ -1202,9 +1185,7 @@ def train_and_say(folder: Path, console: Console, at: At = nothing, size: int = 
         for _ in run.epochs(2):
             for batch in run.batches(POINTS, size):
                 at(run.at.step)
-                optimizer.zero_grad()
-                loss_of(model, batch).backward()
-                optimizer.step()
+                learn(model, optimizer, batch)
 
 
 def test_a_run_says_where_it_begins_stops_and_continues(
