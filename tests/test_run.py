@@ -777,6 +777,16 @@ def test_a_run_that_was_stopped_goes_on_if_more_is_asked_for(tmp_path: Path) -> 
     assert epochs(7) == [4, 5, 6]
 
 
+def test_an_epoch_beyond_those_that_are_asked_for_is_not_ended(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        cut_short(tmp_path, stop_at(4))
+    with Run(tmp_path, console=QUIET) as run:
+        assert (run.at.epoch, run.at.batch) == (1, 2)
+        model = small_net()
+        run.track(model=model, optimizer=torch.optim.Adam(model.parameters()))
+        assert list(run.epochs(1)) == []
+
+
 def test_a_finished_run_may_be_made_longer(tmp_path: Path) -> None:
     def train(folder: Path, *counts: int) -> None:
         for count in counts:

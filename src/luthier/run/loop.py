@@ -197,8 +197,8 @@ class Run:
             count: epochs of the whole run.
         """
         with self._in_loop(count):
-            # An epoch that had begun is ended, stopped or not.
-            while self._at.batch or self._goes_on(self._at.epoch):
+            # An epoch that had begun when the run was stopped comes to its end.
+            while self._at.epoch < count and (self._at.batch or self._stopped_of is None):
                 epoch = self._at.epoch
                 self._read_in, self._best.is_now = None, False
                 self._seed("epoch", epoch)
