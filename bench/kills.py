@@ -14,6 +14,8 @@ Processes are forked from one that has torch imported, since importing takes lon
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import os
 import random
 import shutil
@@ -21,7 +23,7 @@ import signal
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,14 +84,14 @@ def write_images(folder: Path) -> Path:
     return folder
 
 
-def finetune(images: Path) -> Subject:
+def finetune(images: Path, epochs: int) -> Subject:
     """Return what starts a small job, or continues it."""
     knobs: dict[str, Any] = {
         "model": "luthier.models.lenet:LeNet",
         "weights": "none",
         "image_size": 32,
         "batch_size": 4,
-        "epochs": 4,
+        "epochs": epochs,
         "workers": 1,
         "save_every": "3 steps",
     }
@@ -115,7 +117,7 @@ class Noise(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return torch.randn(256) + index / 40, torch.tensor([random.random() + np.random.rand()])
 
 
-def own_loop(folder: Path) -> None:
+def own_loop(folder: Path, epochs: int) -> None:
     """Train with a loop of one's own, whose state takes a while to write."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(256, 2048), nn.BatchNorm1d(2048), nn.Dropout(), nn.ReLU())
@@ -130,7 +132,7 @@ def own_loop(folder: Path) -> None:
         optimizer=optimizer,
         scheduler=scheduler,
     )
-    for _epoch in run.epochs(4):
+    for _epoch in run.epochs(epochs):
         for inputs, targets in run.batches(Noise(), batch_size=4, shuffle=True):
             loss = nn.functional.mse_loss(model(inputs), targets)
             optimizer.zero_grad()
@@ -143,10 +145,12 @@ def own_loop(folder: Path) -> None:
 def start(subject: Subject, folder: Path) -> int:
     """Fork a process that runs the subject in a group of its own."""
     child = os.fork()
+    # Both make the group: the child may not have come so far when its parent kills it.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.setpgid(child, child)
     if child:
         return child
     try:
-        os.setsid()
         subject(folder)
     except BaseException:
         (folder / "error.txt").write_text(traceback.format_exc())
@@ -194,7 +198,8 @@ def one_run(
     folder.mkdir()
     while True:
         child = start(subject, folder)
-        moment = time.monotonic() + chance.uniform(0, seconds)
+        # In the half of its time: what is killed early is killed again further on.
+        moment = time.monotonic() + chance.uniform(0, seconds / 2)
         if tally.kills >= most:
             moment = float("inf")
         while_saving = chance.random() < 0.5
@@ -227,17 +232,27 @@ def run_whole(subject: Subject, folder: Path) -> float:
     return time.monotonic() - began
 
 
+def subjects_at(place: Path, epochs: int = 4) -> dict[str, Subject]:
+    """Return both subjects; images are written to ``place``."""
+    return {
+        "finetune": finetune(write_images(place / "images"), epochs),
+        "own loop": functools.partial(own_loop, epochs=epochs),
+    }
+
+
 def measure(
-    kills: int, seed: int, place: Path, tell: Callable[[Tally], object] = lambda _tally: None
+    kills: int,
+    seed: int,
+    place: Path,
+    subjects: Mapping[str, Subject],
+    tell: Callable[[Tally], object] = lambda _tally: None,
 ) -> Tally:
-    """Kill two subjects by turns until there were so many kills; ``tell`` hears after each run."""
+    """Kill subjects by turns until there were so many kills; ``tell`` hears after each run."""
     chance = random.Random(seed)
-    images = write_images(place / "images")
-    subjects: dict[str, Subject] = {"finetune": finetune(images), "own loop": own_loop}
     seconds = {name: run_whole(s, place / f"whole {name}") for name, s in subjects.items()}
     total, number = Tally(), 0
     while total.kills < kills:
-        name = list(subjects)[number % 2]
+        name = list(subjects)[number % len(subjects)]
         number += 1
         if number % 20 == 0:  # the machine's pace changes, and with it what a random moment is
             for again, subject in subjects.items():
@@ -271,7 +286,8 @@ def main() -> None:
             arguments.out.write_text("\n".join(lines) + "\n")
 
     with tempfile.TemporaryDirectory(prefix="kills-") as place:
-        tally = measure(arguments.kills, arguments.seed, Path(place), write)
+        subjects = subjects_at(Path(place))
+        tally = measure(arguments.kills, arguments.seed, Path(place), subjects, write)
     print(tally)
     raise SystemExit(bool(tally.unreadable or tally.differing or tally.failed))
 

@@ -227,6 +227,12 @@ def measure(name: str, rounds: int, folder: Path) -> None:
 
 def frozen(name: str, folder: Path) -> None:
     """Print the bytes of a save after the first where a new last layer, of two classes, learns."""
+    for mode in ("training", "evaluation"):
+        (folder / mode).mkdir(parents=True)
+        frozen_in(mode, name, folder / mode)
+
+
+def frozen_in(mode: str, name: str, folder: Path) -> None:
     subject = Subject(name)
     last, old = [(n, m) for n, m in subject.model.named_modules() if isinstance(m, nn.Linear)][-1]
     subject.model.set_submodule(last, nn.Linear(old.in_features, 2))
@@ -234,7 +240,7 @@ def frozen(name: str, folder: Path) -> None:
     head = list(subject.model.get_submodule(last).parameters())
     for parameter in subject.model.parameters():
         parameter.requires_grad_(any(parameter is p for p in head))
-    subject.model.eval()
+    subject.model.train(mode == "training")
     subject.optimizer = torch.optim.AdamW(head, lr=1e-4)
     saver = Saver(folder, keep=2)
     saver.watch(subject.optimizer)
@@ -247,8 +253,8 @@ def frozen(name: str, folder: Path) -> None:
     torch.save(subject.nested(), folder / "state.pt")
     whole, second = (folder / "state.pt").stat().st_size, written[1] - written[0]
     print(
-        f"frozen trunk: {second:,} bytes written by the second save, torch.save writes {whole:,}:"
-        f" {100 * second / whole:.2f} %"
+        f"frozen trunk in {mode} mode: {second:,} bytes written by the second save, torch.save"
+        f" writes {whole:,}: {100 * second / whole:.2f} %"
     )
 
 
@@ -264,7 +270,6 @@ def main() -> None:
         with contextlib.ExitStack() as stack:
             stack.callback(shutil.rmtree, folder)
             measure(name, arguments.rounds, folder)
-            (folder / "frozen").mkdir()
             frozen(name, folder / "frozen")
 
 

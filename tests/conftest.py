@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Tests run in several processes, whose threads would wait for each other at full speed.
@@ -12,6 +13,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import numpy as np
 import pytest
 from PIL import Image
+
+from faults import Victims
 
 LENET = "luthier.models.lenet:LeNet"
 
@@ -47,3 +50,11 @@ def shared() -> Path:
     if not found.is_dir():
         pytest.skip(f"no shared data at {found}; set LUTHIER_SHARED to where it is")
     return found
+
+
+@pytest.fixture(scope="module")
+def victims(request: pytest.FixtureRequest) -> Iterator[Victims]:
+    """Processes that a fault ends, for the functions of the test's module."""
+    processes = Victims(request.module.__name__)
+    yield processes
+    processes.close()

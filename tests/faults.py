@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -217,6 +217,16 @@ class FaultyDisk(Disk):
             Disk().remove_tree(path)
         if change.replaced is not None:
             change.replaced.rename(path)
+
+
+def refused(disk_of_one_fault: FaultyDisk, act: Callable[[Path], object], root: Path) -> int | None:
+    """Do something on a faulty disk; give the number of the error that it raised."""
+    with disk.using(disk_of_one_fault):
+        try:
+            act(root)
+        except OSError as error:
+            return error.errno
+    return None
 
 
 def die() -> NoReturn:

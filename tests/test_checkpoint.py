@@ -8,12 +8,14 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import luthier
 from luthier.checkpoint import Checkpoint, newest, read, steps_in, store, verify
 from luthier.checkpoint.store import Content, Written
 from luthier.errors import DamagedError
@@ -125,6 +127,25 @@ def test_a_sound_checkpoint_of_the_same_step_stays(tmp_path: Path) -> None:
     assert written.manifest == verify(path)
     assert bytes_in(path) == before
     assert path.stat().st_ino == inode
+
+
+@pytest.mark.parametrize("kind", ["tensor", "array"])
+def test_a_tensor_that_is_named_and_in_no_file_is_damage(tmp_path: Path, kind: str) -> None:
+    save(tmp_path, 1)
+    handmade = content(2)
+    state = json.loads(handmade.state)
+    state["parts"]["sampler"] = {"at": [{"$": kind, "name": "sampler.at"}]}
+    store.save(tmp_path, 2, replace(handmade, state=store.to_json(state)), keep=2)
+    assert steps_in(tmp_path) == [1, 2]
+    verify(tmp_path / "step-00000002")  # its hashes are right
+    with pytest.raises(DamagedError, match=r"step-00000002.*'sampler'.*'sampler\.at'"):
+        read(tmp_path / "step-00000002")
+    found = newest(tmp_path)
+    assert found is not None
+    assert found.manifest["step"] == 1
+    assert "sampler.at" in found.passed_over[0]
+    finding = luthier.verify(tmp_path / "step-00000002").findings[0]
+    assert "sampler.at" in str(finding.problem)
 
 
 @pytest.mark.parametrize("damage", ["flip", "missing", "no manifest", "folder"])

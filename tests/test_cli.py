@@ -8,12 +8,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import luthier
 from conftest import LENET, write_photos
 from luthier.run.folder import existing_run, held
+from processes import luthier as luthier_process
 
 QUICK = ["--model", LENET, "--image-size", "32", "--workers", "0", "--batch-size", "4"]
 SCRATCH = [*QUICK, "--weights", "none"]
@@ -26,13 +29,19 @@ def command(*words: str | Path) -> list[str]:
 
 
 def call(
-    *words: str | Path, cwd: Path | None = None, status: int = 0
-) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        command(*words), capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT, check=False
-    )
-    assert done.returncode == status, done.stderr
-    return done
+    *words: str | Path, cwd: Path | None = None, status: int = 0, fresh: bool = False
+) -> SimpleNamespace:
+    """Run a command to its end, in a forked process or in one that is started anew."""
+    process: Any
+    if fresh:
+        process = subprocess.Popen(
+            command(*words), stdout=-1, stderr=-1, text=True, cwd=cwd, env=ENVIRONMENT
+        )
+    else:
+        process = luthier_process(*words, cwd=cwd)
+    out, said = process.communicate()
+    assert process.returncode == status, said
+    return SimpleNamespace(stdout=out, stderr=said)
 
 
 def modules_after(code: str) -> set[str]:
@@ -116,7 +125,7 @@ def test_a_wrong_request_ends_with_status_2_and_writes_nothing(
 
 
 def test_an_unknown_command_names_the_nearest(tmp_path: Path) -> None:
-    done = call("finetuen", tmp_path, status=2)
+    done = call("finetuen", tmp_path, status=2, fresh=True)
     assert "unknown command 'finetuen' (did you mean 'finetune'?)" in done.stderr
 
 
@@ -131,7 +140,8 @@ def test_wrong_weights_end_with_status_1(photos: Path, shared: Path, tmp_path: P
 def test_a_pipe_gets_one_line_an_epoch_and_standard_output_the_model(
     photos: Path, tmp_path: Path
 ) -> None:
-    done = call("finetune", photos, *SCRATCH, "--epochs", "2", "--out", "run", cwd=tmp_path)
+    words = [*SCRATCH, "--epochs", "2", "--out", "run"]
+    done = call("finetune", photos, *words, cwd=tmp_path, fresh=True)
     lines = done.stderr.splitlines()
     assert lines[0].startswith("device cpu (no accelerator found), precision fp32 (")
     assert "workers 0 (asked for)" in lines[0]
@@ -192,40 +202,39 @@ def test_a_run_is_not_overwritten(photos: Path, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == before
 
 
+TWELVE = [*SCRATCH, "--epochs", "12", "--save-every", "5 steps", "--momentum", "0.8"]
+TWELVE[TWELVE.index("--workers") + 1] = "2"
+
+
+@pytest.fixture(scope="module")
+def whole(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve epochs that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    call("finetune", photos, *TWELVE, "--out", "whole", cwd=folder)
+    return folder / "whole"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGKILL])
 def test_a_signal_and_resume_end_with_the_bits_of_a_whole_run(
-    photos: Path, tmp_path: Path, number: signal.Signals
+    photos: Path, whole: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    words = [*SCRATCH, "--epochs", "12", "--save-every", "5 steps", "--momentum", "0.8"]
-    words[words.index("--workers") + 1] = "2"
-    call("finetune", photos, *words, "--out", "whole", cwd=tmp_path)
-    with subprocess.Popen(
-        command("finetune", photos, *words, "--out", "cut"),
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("val   epoch 2/"):
-                os.killpg(process.pid, number)  # workers too, as a terminal and schedulers do
-                break
-        said = process.stderr.read()
+    process = luthier_process("finetune", photos, *TWELVE, "--out", "cut", cwd=tmp_path)
+    assert any(line.startswith("val   epoch 2/") for line in process.stderr)
+    os.killpg(process.pid, number)  # workers too, as a terminal and schedulers do
+    _, said = process.communicate()
     if number == signal.SIGKILL:
         assert process.returncode == -signal.SIGKILL
     else:
-        assert process.returncode == 130
+        assert process.returncode == 130, said
         assert "stopped and saved at step" in said
         assert "continue with: luthier resume" in said
     call("resume", "cut", "--workers", "1", cwd=tmp_path)
+    cut = tmp_path / "cut"
     for name in ("model.safetensors", "checkpoints/step-00000084/model.safetensors"):
-        whole, cut = ((tmp_path / run / name).read_bytes() for run in ("whole", "cut"))
-        assert whole == cut
+        assert (whole / name).read_bytes() == (cut / name).read_bytes()
     steps = [
         [r["iteration"] for r in map(json.loads, text.splitlines()) if r["kind"] == "step"]
-        for text in ((tmp_path / run / "metrics.jsonl").read_text() for run in ("whole", "cut"))
+        for text in ((run / "metrics.jsonl").read_text() for run in (whole, cut))
     ]
     assert steps[0] == steps[1] == list(range(1, 85))
 
@@ -233,19 +242,12 @@ def test_a_signal_and_resume_end_with_the_bits_of_a_whole_run(
 def test_a_run_at_work_is_held_and_a_kill_frees_it(photos: Path, tmp_path: Path) -> None:
     words = [*SCRATCH, "--epochs", "100000", "--out", "run"]
     words[words.index("--workers") + 1] = "1"
-    with subprocess.Popen(
-        command("finetune", photos, *words),
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stderr is not None
-        assert any(line.startswith("val   epoch 1/") for line in process.stderr)
-        second = call("resume", "run", cwd=tmp_path, status=2)
-        assert f"is in use by process {process.pid}" in second.stderr
-        process.kill()
-        process.stderr.read()
+    process = luthier_process("finetune", photos, *words, cwd=tmp_path)
+    assert any(line.startswith("val   epoch 1/") for line in process.stderr)
+    second = call("resume", "run", cwd=tmp_path, status=2)
+    assert f"is in use by process {process.pid}" in second.stderr
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()  # its worker ends by itself
     with held(existing_run(tmp_path / "run")):
         pass
 
@@ -302,7 +304,7 @@ def test_the_demo_says_identical(tmp_path: Path) -> None:
     pytest.importorskip(
         "sklearn", reason="scikit-learn is not installed: pip install 'luthier[demo]'"
     )
-    done = call("demo", "--out", "demo", cwd=tmp_path)
+    done = call("demo", "--out", "demo", cwd=tmp_path, fresh=True)
     assert "138 steps: identical bits" in done.stdout
     assert "(exit code -9); resumed at step 69" in done.stdout
     assert all(name in done.stdout for name in ("scratch", "full", "frozen", "discriminative"))
@@ -314,7 +316,7 @@ def test_the_main_job_on_real_photos(shared: Path, tmp_path: Path) -> None:
     weights = shared / "weights" / "mobilenet_v2-b0353104.pth"
     words = ["--model", "mobilenet_v2", "--weights", weights, "--strategy", "frozen"]
     more = ["--epochs", "2", "--seed", "1", "--json"]
-    done = call("finetune", shared / "hymenoptera", *words, *more, cwd=tmp_path)
+    done = call("finetune", shared / "hymenoptera", *words, *more, cwd=tmp_path, fresh=True)
     summary = json.loads(done.stdout)
     assert "1 file is no image by extension and left out" in done.stderr
     assert summary["best"]["images"] == 153

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,6 +54,7 @@ from luthier.report import Console
 from luthier.run import keeper
 from luthier.run.keeper import Cadence
 from luthier.values import Position
+from processes import Forked
 
 QUIET = Console(quiet=True)
 At = Callable[[int], None]  # is told of every step, in its body
@@ -100,6 +102,14 @@ def small_net() -> nn.Sequential:
 
 def loss_of(model: nn.Module, batch: Any) -> torch.Tensor:
     return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+def learn(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any) -> torch.Tensor:
+    optimizer.zero_grad()
+    loss = loss_of(model, batch)
+    loss.backward()
+    optimizer.step()
+    return loss
 
 
 def nothing(_step: int) -> None: ...
@@ -185,10 +195,7 @@ def classify(
             total = 0.0
             for batch in batches(run, workers):
                 at(run.at.step)
-                loss = loss_of(model, batch)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+                loss = learn(model, optimizer, batch)
                 scheduler.step()
                 run.log(loss=loss)
             with torch.no_grad():
@@ -266,9 +273,7 @@ def averaged(folder: Path, at: At = nothing, **more: Any) -> None:
         for _ in run.epochs(EPOCHS):
             for batch in run.batches(Drawn(), 4):
                 at(run.at.step)
-                optimizer.zero_grad()
-                loss_of(model, batch).backward()
-                optimizer.step()
+                learn(model, optimizer, batch)
                 average.update_parameters(model)
 
 
@@ -302,10 +307,7 @@ def plateau(folder: Path, at: At = nothing, **more: Any) -> None:
         for _ in run.epochs(EPOCHS):
             for batch in run.batches(Drawn(), 4):
                 at(run.at.step)
-                optimizer.zero_grad()
-                loss = loss_of(model, batch)
-                loss.backward()
-                optimizer.step()
+                learn(model, optimizer, batch)
             scheduler.step(1.0)
             run.log(lr=optimizer.param_groups[0]["lr"])
 
@@ -321,9 +323,7 @@ def late_scheduler(folder: Path, at: At = nothing, **more: Any) -> None:
         for _ in run.epochs(EPOCHS):
             for batch in run.batches(Drawn(), 4):
                 at(run.at.step)
-                optimizer.zero_grad()
-                loss_of(model, batch).backward()
-                optimizer.step()
+                learn(model, optimizer, batch)
                 both.step()
                 run.log(lr=both.get_last_lr()[0])
 
@@ -389,10 +389,7 @@ def by_steps(folder: Path, at: At = nothing, **more: Any) -> None:
     with Run(folder, console=QUIET, **more, model=model, optimizer=optimizer) as run:
         for batch in run.steps(2 * BATCHES + 2, Drawn(), batch_size=4, shuffle=True):
             at(run.at.step)
-            optimizer.zero_grad()
-            loss = loss_of(model, batch)
-            loss.backward()
-            optimizer.step()
+            loss = learn(model, optimizer, batch)
             run.log(loss=loss)
 
 
@@ -422,10 +419,7 @@ def streamed(folder: Path, at: At = nothing, **more: Any) -> None:
         for _ in run.epochs(EPOCHS):
             for batch in run.batches(stream, 4):
                 at(run.at.step)
-                optimizer.zero_grad()
-                loss = loss_of(model, batch)
-                loss.backward()
-                optimizer.step()
+                loss = learn(model, optimizer, batch)
                 run.log(loss=loss)
 
 
@@ -437,19 +431,57 @@ def cut_short(folder: Path, at: At = nothing, **more: Any) -> None:
         for _ in run.epochs(EPOCHS):
             for number, batch in enumerate(run.batches(Drawn(), 4, shuffle=True), run.at.batch):
                 at(run.at.step)
-                optimizer.zero_grad()
-                loss = loss_of(model, batch)
-                loss.backward()
-                optimizer.step()
+                loss = learn(model, optimizer, batch)
                 if number == 2:
                     break
             run.log(loss=loss)
+
+
+def alternating(folder: Path, at: At = nothing, **more: Any) -> None:
+    """Two streams by turns, each with its name: a resume in any epoch puts each where it was."""
+    model, even, odd = small_net(), Stream(), Stream()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    objects = {"model": model, "optimizer": optimizer, "even": even, "odd": odd}
+    with Run(folder, console=QUIET, **more, **objects) as run:
+        for epoch in run.epochs(EPOCHS):
+            stream = odd if epoch % 2 else even
+            for number, batch in enumerate(run.batches(stream, 4), run.at.batch):
+                at(run.at.step)
+                learn(model, optimizer, batch)
+                if number == 2:
+                    break  # before its end: the next epoch of this stream begins here
+
+
+def stopped_early(folder: Path, at: At = nothing, **more: Any) -> None:
+    """Asked for long, and ended from the middle of the second epoch, which comes to its end."""
+    model = small_net()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    with Run(folder, console=QUIET, **more, model=model, optimizer=optimizer) as run:
+        for epoch in run.epochs(9):
+            for batch in run.batches(Drawn(), 4, shuffle=True):
+                at(run.at.step)
+                learn(model, optimizer, batch)
+                if run.at.step == BATCHES + 1:
+                    run.stop()
+            run.log(epoch_=epoch)
+
+
+def stopped_at_a_step(folder: Path, at: At = nothing, **more: Any) -> None:
+    model = small_net()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    with Run(folder, console=QUIET, **more, model=model, optimizer=optimizer) as run:
+        for batch in run.steps(99, Drawn(), batch_size=4):
+            at(run.at.step)
+            learn(model, optimizer, batch)
+            if run.at.step == BATCHES + 1:
+                run.stop()
 
 
 LOOPS: dict[str, Callable[..., None]] = {
     loop.__name__: loop
     for loop in (
         accumulate,
+        alternating,
         averaged,
         by_steps,
         contrast,
@@ -460,6 +492,8 @@ LOOPS: dict[str, Callable[..., None]] = {
         reinforce,
         scaled,
         second_order,
+        stopped_at_a_step,
+        stopped_early,
         streamed,
     )
 }
@@ -709,6 +743,48 @@ def test_a_finished_run_does_nothing_again(tmp_path: Path) -> None:
     classify(tmp_path / "run", taken.append)
     assert not taken
     assert bits(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize(
+    ("loop", "steps"), [(stopped_early, 2 * BATCHES), (stopped_at_a_step, BATCHES + 2)]
+)
+def test_a_run_that_was_stopped_is_finished(
+    tmp_path: Path, loop: Callable[..., None], steps: int
+) -> None:
+    assert steps_of(whole_of(loop, tmp_path)) == steps
+    before = bits(tmp_path)
+    taken: list[int] = []
+    loop(tmp_path, taken.append)
+    assert taken == []
+    assert bits(tmp_path) == before
+
+
+def test_a_run_that_was_stopped_goes_on_if_more_is_asked_for(tmp_path: Path) -> None:
+    def epochs(count: int, stop_in: int = -1) -> list[int]:
+        found = []
+        with Run(tmp_path, console=QUIET) as run:
+            for epoch in run.epochs(count):
+                found.append(epoch)
+                list(run.batches(POINTS, 8))
+                if epoch == stop_in:
+                    run.stop()
+        return found
+
+    assert epochs(5, stop_in=1) == [0, 1]
+    assert epochs(5) == epochs(3) == []
+    assert epochs(6, stop_in=3) == [2, 3]
+    assert epochs(6) == []
+    assert epochs(7) == [4, 5, 6]
+
+
+def test_an_epoch_beyond_those_that_are_asked_for_is_not_ended(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        cut_short(tmp_path, stop_at(4))
+    with Run(tmp_path, console=QUIET) as run:
+        assert (run.at.epoch, run.at.batch) == (1, 2)
+        model = small_net()
+        run.track(model=model, optimizer=torch.optim.Adam(model.parameters()))
+        assert list(run.epochs(1)) == []
 
 
 def test_a_finished_run_may_be_made_longer(tmp_path: Path) -> None:
@@ -970,6 +1046,29 @@ def _cut_metrics(folder: Path) -> None:
     Run(folder, seed=3, console=QUIET)
 
 
+def _two_positions(folder: Path) -> None:
+    with Run(folder, console=QUIET) as run:
+        streams = [Stream(), Stream()]
+        for epoch in run.epochs(2):
+            list(run.batches(streams[epoch], 4))
+
+
+def _nothing_to_stop(folder: Path) -> None:
+    with Run(folder, console=QUIET) as run:
+        run.stop()
+
+
+def _no_tensor_of_this_name(folder: Path) -> None:
+    contrast(folder)
+    Run(folder, console=QUIET, query=nn.Linear(6, 4), slow=torch.zeros(4, 6))
+
+
+def _no_optimizer_of_this_name(folder: Path) -> None:
+    contrast(folder)
+    query = nn.Linear(6, 4)
+    Run(folder, console=QUIET, query=query, queue=torch.optim.SGD(query.parameters()))
+
+
 REFUSED: dict[Callable[[Path], None], tuple[type[Exception], tuple[str, ...]]] = {
     _batches_without_an_epoch: (UnkeyedError, ("no epoch is under way", "run.epochs(25)")),
     _batches_after_the_epochs: (UnkeyedError, ("no epoch is under way",)),
@@ -996,6 +1095,10 @@ REFUSED: dict[Callable[[Path], None], tuple[type[Exception], tuple[str, ...]]] =
     ),
     _another_optimizer: (DoesNotFitError, ("the state of AdamW", "the optimizer is SGD")),
     _another_shape: (DoesNotFitError, ("queue", "(8, 4)", "(16, 4)")),
+    _two_positions: (DataError, ("a second Stream", "run.track(first=…, second=…)")),
+    _nothing_to_stop: (UnkeyedError, ("none is under way", "run.epochs or run.steps")),
+    _no_tensor_of_this_name: (DoesNotFitError, ("slow is a tensor here", "has none")),
+    _no_optimizer_of_this_name: (DoesNotFitError, ("is SGD", "no optimizer's state")),
     _all_damaged: (LuthierError, ("no checkpoint in", "is sound", "step-00000012")),
     _cut_metrics: (RunFolderError, ("has 1 lines, expected 15",)),
 }
@@ -1024,6 +1127,32 @@ def test_a_refused_run_holds_its_folder_no_longer(
     seed = 3 if case in (_another_architecture, _another_optimizer) else 0
     Run(tmp_path / "run", seed=seed, console=QUIET).close()
     assert raised.value.__traceback__ is not None, "what it raised is still there"
+
+
+def test_what_does_not_fit_changes_nothing(tmp_path: Path) -> None:
+    late_scheduler(tmp_path)
+    torch.manual_seed(7)
+    model = small_net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.5)
+    constant = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    queue, other = torch.zeros(4), nn.Linear(2, 2)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with Run(tmp_path, console=QUIET) as run:
+        # The first fits; one after it does not, each time for another reason.
+        with pytest.raises(DoesNotFitError, match="scheduler is a tensor here"):
+            run.track(model=model, optimizer=optimizer, scheduler=queue)
+        with pytest.raises(DoesNotFitError, match="no optimizer's state"):
+            run.track(model=model, scheduler=optimizer)
+        with pytest.raises(DoesNotFitError, match="does not fit optimizer"):
+            run.track(model=model, scheduler=constant, optimizer=other)
+        with pytest.raises(UnsupportedStateError):
+            run.track(model=model, optimizer=optimizer, scheduler=[1])
+        assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
+        assert not optimizer.state
+        assert constant.last_epoch == 0
+        run.track(model=model, optimizer=optimizer)  # none of them is tracked yet
+        assert optimizer.state
+        assert not torch.equal(before["0.weight"], model[0].weight)
 
 
 @pytest.mark.parametrize("settings", [{"keep": 0}, {"save_every": "often"}, {"best": "accuracy"}])
@@ -1066,9 +1195,7 @@ def train_and_say(folder: Path, console: Console, at: At = nothing, size: int = 
         for _ in run.epochs(2):
             for batch in run.batches(POINTS, size):
                 at(run.at.step)
-                optimizer.zero_grad()
-                loss_of(model, batch).backward()
-                optimizer.step()
+                learn(model, optimizer, batch)
 
 
 def test_a_run_says_where_it_begins_stops_and_continues(
@@ -1190,6 +1317,8 @@ def child(kind: str, folder: str) -> None:
     torch.manual_seed(0)
     if kind == "refused":
         refused_child(place)
+    elif kind == "unclosed":
+        unclosed_child(place)
     elif kind == "gate":
         with disk.using(Gate(place, refuse=False)):
             classify(place, act, "persistent", 2, save_every="4 steps")
@@ -1213,12 +1342,40 @@ def refused_child(place: Path) -> None:
                 threading.Event().wait(0.01)
 
 
-class Child:
-    """A process in a group of its own."""
+def unclosed_child(place: Path) -> None:
+    """Fail between a save and the step that would wait for its copy; nothing closes the run."""
+    model = small_net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run = Run(place, model=model, optimizer=optimizer, save_every="1 step", console=QUIET)
+    for batch in run.steps(100, POINTS, batch_size=4):
+        if run.at.step == 3:
+            if os.fork() == 0:
+                sys.exit()  # which completes nothing: the save is its parent's
+            os.wait()
+            assert steps_of_run(place) == [1, 2]
+            raise BodyFailedError("the body has failed")
+        loss_of(model, batch).backward()
+        optimizer.step()
 
-    def __init__(self, kind: str, folder: Path) -> None:
+
+class Child:
+    """A process in a group of its own; a fresh one where its end is the interpreter's."""
+
+    def __init__(self, kind: str, folder: Path, *, fresh: bool = False) -> None:
+        self.process: Any = self._fresh(kind, folder) if fresh else self._forked(kind, folder)
+
+    def _forked(self, kind: str, folder: Path) -> Forked:
+        def work() -> None:
+            warnings.simplefilter("error")
+            warnings.filterwarnings("ignore", message="This DataLoader")
+            child(kind, str(folder))
+
+        with disk.using(disk.Disk()):  # the child's power may fail
+            return Forked(work)
+
+    def _fresh(self, kind: str, folder: Path) -> subprocess.Popen[str]:
         code = f"import test_run; test_run.child({kind!r}, {str(folder)!r})"
-        self.process = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-W", "error", "-W", "ignore:This DataLoader", "-c", code],
             cwd=Path(__file__).parent,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -1241,7 +1398,7 @@ class Child:
 
     def end(self) -> str:
         _, said = self.process.communicate(timeout=60)
-        return said
+        return str(said)
 
     def __enter__(self) -> Child:
         return self
@@ -1289,7 +1446,7 @@ def test_a_signal_in_the_middle_of_a_save_completes_it(tmp_path: Path) -> None:
 
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
-    with Child("refused", tmp_path) as process:
+    with Child("refused", tmp_path, fresh=True) as process:
         process.until_said("No space left on device; trying again for 600 s")
         process.signal(signal.SIGINT)
         process.until("asked")
@@ -1312,10 +1469,20 @@ def test_a_run_at_work_is_held_and_a_kill_frees_it(tmp_path: Path) -> None:
 
 
 def test_a_body_that_raises_ends_the_process_and_its_workers(tmp_path: Path) -> None:
-    with Child("fails", tmp_path) as process:
+    with Child("fails", tmp_path, fresh=True) as process:
         said = process.end()
         assert process.process.returncode == 1
     assert said.splitlines()[-1].endswith("BodyFailedError: the body has failed")
     torch.manual_seed(0)
     classify(tmp_path, source="persistent")
     assert bits(tmp_path) == whole_classify("persistent")
+
+
+def test_the_save_under_way_is_completed_where_nothing_closes_the_run(tmp_path: Path) -> None:
+    with Child("unclosed", tmp_path, fresh=True) as process:
+        said = process.end()
+        assert process.process.returncode == 1
+    assert said.splitlines()[-1].endswith("BodyFailedError: the body has failed")
+    assert steps_of_run(tmp_path) == [2, 3]
+    assert verify(tmp_path).sound
+    assert not list(tmp_path.rglob(".tmp-*"))

@@ -340,7 +340,7 @@ class Frozen:
         return tracked
 
 
-STILL, MOVING = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+STILL, BUFFERS, MOVING = (f"model-0000{n}-of-00003.safetensors" for n in (1, 2, 3))
 
 
 def small() -> Frozen:
@@ -364,10 +364,12 @@ def inode(path: Path) -> int:
     return path.stat().st_ino
 
 
-def test_what_is_frozen_is_written_once(tmp_path: Path, make: Make) -> None:
+@pytest.mark.parametrize("mode", ["training", "evaluation"])
+def test_what_is_frozen_is_written_once(tmp_path: Path, make: Make, mode: str) -> None:
     model = vision.load("torchvision.models").resnet18(weights=None)
     model.fc = nn.Linear(512, 2)
-    net = Frozen(model.eval(), model.fc)
+    net = Frozen(model.train(mode == "training"), model.fc)
+    images = torch.randn(2, 3, 32, 32)
     one = make(keep=2)
     tracked = net.track(one)
     first = saved(one, net, tracked, 1)
@@ -380,6 +382,9 @@ def test_what_is_frozen_is_written_once(tmp_path: Path, make: Make) -> None:
     assert 0.98 * usual < whole < 1.02 * usual
     shard = inode(first / STILL)
     for step in (2, 3, 4):
+        means = model.bn1.running_mean.clone()
+        net.model(images)
+        assert torch.equal(means, model.bn1.running_mean) == (mode == "evaluation")
         path = saved(one, net, tracked, step)
         assert inode(path / STILL) == shard
         assert one.last.written < 0.02 * usual
@@ -388,22 +393,60 @@ def test_what_is_frozen_is_written_once(tmp_path: Path, make: Make) -> None:
     assert one.costs.written < whole + 3 * 0.02 * usual
 
 
-def test_buffers_go_with_the_parameters_of_their_module(make: Make) -> None:
+def names_by_file(path: Path) -> dict[str, set[str]]:
+    found = {}
+    for file_name in sorted(path.glob("model*.safetensors")):
+        with safetensors.safe_open(file_name, framework="pt") as file:
+            found[file_name.name] = set(file.keys())
+    return found
+
+
+def test_buffers_of_what_is_frozen_have_a_file_and_others_go_with_what_learns(make: Make) -> None:
     net = small()
+    net.model.append(nn.BatchNorm1d(2))
+    net.optimizer.add_param_group({"params": list(net.model[3].parameters())})
+    net.model.register_buffer("step", torch.tensor(3))  # its module has no parameters of its own
     one = make()
     path = saved(one, net, net.track(one), 1)
-    with safetensors.safe_open(path / STILL, framework="pt") as file:
-        assert set(file.keys()) == {n for n in net.model.state_dict() if n[0] in "01"}
+    running = {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
+    names = set(net.model.state_dict())
+    assert names_by_file(path) == {
+        STILL: {n for n in names if n[0] in "01"} - running,
+        BUFFERS: running | {"step"},
+        MOVING: {n for n in names if n[0] in "23"},
+    }
+
+
+def test_where_nothing_learns_there_are_two_files(make: Make) -> None:
+    net = small()
+    one = make()
+    tracked = Tracked(one)
+    tracked.add({"model": net.model}, None)
+    one.save(State(1, tracked.capture(), {}, {}))
+    one.wait()
+    files = names_by_file(checkpoint.directory_of(one.folder, 1))
+    assert list(files) == [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    assert list(files.values()) == [
+        {name for name, _ in net.model.named_parameters()},
+        {name for name, _ in net.model.named_buffers()},
+    ]
 
 
 def test_what_is_frozen_and_moves_all_the_same_is_written_anew(make: Make) -> None:
     net = small()
-    one = make()
+    one = make(keep=9)
     tracked = net.track(one)
     first = saved(one, net, tracked, 1)
     net.model(torch.randn(3, 5))  # moves the running mean
     second = saved(one, net, tracked, 2)
-    assert inode(first / STILL) != inode(second / STILL)
+    assert inode(first / STILL) == inode(second / STILL)
+    assert inode(first / BUFFERS) != inode(second / BUFFERS)
+    net.model.eval()(torch.randn(3, 5))
+    with torch.no_grad():
+        net.model[0].weight.add_(1)
+    third = saved(one, net, tracked, 3)
+    assert inode(second / STILL) != inode(third / STILL)
+    assert inode(second / BUFFERS) == inode(third / BUFFERS)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "missing", "folder", "empty"])
@@ -483,7 +526,7 @@ def test_what_is_unfrozen_later_is_saved(make: Make) -> None:
 # --- opened by others -------------------------------------------------------------------------
 
 
-def test_two_shards_open_by_their_index(make: Make) -> None:
+def test_several_shards_open_by_their_index(make: Make) -> None:
     net = small()
     one = make()
     path = saved(one, net, net.track(one), 1)
@@ -496,18 +539,16 @@ def test_two_shards_open_by_their_index(make: Make) -> None:
     expected = net.model.state_dict()
     assert sorted(found) == sorted(expected)
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
-    assert set(index["weight_map"].values()) == {STILL, MOVING}
+    assert set(index["weight_map"].values()) == {STILL, BUFFERS, MOVING}
     assert index["metadata"]["total_size"] == sum(t.nbytes for t in expected.values())
 
 
-@pytest.mark.parametrize("learning", [True, False])
-def test_one_file_opens_by_itself(make: Make, learning: bool) -> None:
+def test_where_all_learns_one_file_opens_by_itself(make: Make) -> None:
     model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
     one = make()
     tracked = Tracked(one)
-    tracked.add({"model": model}, None)
-    if learning:
-        tracked.add({"optimizer": torch.optim.SGD(model.parameters())}, None)
+    optimizer = torch.optim.SGD(model.parameters())
+    tracked.add({"model": model, "optimizer": optimizer}, None)
     one.save(State(1, tracked.capture(), {}, {}))
     one.wait()
     path = checkpoint.directory_of(one.folder, 1)

@@ -263,37 +263,36 @@ def begin(folder: Path, gate: Gate, seed: int = 0) -> tuple[World, Tracked, Scen
     return world, tracked, scene
 
 
-@pytest.mark.parametrize("name", STEPS)
-def test_a_step_waits_for_the_copy(tmp_path: Path, gate: Gate, name: str) -> None:
+def saves_at_every_position(folder: Path, gate: Gate) -> Iterator[tuple[World, Tracked, Scene]]:
+    """Begin a save of which so many tensors are copied at first: none, one, and so on to all."""
     for position in itertools.count():
-        world, tracked, scene = begin(tmp_path / str(position), gate)
+        world, tracked, scene = begin(folder / str(position), gate)
         parts = tracked.capture()
         if position not in positions(parts):
             scene.close()
-            break
+            return
         scene.save(1, parts)
         gate.let(position)
+        yield world, tracked, scene
+        scene.close()
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_waits_for_the_copy(tmp_path: Path, gate: Gate, name: str) -> None:
+    for world, tracked, scene in saves_at_every_position(tmp_path, gate):
         before = flat(tracked.capture())
         STEPS[name](world)
         assert flat(tracked.capture()) != before
         scene.saver.wait()
         assert not scene.saver.was_torn()
         scene.check(1)
-        scene.close()
 
 
 @pytest.mark.parametrize("name", FORWARDS)
 def test_what_is_copied_at_once_or_only_replaced_may_change(
     tmp_path: Path, gate: Gate, name: str
 ) -> None:
-    for position in itertools.count():
-        world, tracked, scene = begin(tmp_path / str(position), gate)
-        parts = tracked.capture()
-        if position not in positions(parts):
-            scene.close()
-            break
-        scene.save(1, parts)
-        gate.let(position)
+    for world, _tracked, scene in saves_at_every_position(tmp_path, gate):
         FORWARDS[name](world)
         scene.saver.wait()
         if scene.saver.was_torn():
@@ -301,7 +300,6 @@ def test_what_is_copied_at_once_or_only_replaced_may_change(
             assert steps_in(scene.folder) == []
         else:
             scene.check(1)
-        scene.close()
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -309,14 +307,7 @@ def test_after_any_other_change_the_moment_is_published_or_nothing(
     tmp_path: Path, gate: Gate, name: str
 ) -> None:
     torn = 0
-    for position in itertools.count():
-        world, tracked, scene = begin(tmp_path / str(position), gate)
-        parts = tracked.capture()
-        if position not in positions(parts):
-            scene.close()
-            break
-        scene.save(1, parts)
-        gate.let(position)
+    for world, tracked, scene in saves_at_every_position(tmp_path, gate):
         before = flat(tracked.capture())
         CHANGES[name](world)
         assert name == "there and back" or flat(tracked.capture()) != before
@@ -324,7 +315,6 @@ def test_after_any_other_change_the_moment_is_published_or_nothing(
         if not scene.saver.was_torn():
             scene.check(1)
             assert scene.said == []
-            scene.close()
             continue
         torn += 1
         assert steps_in(scene.folder) == []
@@ -342,7 +332,6 @@ def test_after_any_other_change_the_moment_is_published_or_nothing(
         assert steps_in(scene.folder) == [2]
         scene.check(2)
         assert len(scene.said) == 1
-        scene.close()
     # What no optimizer holds is copied at once, and cannot tear.
     assert bool(torn) == (name != "average")
 

@@ -7,13 +7,13 @@ import errno
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from faults import ERRORS, KILLS, FaultyDisk, Victims
+from faults import ERRORS, KILLS, FaultyDisk, Victims, refused
 from luthier.checkpoint import store
 from luthier.errors import DamagedError
 from luthier.files import disk, durable
@@ -140,25 +140,13 @@ def test_after_every_error_the_newest_sound_checkpoint_is_the_old_or_the_new(
     prepare, act, states = SCENARIOS[scenario]
     for at in itertools.count():
         root = prepared(tmp_path, at, prepare)
-        raised = None
-        with disk.using(faulty := FaultyDisk(fault, at)):
-            try:
-                act(root)
-            except OSError as error:
-                raised = error
-        assert (raised and raised.errno) == (ERRORS[fault] if faulty.fired else None), at
+        raised = refused(faulty := FaultyDisk(fault, at), act, root)
+        assert raised == (ERRORS[fault] if faulty.fired else None), at
         found = check_all(root, states if raised else states[-1:])
         act(root)  # as the next try does
         assert steps_that_are_sound(root) == states[-1], (at, found)
         if at >= len(faulty.log):
             break
-
-
-@pytest.fixture(scope="module")
-def victims() -> Iterator[Victims]:
-    processes = Victims(__name__)
-    yield processes
-    processes.close()
 
 
 @pytest.mark.parametrize("fault", KILLS)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from luthier.errors import DoesNotFitError, UnsupportedStateError
 Names = Mapping[torch.Tensor, str]
 Tensors = dict[str, torch.Tensor]
 _NESTED, _GROUP = "nested", "group"  # begin the names of tensors inside of lists and of options
+_OF_OPTIMIZERS = {"type", "groups", "shapes", "state"}
 _OF_THE_HOST = ("step", "mu_product", "eta", "mu")  # single numbers that torch keeps there
 
 
@@ -155,15 +157,41 @@ def restore_optimizer(
     Raises:
         DoesNotFitError: it is the state of another kind of optimizer; nothing was changed.
     """
+    return fit_optimizer(optimizer, names, saved)()
+
+
+def fit_optimizer(
+    optimizer: torch.optim.Optimizer, names: Names, saved: Saved
+) -> Callable[[], OptimizerReport]:
+    """Compare an optimizer with a saved state, and return what ``restore_optimizer`` then does.
+
+    Raises:
+        DoesNotFitError: see there.
+    """
     kind = type(optimizer).__name__
+    if not (isinstance(saved.plain, dict) and saved.plain.keys() >= _OF_OPTIMIZERS):
+        raise DoesNotFitError(
+            f"the optimizer is {kind}, and what the checkpoint has under its name is no optimizer's"
+            " state",
+            cure="give each object the name that it had when it was saved",
+        )
     if saved.plain["type"] != kind:
         raise DoesNotFitError(
             f"the checkpoint has the state of {saved.plain['type']}, and the optimizer is {kind}",
             cure=f"go on with {saved.plain['type']}, or start a new run from the saved model",
         )
+    check_named(optimizer, names)
+    return functools.partial(_put_back, optimizer, names, saved, _by_name(saved))
+
+
+def _put_back(
+    optimizer: torch.optim.Optimizer,
+    names: Names,
+    saved: Saved,
+    of_name: Mapping[str, Mapping[str, Any]],
+) -> OptimizerReport:
     groups = list(named_groups(optimizer, names))
     held = {name: (group, p) for group, named in groups for name, p in named.items()}
-    of_name = _by_name(saved)
     fits = not isinstance(optimizer, torch.optim.LBFGS) or _same_vector(held, saved)
     restored, empty = [], []
     for name, (group, parameter) in held.items():

@@ -38,6 +38,8 @@ class Captured:
             training goes on.
         now: tensors that may change at any time; they are copied at once.
         still: names of tensors that are not being trained, for a file of their own.
+        buffers: names of buffers that belong to them, for another: a forward may change them all
+            the same.
         plain: everything else, as plain JSON.
         check: looks at the copied tensors and raises if they must not be kept.
     """
@@ -45,6 +47,7 @@ class Captured:
     later: Tensors = field(default_factory=dict)
     now: Tensors = field(default_factory=dict)
     still: frozenset[str] = frozenset()
+    buffers: frozenset[str] = frozenset()
     plain: Any = None
     check: Callable[[Tensors], None] = lambda _tensors: None
 
@@ -76,29 +79,57 @@ def capture_module(module: nn.Module, learning: set[int]) -> Captured:
             isinstance(tensor, nn.Parameter) and not tensor.requires_grad
         )
         (later if is_steady else now)[name] = tensor
-    return Captured(later, now, _still(tensors, learning), packed or None)
+    still = frozenset(
+        name
+        for name, tensor in tensors.items()
+        if isinstance(tensor, nn.Parameter) and id(tensor) not in learning
+    )
+    buffers = _idle_buffers(tensors, still) if still else frozenset()
+    return Captured(later, now, still, buffers, packed or None)
 
 
-def _still(state: Tensors, learning: set[int]) -> frozenset[str]:
-    """Return the names of what is not being trained.
+def _idle_buffers(state: Tensors, still: frozenset[str]) -> frozenset[str]:
+    """Return the names of buffers, such as running means, in whose own module nothing learns."""
+    parameters = [name for name, tensor in state.items() if isinstance(tensor, nn.Parameter)]
+    learns = {name.rpartition(".")[0] for name in parameters if name not in still}
+    return frozenset(
+        name for name in state.keys() - set(parameters) if name.rpartition(".")[0] not in learns
+    )
 
-    A buffer, such as the running mean of a normalisation, goes with the parameters of its own
-    module; without any it counts as trained.
+
+def fit_module(module: nn.Module, saved: Saved, name: str = "model") -> Callable[[], None]:
+    """Compare a module with a saved state, and return what puts the state back.
+
+    Raises:
+        DoesNotFitError: names or shapes differ.
     """
-    still: list[str] = []
-    buffers: list[tuple[str, str]] = []  # module and name
-    some_learn: dict[str, bool] = {}  # by module
-    for name, tensor in state.items():
-        module = name.rpartition(".")[0]
-        if not isinstance(tensor, nn.Parameter):
-            buffers.append((module, name))
-            continue
-        learns = id(tensor) in learning
-        some_learn[module] = learns or some_learn.get(module, False)
-        if not learns:
-            still.append(name)
-    still += [name for module, name in buffers if not some_learn.get(module, True)]
-    return frozenset(still)
+    state = module.state_dict()
+    own = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+    extra = {key for key in state if key not in own}
+    theirs = {key: t for key, t in saved.tensors.items() if key in own or not extra}
+    plain = saved.plain if isinstance(saved.plain, dict) else {}
+    differ = [
+        f"{key} {_spec(theirs, key)} in the checkpoint, {_spec(own, key)} here"
+        for key in sorted(own.keys() | theirs.keys())
+        if _spec(own, key) != _spec(theirs, key)
+    ]
+    differ += [f"{key} missing in the checkpoint" for key in sorted(extra - plain.keys())]
+    if differ:
+        more = f"\n  and {len(differ) - 6} more" if len(differ) > 6 else ""
+        raise DoesNotFitError(
+            f"the checkpoint does not fit {name}:\n  " + "\n  ".join(differ[:6]) + more,
+            cure="the classes or the model's code have changed since; start a new run",
+        )
+    rest = unpack(plain, saved.tensors)
+
+    def put_back() -> None:
+        with torch.no_grad():
+            for key, tensor in own.items():
+                tensor.copy_(theirs[key])
+        if extra:
+            module.load_state_dict(rest, strict=False)
+
+    return put_back
 
 
 def restore_module(module: nn.Module, saved: Saved, name: str = "model") -> None:
@@ -107,26 +138,7 @@ def restore_module(module: nn.Module, saved: Saved, name: str = "model") -> None
     Raises:
         DoesNotFitError: names or shapes differ; nothing was changed.
     """
-    state = module.state_dict()
-    own = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
-    extra = {key for key in state if key not in own}
-    theirs = {key: t for key, t in saved.tensors.items() if key in own or not extra}
-    differ = [
-        f"{key} {_spec(theirs, key)} in the checkpoint, {_spec(own, key)} here"
-        for key in sorted(own.keys() | theirs.keys())
-        if _spec(own, key) != _spec(theirs, key)
-    ]
-    if differ:
-        more = f"\n  and {len(differ) - 6} more" if len(differ) > 6 else ""
-        raise DoesNotFitError(
-            f"the checkpoint does not fit {name}:\n  " + "\n  ".join(differ[:6]) + more,
-            cure="the classes or the model's code have changed since; start a new run",
-        )
-    with torch.no_grad():
-        for key, tensor in own.items():
-            tensor.copy_(theirs[key])
-    if extra:
-        module.load_state_dict(unpack(saved.plain, saved.tensors), strict=False)
+    fit_module(module, saved, name)()
 
 
 def _spec(tensors: Tensors, key: str) -> str:
@@ -143,7 +155,17 @@ def capture_stateful(value: Stateful, name: str) -> Captured:
     return Captured(now=tensors, plain=packed)
 
 
+def fit_stateful(value: Stateful, saved: Saved) -> Callable[[], None]:
+    """Return what puts back what ``capture_stateful`` returned; the object may still refuse it."""
+    own = {name: tensor.clone() for name, tensor in saved.tensors.items()}
+    state = unpack(saved.plain, own)
+
+    def put_back() -> None:
+        value.load_state_dict(state)
+
+    return put_back
+
+
 def restore_stateful(value: Stateful, saved: Saved) -> None:
     """Put back what ``capture_stateful`` returned."""
-    own = {name: tensor.clone() for name, tensor in saved.tensors.items()}
-    value.load_state_dict(unpack(saved.plain, own))
+    fit_stateful(value, saved)()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
+import os
 import threading
 import time
 import weakref
@@ -64,11 +66,15 @@ class Costs:
     written: int = 0
 
 
+_Copying = tuple[Snapshot, State, Content]
+
+
 class Saver:
     """Keeps the checkpoints of one run. At most one save is under way at any time.
 
     An optimizer that is watched waits, before it steps, for the copy that is under way. What a
-    save raises behind is raised by ``check`` at the next step.
+    save raises behind is raised by ``check`` at the next step. Where the interpreter exits before
+    any of that, as after an error in the training, what is under way is completed.
 
     Args:
         folder: of the checkpoints.
@@ -93,10 +99,11 @@ class Saver:
         self.last: Written | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="luthier-save")
         self._copier = Copier(self._thread)
-        self._copying: tuple[Snapshot, State, Content] | None = None
+        self._copying: _Copying | None = None
         self._writing: Future[None] | None = None
         self._torn: list[str] = []
         self._given_up = threading.Event()
+        self._owner = os.getpid()  # a forked child that exits has nothing to complete
         self._hooks: list[Any] = []
 
     def watch(self, optimizer: torch.optim.Optimizer) -> None:
@@ -129,6 +136,7 @@ class Saver:
         snapshot = self._copier.begin(flat, at_once=self.at_once)
         content = Content(snapshot.images, parts, text, state.facts, state.best)
         self._copying = snapshot, state, content
+        atexit.register(self._complete)
         self.costs.blocked += time.perf_counter() - started
         if self.at_once:
             self.settle()
@@ -138,11 +146,29 @@ class Saver:
         if self._copying is None:
             return
         started = time.perf_counter()
-        (snapshot, state, content), self._copying = self._copying, None
+        snapshot, state, content = self._end_copying(self._copying)
         self._torn = snapshot.settle()
         if not self._torn:
             self._writing = self._thread.submit(self._write, snapshot, state, content)
         self.costs.blocked += time.perf_counter() - started
+
+    def _end_copying(self, copying: _Copying) -> _Copying:
+        self._copying = None
+        # Nothing else holds it until the exit: a saver whose run is forgotten is to be freed.
+        atexit.unregister(self._complete)
+        return copying
+
+    def _complete(self) -> None:
+        """Write what was still being copied when the interpreter began to exit.
+
+        What had been given to the thread is written by then: Python waits for it first, and gives
+        it nothing new.
+        """
+        if self._copying is None or self._given_up.is_set() or os.getpid() != self._owner:
+            return
+        snapshot, state, content = self._end_copying(self._copying)
+        if not snapshot.settle():
+            self._write(snapshot, state, content)
 
     def was_torn(self) -> bool:
         """Tell, once, that the last copy was of no use: tensors had changed outside of a step.
@@ -195,7 +221,9 @@ class Saver:
             CannotWriteError, LuthierError: what was to be completed has failed; see ``check``.
         """
         if at_once:
-            self._copying = self._writing = None
+            self._writing = None
+            if self._copying is not None:
+                self._end_copying(self._copying)
             self.give_up()
         try:
             self.wait()

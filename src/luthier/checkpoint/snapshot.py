@@ -42,16 +42,17 @@ class File:
 
 
 def files_of(part: str, captured: Captured) -> dict[str, File]:
-    """Lay a part out in files: one, or two where some of its tensors are not being trained."""
+    """Lay a part out in files: one, or up to three where some tensors are not being trained."""
     names = captured.later.keys() | captured.now.keys()
-    if not names:
+    idle = captured.still | captured.buffers
+    shards = [names & captured.still, names & captured.buffers, names - idle]
+    shards = [shard for shard in shards if shard]
+    if not shards:
         return {}
-    still = captured.still & names
-    if not still or still == names:
+    if len(shards) == 1:
         return {f"{part}.safetensors": File(captured.later, captured.now)}
-    shards = still, names - still
     return {
-        f"{part}-{number:05d}-of-00002.safetensors": File(
+        f"{part}-{number:05d}-of-{len(shards):05d}.safetensors": File(
             {name: t for name, t in captured.later.items() if name in shard},
             {name: t for name, t in captured.now.items() if name in shard},
         )

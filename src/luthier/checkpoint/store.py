@@ -5,18 +5,20 @@ The format is specified in ``docs/format.md``.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
 import json
 import mmap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from luthier.checkpoint.parts import Saved
+from luthier.checkpoint.tree import unpack
 from luthier.errors import DamagedError
 from luthier.files import durable
 from luthier.files.image import Image
@@ -67,6 +69,28 @@ class Checkpoint:
     state: Mapping[str, Any]
     manifest: Mapping[str, Any]
     passed_over: tuple[str, ...] = ()
+
+    def part(self, name: str) -> Saved:
+        """Return one part.
+
+        Raises:
+            DamagedError: there is none of this name.
+        """
+        if name not in self.parts:
+            raise DamagedError(f"checkpoint {self.path} has no part {name!r}")
+        return self.parts[name]
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Let ``state`` and ``manifest`` be read inside.
+
+        Raises:
+            DamagedError: what is looked for is not there, or of another form.
+        """
+        try:
+            yield
+        except _OF_STRANGE_JSON as error:
+            raise _contradiction(self.path, error) from error
 
 
 @dataclass(frozen=True)
@@ -322,11 +346,25 @@ def read(path: Path) -> Checkpoint:
             part: {key: t for name in names for key, t in parse(content[name]).items()}
             for part, names in manifest["parts"].items()
         }
-        known = {**tensors, **plain}
+        parts = {p: Saved(tensors.get(p, {}), plain.get(p)) for p in {**tensors, **plain}}
     except _OF_STRANGE_JSON as error:
-        raise DamagedError(f"checkpoint {path} contradicts itself: {error!r}") from error
-    parts = {part: Saved(tensors.get(part, {}), plain.get(part)) for part in known}
+        raise _contradiction(path, error) from error
+    for part, saved in parts.items():
+        _check_part(path, part, saved)
     return Checkpoint(path, parts, state, manifest)
+
+
+def _check_part(path: Path, part: str, saved: Saved) -> None:
+    # Here, so that a checkpoint of which only the half can be taken back is passed over as a whole.
+    try:
+        unpack(saved.plain, saved.tensors)
+    except _OF_STRANGE_JSON as error:
+        raise _contradiction(path, error, f" in its part {part!r}") from error
+
+
+def _contradiction(path: Path, error: Exception, where: str = "") -> DamagedError:
+    why = str(error) if type(error) is ValueError else repr(error)
+    return DamagedError(f"checkpoint {path} contradicts itself{where}: {why}")
 
 
 def _read_file(path: Path, name: str, facts: Mapping[str, Any]) -> mmap.mmap:

@@ -127,7 +127,8 @@ def unpack(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     """Return the value that ``pack`` was given, with the tensors of ``tensors``.
 
     Raises:
-        KeyError: a tensor is not there. ValueError: a kind of object that ``pack`` never writes.
+        ValueError: a tensor that is not there, or a kind of object that ``pack`` never writes.
+        KeyError, TypeError: an object that lacks something, or is of another form.
     """
     if isinstance(value, list):
         return [unpack(item, tensors) for item in value]
@@ -139,11 +140,13 @@ def unpack(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
 
 
 def _unpack_marked(kind: str, value: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> Any:
-    if kind == "tensor":
-        return tensors[value["name"]]
-    if kind in ("array", "scalar"):
-        array = tensors[value["name"]].numpy()
-        return array[()] if kind == "scalar" else array
+    if kind in ("tensor", "array", "scalar"):
+        if value["name"] not in tensors:
+            raise ValueError(f"no file holds the tensor {value['name']!r}, which is named")
+        tensor = tensors[value["name"]]
+        if kind == "tensor":
+            return tensor
+        return tensor.numpy()[()] if kind == "scalar" else tensor.numpy()
     if kind in ("int", "float"):
         return int(value["hex"], 16) if kind == "int" else float(value["value"])
     if kind == "dtype":

@@ -348,12 +348,15 @@ class StatefulBatches:
         loader: gives the batches of an epoch each time it is iterated.
         positioned: has the position: the loader, or its data set.
         seed: decides what is drawn.
+
+    Attributes:
+        positioned: as given.
     """
 
     length = None
 
     def __init__(self, loader: Any, positioned: Any, seed: int) -> None:
-        self._positioned, self._seed = positioned, seed
+        self.positioned, self._seed = positioned, seed
         if getattr(loader, "num_workers", 0) and hasattr(loader, "worker_init_fn"):
             loader.worker_init_fn = WorkerStart(loader.worker_init_fn)
         self._loaders = [loader]
@@ -361,11 +364,11 @@ class StatefulBatches:
 
     def state_dict(self) -> Any:
         """Return the position after the batch that was given last."""
-        return self._positioned.state_dict()
+        return self.positioned.state_dict()
 
     def load_state_dict(self, state: Any) -> None:
         """Let the next epoch asked for begin at a position."""
-        self._positioned.load_state_dict(state)
+        self.positioned.load_state_dict(state)
 
     def epoch(self, epoch: int = 0, first: int = 0) -> Generator[Any]:
         """Give the batches of an epoch from the position on; ``first`` is the number of it."""

@@ -119,12 +119,14 @@ def _continue(wanted: Recipe, folder: RunFolder, console: Console) -> Result:
         _note_images(folder, job)
         console.say(f"run {folder.path} has no checkpoint yet: it starts from the beginning")
         return _run_to_end(Session(job, folder, console), console)
+    with found.reading():
+        then = {n: found.manifest[n] for n in ("data", "recipe", "environment", "start")}
     notices = [
-        *conditions.changed_images(known, job.photos.inventory, found.manifest["data"]),
-        *conditions.changed_recipe(found.manifest["recipe"], recipe.values(job.recipe)),
-        *conditions.differences(found.manifest["environment"], results.environment(job)),
+        *conditions.changed_images(known, job.photos.inventory, then["data"]),
+        *conditions.changed_recipe(then["recipe"], recipe.values(job.recipe)),
+        *conditions.differences(then["environment"], results.environment(job)),
     ]
-    job = dataclasses.replace(job, start=found.manifest["start"])
+    job = dataclasses.replace(job, start=then["start"])
     session = Session(job, folder, console)
     session.restore(found)
     _note_images(folder, job)

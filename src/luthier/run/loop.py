@@ -99,8 +99,10 @@ class Run:
         self._stop = StopRequest(self._saver.give_up)
         self._keeper = Keeper(self._saver, self._every, self._stop, self._capture)
         self._tracked = Tracked(self._saver)
-        self._sources = DataSources(seed)
+        self._sources = DataSources(seed, self._tracked.has)
         self._looping = False
+        self._count = 0  # epochs or steps of the loop that is under way
+        self._stopped_of: int | None = None  # how many those were when ``stop`` was called
         self._read_in: int | None = None  # the epoch whose batches have been given
         self._reading: Generator[Any] | None = None
         self._length: int | None = None  # batches of the epoch that is being read
@@ -156,11 +158,13 @@ class Run:
                 f"run {self.folder.path} began with seed={state['seed']}, not {self.seed}",
                 cure=f"give seed={state['seed']}, or another folder",
             )
-        self._at = Position(**state["position"])
-        self._best.value, self._length = state["best"], state["batches"]
+        with found.reading():
+            self._at = Position(**state["position"])
+            self._best.value, self._length = state["best"], state["batches"]
+            self._stopped_of = state["stopped_of"]
+            lines: int = state["lines"]
         self._sources.restore(found.parts)
         self._console.say(f"run {self.folder.path} continues at {self._at}")
-        lines: int = state["lines"]
         return lines
 
     def _flush(self) -> None:
@@ -174,6 +178,7 @@ class Run:
             "seed": self.seed,
             "best": self._best.value,
             "batches": self._length if self._at.batch else None,
+            "stopped_of": self._stopped_of,
             "lines": self._metrics.lines,
         }
         facts = {"epoch": self._at.epoch, "environment": conditions.here()}
@@ -191,17 +196,37 @@ class Run:
         Args:
             count: epochs of the whole run.
         """
-        with self._in_loop():
-            while self._at.epoch < count:
+        with self._in_loop(count):
+            # An epoch that had begun when the run was stopped comes to its end.
+            while self._at.epoch < count and (self._at.batch or self._stopped_of is None):
                 epoch = self._at.epoch
                 self._read_in, self._best.is_now = None, False
                 self._seed("epoch", epoch)
                 yield epoch
                 self._end_reading()
                 self._at = Position(epoch + 1, 0, self._at.step)
-                if self._at.epoch < count:
+                if self._goes_on(epoch + 1):
                     self._boundary()
             self._keeper.save()
+
+    def stop(self) -> None:
+        """End the loop when the body of this epoch, or of this step of ``steps``, has ended.
+
+        The state is saved then, and a later start finds the run finished, as if all its epochs
+        were done. Asked for more of them than before, it goes on.
+
+        Raises:
+            UnkeyedError: no loop is under way.
+        """
+        if not self._looping:
+            raise UnkeyedError(
+                "run.stop ends a loop, and none is under way",
+                cure="call it in the body of run.epochs or run.steps",
+            )
+        self._stopped_of = self._count
+
+    def _goes_on(self, done: int) -> bool:
+        return done < self._count and self._stopped_of is None
 
     def batches(
         self,
@@ -266,26 +291,26 @@ class Run:
                 "save_every counts epochs, and run.steps without data has none",
                 cure="give save_every='N steps', 'N minutes' or '1%'",
             )
-        with self._in_loop():
-            while self._at.step < count:
+        with self._in_loop(count):
+            while self._goes_on(self._at.step):
                 if loader is None:
                     self._begin_step(None)
                     yield self._at.step
                     self._at = Position(0, 0, self._at.step + 1)
                 else:
-                    yield from self._read(loader, count)
+                    yield from self._read(loader, by_steps=True)
                     if self._at.batch == 0:
                         raise DataError(
                             "an epoch of the data has no batch, so its steps would never be done",
                             cure="see whether it is empty, or drop_last leaves nothing of it",
                         )
-                    if self._at.step < count:
+                    if self._goes_on(self._at.step):
                         self._at = Position(self._at.epoch + 1, 0, self._at.step)
-                if self._at.step < count:
+                if self._goes_on(self._at.step):
                     self._boundary()
             self._keeper.save()
 
-    def _read(self, loader: data.KeyedBatches, count: int | None = None) -> Generator[Any]:
+    def _read(self, loader: data.KeyedBatches, *, by_steps: bool = False) -> Generator[Any]:
         epoch, first = self._at.epoch, self._at.batch
         with contextlib.closing(loader.epoch(epoch, first)) as batches:
             for number, batch in enumerate(batches, start=first):
@@ -295,7 +320,7 @@ class Run:
                     yield batch
                 finally:  # also where the body leaves by break
                     self._at = Position(epoch, number + 1, self._at.step + 1)
-                if self._at.step == count:
+                if by_steps and not self._goes_on(self._at.step):
                     return
                 # The last step of an epoch is saved with what follows in the epoch's body.
                 if number + 1 != loader.length:
@@ -339,11 +364,13 @@ class Run:
     # --- inside -----------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _in_loop(self) -> Iterator[None]:
+    def _in_loop(self, count: int) -> Iterator[None]:
         if self._looping:
             raise UnkeyedError("a loop of this run is under way already")
         self._check_found()
-        self._looping = True
+        self._looping, self._count = True, count
+        if self._stopped_of is not None and self._stopped_of < count:
+            self._stopped_of = None
         try:
             with listening(self._stop), training.reproducible():
                 yield
@@ -358,7 +385,9 @@ class Run:
         if found is None:
             return
         self._tracked.check_complete(found)
-        for line in conditions.differences(found.manifest["environment"], conditions.here()):
+        with found.reading():
+            then = found.manifest["environment"]
+        for line in conditions.differences(then, conditions.here()):
             self._console.say(f"  {line}")
 
     def _seed(self, purpose: str, *position: int) -> None:

@@ -253,7 +253,7 @@ def _rounds(
             longest = 2 * seconds / (left + 1)
             if not _kill_once(words, place, longest, index % 2 == 1, landed, say):
                 break
-            begun = any(run.path.is_dir() for run in _runs_in(place).values())
+            begun = any(place.glob("*/recipe.toml"))  # it may have no checkpoint yet
             words = subject.resume(place) if begun else subject.start(place)
         else:
             _Process(words, place).finish()

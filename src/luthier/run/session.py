@@ -145,19 +145,21 @@ class Session:
 
         Raises:
             DoesNotFitError: the checkpoint belongs to another model or optimizer.
+            DamagedError: it lacks something.
         """
-        checkpoint.restore_module(self.job.model, saved.parts["model"])
-        self.progress = Progress.from_dict(dict(saved.state))
-        self._before = saved.manifest["seconds"]
+        with saved.reading():
+            self.progress = Progress.from_dict(dict(saved.state))
+            self._before = saved.manifest["seconds"]
+        checkpoint.restore_module(self.job.model, saved.part("model"))
         for epoch in range(self.progress.at.epoch + 1):
             self._enter(epoch)
         report = checkpoint.restore_optimizer(
-            self._learner.optimizer, self._names, saved.parts["optimizer"]
+            self._learner.optimizer, self._names, saved.part("optimizer")
         )
         if not report.complete:
             self.console.say(f"  {report}")
         if self._learner.average is not None:
-            self._learner.average.load(saved.parts["average"].tensors)
+            self._learner.average.load(saved.part("average").tensors)
         self._restore_start(saved)
 
     def _restore_start(self, saved: Checkpoint) -> None:
@@ -196,7 +198,9 @@ class Session:
             "optimizer": checkpoint.capture_optimizer(learner.optimizer, self._names),
         }
         if learner.average is not None:
-            parts["average"] = Captured(later=learner.average.tensors, still=model.still)
+            parts["average"] = Captured(
+                later=learner.average.tensors, still=model.still, buffers=model.buffers
+            )
         if learner.toward is not None:  # it never changes, so it is written once and then linked
             starts = learner.toward.tensors
             parts[_START] = Captured(later=starts, still=frozenset(starts))

@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from luthier import checkpoint
-from luthier.checkpoint import Captured, Checkpoint, Saved, Saver, Stateful
+from luthier.checkpoint import Captured, Checkpoint, OptimizerReport, Saved, Saver, Stateful
 from luthier.errors import DoesNotFitError, RunFolderError, UnsupportedStateError, nearest
 
 GRADIENTS, DATA = "gradients", "data"  # parts that are luthier's own
+
+
+class _Tracking(NamedTuple):
+    """Objects by kind and name."""
+
+    modules: dict[str, nn.Module]
+    optimizers: dict[str, torch.optim.Optimizer]
+    others: dict[str, Any]
+
+    def names(self) -> dict[torch.Tensor, str]:
+        """Return the name of every parameter."""
+        own = {v: n for n, v in self.others.items() if isinstance(v, torch.Tensor)}
+        return checkpoint.names_of(self.modules) | own
+
+    def and_also(self, more: _Tracking) -> _Tracking:
+        """Return these and more."""
+        return _Tracking(
+            self.modules | more.modules,
+            self.optimizers | more.optimizers,
+            self.others | more.others,
+        )
+
+
+PutBack = tuple[str, Callable[[], object]]  # an object's name, and what gives it its state
 
 
 class Tracked:
@@ -25,9 +50,7 @@ class Tracked:
 
     def __init__(self, saver: Saver) -> None:
         self._saver = saver
-        self.modules: dict[str, nn.Module] = {}
-        self.optimizers: dict[str, torch.optim.Optimizer] = {}
-        self.others: dict[str, Any] = {}
+        self._all = _Tracking({}, {}, {})
         self._stepped: set[int] = set()
         self._notices: list[str] = []
 
@@ -36,34 +59,43 @@ class Tracked:
 
         Raises:
             DoesNotFitError: it does not fit. UnsupportedStateError: an object without a state.
+                Nothing was changed, and none is tracked.
         """
-        for name, value in objects.items():
+        for name in objects:
             self._check_name(name)
-            if isinstance(value, nn.Module):
-                self.modules[name] = unwrapped(value)
-            elif isinstance(value, torch.optim.Optimizer):
-                self.optimizers[name] = value
-                self._saver.watch(value)
-                value.register_step_post_hook(self._note_step)
-            elif isinstance(value, torch.Tensor | Stateful):
-                self.others[name] = value
-            else:
-                raise UnsupportedStateError(
-                    f"{name} is a {type(value).__qualname__}, which has no state_dict and"
-                    " load_state_dict",
-                    cure="track the object that has them, or give it these two methods",
-                )
-        for optimizer in self.optimizers.values():
-            checkpoint.check_named(optimizer, self.names())
+        new = _sorted_out(objects)
+        together = self._all.and_also(new)
+        names = together.names()
+        for optimizer in together.optimizers.values():
+            checkpoint.check_named(optimizer, names)
+        plan = _fit(together, objects, found) if found is not None else []
+        # Nothing was changed so far, and luthier refuses nothing from here on.
+        self._all = together
+        for optimizer in new.optimizers.values():
+            self._saver.watch(optimizer)
+            optimizer.register_step_post_hook(self._note_step)
         if found is not None:
-            self._restore(objects, found)
+            self._put_back(objects, found, plan)
+
+    def _put_back(
+        self, objects: Mapping[str, Any], found: Checkpoint, plan: Iterable[PutBack]
+    ) -> None:
+        self._notices += [
+            f"{name} is not in the checkpoint and starts as it is"
+            for name in objects
+            if name not in found.parts
+        ]
+        for name, put_back in plan:
+            report = put_back()
+            if isinstance(report, OptimizerReport) and not report.complete:
+                self._notices.append(f"{name}: {report}")
 
     def _check_name(self, name: str) -> None:
         if name in (GRADIENTS, DATA):
             raise RunFolderError(f"the name {name!r} is luthier's own; take another")
         if not name.isidentifier():
             raise RunFolderError(f"{name!r} names no file; take a name of letters, digits and _")
-        if name in (*self.modules, *self.optimizers, *self.others):
+        if any(name in kind for kind in self._all):
             raise RunFolderError(f"{name!r} is tracked already")
 
     def _note_step(self, optimizer: torch.optim.Optimizer, *_facts: object) -> None:
@@ -71,14 +103,17 @@ class Tracked:
 
     def names(self) -> dict[torch.Tensor, str]:
         """Return the name of every parameter."""
-        own = {v: n for n, v in self.others.items() if isinstance(v, torch.Tensor)}
-        return checkpoint.names_of(self.modules) | own
+        return self._all.names()
+
+    def has(self, value: object) -> bool:
+        """Tell whether an object is tracked."""
+        return any(value is one for kind in self._all for one in kind.values())
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Return the state of every module, by the module's name and the tensor's."""
         return {
             f"{name}.{key}": value
-            for name, module in self.modules.items()
+            for name, module in self._all.modules.items()
             for key, value in module.state_dict().items()
         }
 
@@ -90,12 +125,13 @@ class Tracked:
 
     def capture(self) -> dict[str, Captured]:
         """Return the state of each object, and gradients that no step has used yet."""
+        modules, optimizers, others = self._all
         names = self.names()
-        learning = checkpoint.learning_in(self.optimizers.values())
-        parts = {n: checkpoint.capture_module(m, learning) for n, m in self.modules.items()}
-        for name, optimizer in self.optimizers.items():
+        learning = checkpoint.learning_in(optimizers.values())
+        parts = {n: checkpoint.capture_module(m, learning) for n, m in modules.items()}
+        for name, optimizer in optimizers.items():
             parts[name] = checkpoint.capture_optimizer(optimizer, names)
-        for name, value in self.others.items():
+        for name, value in others.items():
             if isinstance(value, torch.Tensor):
                 at_any_time = id(value) not in learning
                 tensors = {name: value}
@@ -110,7 +146,7 @@ class Tracked:
         # with.
         return {
             names[parameter]: parameter.grad.detach()
-            for optimizer in self.optimizers.values()
+            for optimizer in self._all.optimizers.values()
             if id(optimizer) not in self._stepped
             for group in optimizer.param_groups
             for parameter in group["params"]
@@ -119,37 +155,15 @@ class Tracked:
 
     # --- in ---------------------------------------------------------------------------------
 
-    def _restore(self, objects: Mapping[str, Any], found: Checkpoint) -> None:
-        names = self.names()
-        given = {name: found.parts[name] for name in objects if name in found.parts}
-        self._notices += [
-            f"{name} is not in the checkpoint and starts as it is"
-            for name in objects
-            if name not in given
-        ]
-        for name in given.keys() & self.modules.keys():
-            checkpoint.restore_module(self.modules[name], given[name], name)
-        for name in given.keys() & self.optimizers.keys():
-            report = checkpoint.restore_optimizer(self.optimizers[name], names, given[name])
-            if not report.complete:
-                self._notices.append(f"{name}: {report}")
-        for name in given.keys() & self.others.keys():
-            _restore_other(self.others[name], given[name], name)
-        # A scheduler that was built on a restored optimizer has set its rates anew.
-        for name in self.optimizers.keys() & found.parts.keys():
-            checkpoint.restore_options(self.optimizers[name], names, found.parts[name])
-        if GRADIENTS in found.parts:
-            _restore_gradients(names, found.parts[GRADIENTS])
-
     def check_complete(self, found: Checkpoint) -> None:
         """Compare what is tracked with what a checkpoint holds.
 
         Raises:
             DoesNotFitError: it holds the state of something that is not tracked.
         """
-        own = {*self.modules, *self.optimizers, *self.others}
+        own = set().union(*self._all)
         for name in found.parts:
-            if name not in own and name != GRADIENTS and not name.startswith(f"{DATA}-"):
+            if name not in own and name not in (GRADIENTS, DATA):
                 raise DoesNotFitError(
                     f"the checkpoint {found.path} has the state of {name!r}, which is not tracked"
                     f"{nearest(name, own)}",
@@ -176,18 +190,71 @@ def unwrapped(module: nn.Module) -> nn.Module:
 _WRAPPERS = ("DataParallel", "DistributedDataParallel", "_FabricModule")
 
 
-def _restore_other(value: Any, saved: Saved, name: str) -> None:
+def _sorted_out(objects: Mapping[str, Any]) -> _Tracking:
+    found = _Tracking({}, {}, {})
+    for name, value in objects.items():
+        if isinstance(value, nn.Module):
+            found.modules[name] = unwrapped(value)
+        elif isinstance(value, torch.optim.Optimizer):
+            found.optimizers[name] = value
+        elif isinstance(value, torch.Tensor | Stateful):
+            found.others[name] = value
+        else:
+            raise UnsupportedStateError(
+                f"{name} is a {type(value).__qualname__}, which has no state_dict and"
+                " load_state_dict",
+                cure="track the object that has them, or give it these two methods",
+            )
+    return found
+
+
+def _fit(everything: _Tracking, objects: Mapping[str, Any], found: Checkpoint) -> list[PutBack]:
+    """Compare objects with a checkpoint, and return what puts their state back, in order.
+
+    Raises:
+        DoesNotFitError: one does not fit; nothing was changed.
+    """
+    (modules, optimizers, others), names = everything, everything.names()
+    parts = found.parts
+    given = [name for name in objects if name in parts]
+    plan: list[PutBack] = [
+        *((n, checkpoint.fit_module(modules[n], parts[n], n)) for n in given if n in modules),
+        *(
+            (n, checkpoint.fit_optimizer(optimizers[n], names, parts[n]))
+            for n in given
+            if n in optimizers
+        ),
+        *((n, _fit_other(others[n], parts[n], n)) for n in given if n in others),
+    ]
+    # A scheduler that was built on a restored optimizer has set its rates anew.
+    for name in optimizers.keys() & parts.keys():
+        again = functools.partial(checkpoint.restore_options, optimizers[name], names, parts[name])
+        plan.append((name, again))
+    if GRADIENTS in parts:
+        plan.append((GRADIENTS, _fit_gradients(names, parts[GRADIENTS])))
+    return plan
+
+
+def _fit_other(value: Any, saved: Saved, name: str) -> Callable[[], object]:
     if isinstance(value, LRScheduler):
         _check_groups(value, saved, name)
     if not isinstance(value, torch.Tensor):
-        checkpoint.restore_stateful(value, saved)
-        return
-    theirs = saved.tensors[name]
+        return checkpoint.fit_stateful(value, saved)
+    theirs = saved.tensors.get(name)
+    if theirs is None:
+        raise DoesNotFitError(
+            f"{name} is a tensor here, and the checkpoint has none under this name",
+            cure="give each object the name that it had when it was saved",
+        )
     if theirs.shape != value.shape or theirs.dtype != value.dtype:
         raise DoesNotFitError(
             f"{name} is {theirs.dtype} of shape {tuple(theirs.shape)} in the checkpoint,"
             f" {value.dtype} of shape {tuple(value.shape)} here"
         )
+    return functools.partial(_copy, value, theirs)
+
+
+def _copy(value: torch.Tensor, theirs: torch.Tensor) -> None:
     with torch.no_grad():
         value.copy_(theirs)
 
@@ -202,8 +269,17 @@ def _check_groups(scheduler: LRScheduler, saved: Saved, name: str) -> None:
         )
 
 
-def _restore_gradients(names: Mapping[torch.Tensor, str], saved: Saved) -> None:
-    for parameter, name in names.items():
-        if name in saved.tensors:
-            theirs = saved.tensors[name]
+def _fit_gradients(names: Mapping[torch.Tensor, str], saved: Saved) -> Callable[[], object]:
+    pairs = [(p, saved.tensors[name]) for p, name in names.items() if name in saved.tensors]
+    for parameter, theirs in pairs:
+        if theirs.shape != parameter.shape:
+            raise DoesNotFitError(
+                f"the gradient of {names[parameter]} has the shape {tuple(theirs.shape)} in the"
+                f" checkpoint, {tuple(parameter.shape)} here"
+            )
+
+    def put_back() -> None:
+        for parameter, theirs in pairs:
             parameter.grad = torch.empty_like(parameter, dtype=theirs.dtype).copy_(theirs).detach()
+
+    return put_back

@@ -179,7 +179,7 @@ def _checkpoint(path: Path) -> Finding:
 def _look_at_checkpoint(path: Path) -> _Seen:
     from luthier import checkpoint  # noqa: PLC0415 - torch comes with it
 
-    files = checkpoint.verify(path)["files"]
+    files = checkpoint.read(path).manifest["files"]
     total = sum(facts["bytes"] for facts in files.values())
     return f"{len(files)} files, {_size(total)}", _notes(open_archive(path))
 

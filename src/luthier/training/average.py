@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
+from luthier.errors import DoesNotFitError
+
 
 class WeightAverage:
     """An exponential moving average of parameters and floating-point buffers.
@@ -35,7 +37,17 @@ class WeightAverage:
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Put a saved average back."""
+        """Put a saved average back.
+
+        Raises:
+            DoesNotFitError: it lacks a tensor, or has one of another shape; nothing was changed.
+        """
+        for name, mean in self.tensors.items():
+            if name not in tensors or tensors[name].shape != mean.shape:
+                raise DoesNotFitError(
+                    f"the saved average has no {name} of shape {tuple(mean.shape)}",
+                    cure="the model's code has changed since; start a new run",
+                )
         for name, mean in self.tensors.items():
             mean.copy_(tensors[name])
 
