@@ -394,3 +394,20 @@ def test_whole_modules_in_the_old_format_come_without_their_source(tmp_path: Pat
     assert str(archive.content.made_by).endswith("test_torch_files.Doubled")
     weight = archive.content.state["_parameters"]["weight"]
     assert tensors.tensor(weight).tolist() == [0, 1]
+
+
+def test_long_bytes(tmp_path: Path) -> None:
+    content = {"b": bytes(range(256)) * 1000}
+    assert_same(read_back(save(content, tmp_path / "a", protocol=3)), content)
+
+
+def test_storages_and_what_is_quantised(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quantised = torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)
+    path = save({"s": torch.arange(3).untyped_storage(), "q": quantised}, tmp_path / "a")
+    content = open_archive(path).content
+    assert tensors.live(content["s"]).view(torch.int64).tolist() == [0, 1, 2]
+    assert isinstance(content["q"], RefusedEntry)
+    with pytest.raises(UnsupportedFileError, match=r"tensor 'q' is quantised \(QInt8Storage\)"):
+        tensors.live(content)
