@@ -153,3 +153,18 @@ def test_it_is_only_tried_where_names_leave_something_out_and_can_be_switched_of
     assert "conv.weight → stem.0.weight" in str(plan)
     assert match(model, file, ("head.weight",), How(order=False)).coverage == 0.0
     assert "order and shape" not in str(match(model, model))
+
+
+def test_layers_in_the_order_of_the_alphabet_are_refused() -> None:
+    numbers = range(12)
+    model = specs(*((f"net.{i}.weight", (4, 4)) for i in numbers))
+    file = specs(*((f"f.{i}.w_.weight", (4, 4)) for i in sorted(map(str, numbers))))
+    assert "f.11.w_.weight stands before f.2.w_.weight" in doubt(model, file)
+
+
+def test_layers_that_have_each_others_numbers_are_refused() -> None:
+    model = specs(("a.conv1.weight", (4, 4)), ("a.conv2.weight", (4, 4)))
+    file = specs(("b.conv2.weight", (4, 4)), ("b.conv1.weight", (4, 4)))
+    assert doubt(model, file)
+    shifted = specs(("b.conv0.weight", (4, 4)), ("b.conv1.weight", (4, 4)))
+    assert list(pairs(model, shifted).values()) == list(shifted)  # counted from 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import io
 import pickle
 import struct
 import warnings
@@ -23,6 +22,7 @@ from luthier.files.dtypes import DTYPES
 from luthier.files.entries import Record, RefusedEntry, TensorEntry, walk
 from luthier.files.opening import open_archive
 from luthier.values import TensorSpec
+from torch_by_hand import Rebuilt, Reference, legacy
 
 # --- what torch writes ---------------------------------------------------------------------------
 
@@ -103,7 +103,7 @@ def read_back(path: Path) -> Any:
 
 def bits(tensor: torch.Tensor) -> bytes:
     plain = tensor.detach().resolve_conj().resolve_neg().contiguous()
-    return bytes(plain.reshape(-1).view(torch.uint8).tolist())
+    return bytes(plain.reshape(-1).view(torch.uint8).tolist()) if plain.numel() else b""
 
 
 def assert_same(found: Any, expected: Any) -> None:
@@ -325,36 +325,6 @@ def test_the_weights_of_torchvision_in_the_old_format(shared: Path) -> None:
     assert all(torch.equal(named[name], expected[name]) for name in expected)
 
 
-def legacy(storages: list[tuple[Any, ...]], raw: bytes, value: Any, keys: list[str]) -> bytes:
-    """Write torch's old format by hand: ``storages`` are persistent ids, in the value's place."""
-
-    class Pickler(pickle.Pickler):
-        def persistent_id(self, item: Any) -> Any:
-            return storages[item.number] if isinstance(item, Reference) else None
-
-    file = io.BytesIO()
-    for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}):
-        pickle.dump(part, file, protocol=2)
-    Pickler(file, protocol=2).dump(value)
-    pickle.dump(keys, file, protocol=2)
-    return file.getvalue() + raw
-
-
-class Reference:
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-
-class Rebuilt:
-    """Pickles as a call of torch's function of that time."""
-
-    def __init__(self, *arguments: Any) -> None:
-        self.arguments = arguments
-
-    def __reduce__(self) -> Any:
-        return torch._utils._rebuild_tensor, self.arguments
-
-
 def test_views_of_storages_as_old_files_have_them(tmp_path: Path) -> None:
     whole = ("storage", torch.FloatStorage, "7", "cpu", 6, None)
     part = ("storage", torch.FloatStorage, "7", "cpu", 6, ("8", 2, 3))
@@ -424,3 +394,20 @@ def test_whole_modules_in_the_old_format_come_without_their_source(tmp_path: Pat
     assert str(archive.content.made_by).endswith("test_torch_files.Doubled")
     weight = archive.content.state["_parameters"]["weight"]
     assert tensors.tensor(weight).tolist() == [0, 1]
+
+
+def test_long_bytes(tmp_path: Path) -> None:
+    content = {"b": bytes(range(256)) * 1000}
+    assert_same(read_back(save(content, tmp_path / "a", protocol=3)), content)
+
+
+def test_storages_and_what_is_quantised(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quantised = torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)
+    path = save({"s": torch.arange(3).untyped_storage(), "q": quantised}, tmp_path / "a")
+    content = open_archive(path).content
+    assert tensors.live(content["s"]).view(torch.int64).tolist() == [0, 1, 2]
+    assert isinstance(content["q"], RefusedEntry)
+    with pytest.raises(UnsupportedFileError, match=r"tensor 'q' is quantised \(QInt8Storage\)"):
+        tensors.live(content)

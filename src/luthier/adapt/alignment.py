@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import combinations
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from luthier.adapt.names import Proposal, Specs
 from luthier.adapt.plan import Assignment
 
 COUNTS = "num_batches_tracked"
+_NEIGHBOURS = 16
 _OF_A_LAYER = ("weight", "bias", "running_mean", "running_var")
 # Old names of the same things; shapes are compared all the same.
 _ROLES = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean"}
@@ -41,6 +41,7 @@ def by_order(
         found = _aligned(_Sequences(ours, theirs, model, file), known)
         _check_layers({**known, **found})
         _check_names(found, model)
+        _check_numbers(found.values())
     except _NoSingleWayError as error:
         return Proposal(doubts=(f"order and shape: {error}",))
     if not found:
@@ -162,13 +163,33 @@ def _check_names(pairs: Mapping[str, str], model: Specs) -> None:
         layer, _, _ = name.rpartition(".")
         alike[layer.rpartition(".")[0], _role(name), model[name].shape].append(name)
     for names in alike.values():
-        for one, other in combinations(names, 2):
+        near = ((n, o) for i, n in enumerate(names) for o in names[i + 1 : i + _NEIGHBOURS])
+        for one, other in near:
             straight = _likeness(one, pairs[one]) + _likeness(other, pairs[other])
-            if _likeness(one, pairs[other]) + _likeness(other, pairs[one]) > straight:
+            crossed = _likeness(one, pairs[other]) + _likeness(other, pairs[one])
+            exchanged = (_own(one), _own(other)) == (_own(pairs[other]), _own(pairs[one]))
+            if crossed > straight or (exchanged and _own(one) != _own(other)):
                 raise _NoSingleWayError(
                     f"by their order {pairs[one]} is {one} and {pairs[other]} is {other}, by their"
                     " names it is the other way round"
                 )
+
+
+def _check_numbers(theirs: Iterable[str]) -> None:
+    """Make sure that the file counts upwards: 10 before 2 is the alphabet's order."""
+    last: dict[str, tuple[tuple[int, ...], str]] = {}
+    for name in theirs:
+        family = re.sub(r"[0-9]+", "#", name)
+        numbers = tuple(int(digits[-9:]) for digits in re.findall(r"[0-9]+", name))
+        before, earlier = last.get(family, (numbers, name))
+        if numbers < before:
+            raise _NoSingleWayError(f"{earlier} stands before {name} in the file")
+        last[family] = numbers, name
+
+
+def _own(name: str) -> str:
+    """Return the name of a tensor's layer, without what stands before it."""
+    return name.rpartition(".")[0].rpartition(".")[2].strip("_")
 
 
 def _likeness(ours: str, theirs: str) -> int:

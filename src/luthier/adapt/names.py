@@ -8,7 +8,7 @@ both the same name and the same shape.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from luthier.adapt.plan import Assignment
@@ -67,16 +67,22 @@ def unwrapped(names: Iterable[str]) -> dict[str, str]:
     return bare if len(set(bare.values())) == len(names) else {name: name for name in names}
 
 
-def by_name(model: Specs, file: Specs) -> Proposal:
+def by_name(model: Specs, file: Specs, only: Sequence[Change] | None = None) -> Proposal:
     """Pair the tensors of a model and a file by their names, wrappers and prefixes aside.
 
     The change of prefixes under which most (name, shape) pairs agree is taken; two that agree on
     as many, and cannot both be true, are refused, unless one of them changes nothing. What is left
     over is looked at again, for as long as that finds whole modules.
+
+    Args:
+        model: the model's tensors, in its order.
+        file: the file's.
+        only: changes of prefixes that are known, as (off the file's names, on to the model's);
+            others are not looked for.
     """
     ours, theirs = _Side(model), _Side(file)
     search = _Search(ours, theirs)
-    search.run()
+    search.run(only)
     links = {
         ours.full[o]: Assignment(ours.full[o], (theirs.full[t],), why=why)
         for o, (t, why) in search.found.items()
@@ -134,13 +140,15 @@ class _Search:
         self.notes: list[str] = []
         self.doubts: tuple[str, ...] = ()
 
-    def run(self) -> None:
-        while self._free_ours and self._free_theirs:
-            free = _Index(self._free_theirs), _Index(self._free_ours)
-            change = self._best(free, _votes(self._theirs, self._ours, free))
-            if change is None:
-                break
+    def run(self, only: Sequence[Change] | None) -> None:
+        for change in only or ():
             self._take(change)
+        while only is None and self._free_ours and self._free_theirs:
+            free = _Index(self._free_theirs), _Index(self._free_ours)
+            best = self._best(free, _votes(self._theirs, self._ours, free))
+            if best is None:
+                break
+            self._take(best)
         # Names that agree under what was found, whatever their shapes: an error can name them.
         for change in [_SAME, *self._changes, *map(_nested, self._changes)]:
             self._take(change, quiet=True)
@@ -168,8 +176,10 @@ class _Search:
         # One layer looks like another: a prefix is told by several, or by all that there is.
         several = count > 1 and _layers(off, theirs, on, ours) > 1
         if not self._changes:
-            sides = (theirs, ours) if several else (index.names for index in free)
-            return 2 * count >= min(map(len, sides))
+            all_there_is = min(len(index.names) for index in free)
+            if not several:
+                return 2 * count >= all_there_is
+            return 2 * count >= min(len(theirs), len(ours)) and 20 * count >= all_there_is
         # Later on only what fits to the last tensor, and goes with what was found before.
         others = [other for other in self._changes if other != _SAME]
         related = not off or not on or any(_is_related(change, other) for other in others)
@@ -186,7 +196,7 @@ class _Search:
         for ours, theirs in pairs:
             self.found[ours] = (theirs, why)
             del self._free_ours[ours], self._free_theirs[theirs]
-        if quiet:
+        if quiet or not pairs:
             return
         self._changes.append(change)
         if change != _SAME:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 
 from luthier.adapt.adjust import shaped
-from luthier.adapt.names import Proposal, Specs, by_name, unwrapped
+from luthier.adapt.names import Parts, Proposal, Specs, by_name, unwrapped
 from luthier.adapt.plan import Assignment
 from luthier.adapt.rules import Joined, Link, RuleSet
 from luthier.adapt.transforms import Concat, Copy, Part, Reshape, Transform
@@ -50,6 +50,7 @@ def _by_rule_set(
     rest = by_name(
         {name: spec for name, spec in model.items() if name not in links},
         {name: spec for name, spec in file.items() if name not in used},
+        only=[attempt.prefixes],
     )
     both = {**links, **rest.links}
     note = f"{title} ({rules.names[side]} → {rules.names[1 - side]}): {len(links)} tensors"
@@ -63,15 +64,20 @@ class _Attempt:
 
     Attributes:
         links: what it pairs.
+        prefixes: what stands before its names in the file and in the model.
     """
 
     def __init__(self, model: Specs, file: Specs, rules: RuleSet, side: int) -> None:
         self._model, self._file, self._side = model, file, side
-        self._theirs, self._ours = _short(file, rules, side), _short(model, rules, 1 - side)
+        self._theirs, before = _short(file, rules, side)
+        self._ours, ours_before = _short(model, rules, 1 - side)
+        self.prefixes = before, ours_before
         sides = (self._theirs, self._ours) if side == 0 else (self._ours, self._theirs)
         self._joined = rules.join(*sides) if all(sides) else Joined((), ((), ()))
         self._optional: set[str] = set()
         self.links = dict(self._assignments())
+        if self._optional >= self.links.keys():  # a head alone is no evidence
+            self.links = {}
 
     def _assignments(self) -> Iterator[tuple[str, Assignment]]:
         for link in self._joined.links:
@@ -109,8 +115,8 @@ def _directed(link: Link, side: int) -> list[tuple[str, tuple[str, ...], Transfo
     return [(name, (link.one,), Part(i, count)) for i, name in enumerate(link.many)]
 
 
-def _short(specs: Specs, rules: RuleSet, side: int) -> dict[str, str]:
-    """Return the names without what stands before all that a rule set knows: short → full.
+def _short(specs: Specs, rules: RuleSet, side: int) -> tuple[dict[str, str], Parts]:
+    """Return the names without what stands before those of a rule set, short → full, and that.
 
     A name that is not under the whole prefix may be under the beginning of it: ``model.fc`` beside
     ``model.trunk.conv``.
@@ -118,14 +124,14 @@ def _short(specs: Specs, rules: RuleSet, side: int) -> dict[str, str]:
     bare = unwrapped(specs)
     prefix = _prefix(list(bare.values()), rules, side)
     if prefix is None:
-        return {}
+        return {}, ()
     found: dict[str, str] = {}
     for full, name in bare.items():
         before = prefix
         while before and not name.startswith(before):
             before = before[:-1].rpartition(".")[0] + "." if "." in before[:-1] else ""
         found.setdefault(name.removeprefix(before), full)
-    return found
+    return found, tuple(prefix.split(".")[:-1])
 
 
 def _prefix(names: list[str], rules: RuleSet, side: int) -> str | None:

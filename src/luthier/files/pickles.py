@@ -27,7 +27,7 @@ class Unpickled:
 
     Attributes:
         value: the tree (see ``entries``); storages of torch that are in it on their own are
-            ``rebuild.Storage``, bytes of a MiB and more ``memoryview``.
+            ``rebuild.Storage``, bytes of 64 KiB and more ``memoryview``.
         end: the position behind its last byte.
         globals: each class and function that it refers to, and whether it would have been called.
     """

@@ -33,6 +33,7 @@ from luthier.files.entries import (
 from luthier.files.formats.safetensors import parse_header
 from luthier.files.layout import lay_out
 from luthier.files.mapped import Blob
+from luthier.files.rebuild import Storage
 from luthier.values import TensorSpec
 
 METADATA_KEY = "luthier"
@@ -333,7 +334,8 @@ _Holder = dict[Any, Any] | list[Any] | set[Any] | Record
 def live(content: Any) -> Any:
     """Return a tree with everything in it as torch has it: tensors, parameters, dtypes, devices.
 
-    What was one object in the tree is one object again. A ``Record`` stays one, with live content;
+    What was one object in the tree is one object again. A storage on its own is a tensor in one
+    dimension. A ``Record`` stays one, with live content;
     so does a ``Name`` or ``Global`` that torch has no plain value for.
 
     Raises:
@@ -363,12 +365,11 @@ class _Living:
             if isinstance(value, dict | list | set | Record):
                 self._made[id(value)] = made = _empty(value)
                 self._unfilled.append((value, made))
-            elif isinstance(value, TensorEntry | SparseEntry | RefusedEntry):
-                self._made[id(value)] = _with_gradient(value, key if isinstance(key, str) else "")
-            elif isinstance(value, Name):
-                self._made[id(value)] = _named(value)
             else:
-                return value
+                made = _single(value, key if isinstance(key, str) else "")
+                if made is value:
+                    return value
+                self._made[id(value)] = made
         return self._made[id(value)]
 
     def _freeze(self, top: tuple[Any, ...] | frozenset[Any]) -> None:
@@ -406,6 +407,17 @@ def _empty(value: _Holder) -> _Holder:
     if isinstance(value, Record):
         return Record(value.made_by, is_call=value.is_call)
     return {} if isinstance(value, dict) else [] if isinstance(value, list) else set()
+
+
+def _single(value: Any, name: str) -> Any:
+    """Return the counterpart of a value that holds no others."""
+    if isinstance(value, TensorEntry | SparseEntry | RefusedEntry):
+        return _with_gradient(value, name)
+    if isinstance(value, Storage):
+        return tensor(value.tensor(), name)
+    if isinstance(value, memoryview):
+        return bytes(value)
+    return _named(value) if isinstance(value, Name) else value
 
 
 def _with_gradient(entry: Entry, name: str) -> torch.Tensor:

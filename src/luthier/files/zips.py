@@ -150,8 +150,8 @@ class _Stored:
         return view
 
 
-class _Content(bytearray):
-    """Bytes to which a weak reference can be held."""
+class Content(bytearray):
+    """Bytes to which a weak reference can be held: in memory while somebody uses them."""
 
 
 class _Inflated:
@@ -160,7 +160,7 @@ class _Inflated:
     def __init__(self, file: MappedFile, member: Member) -> None:
         self._file = file
         self._member = member
-        self._content: Callable[[], _Content | None] = lambda: None
+        self._content: Callable[[], Content | None] = lambda: None
 
     @property
     def nbytes(self) -> int:
@@ -171,7 +171,7 @@ class _Inflated:
         """See ``Blob``."""
         content = self._content()
         if content is None:
-            content, at = _Content(self._member.size), 0
+            content, at = Content(self._member.size), 0
             for piece in _compared(self._file, self._member, _pieces(self._file, self._member)):
                 content[at : at + len(piece)] = piece
                 at += len(piece)

@@ -24,6 +24,7 @@ from luthier.files.limits import Broken, Budget
 from luthier.files.mapped import MappedFile
 from luthier.files.pickles import read_pickle
 from luthier.files.wording import plain, shown
+from luthier.files.zips import Content
 from luthier.values import TensorSpec
 
 _MOST_DIMENSIONS = 8  # of a tensor in several pieces: each has so many corners as two to this power
@@ -90,10 +91,6 @@ class _Piece:
         return entry
 
 
-class _Bytes(bytearray):
-    """Bytes to which a weak reference can be held."""
-
-
 @dataclass(eq=False)
 class _Assembled:
     """The bytes of a tensor, put together from its pieces while somebody holds them."""
@@ -101,7 +98,7 @@ class _Assembled:
     spec: TensorSpec
     pieces: Mapping[tuple[int, ...], tuple[tuple[int, ...], _Piece]]
     nbytes: int
-    _kept: Callable[[], _Bytes | None] = field(default=lambda: None, repr=False)
+    _kept: Callable[[], Content | None] = field(default=lambda: None, repr=False)
 
     def view(self) -> memoryview:
         """See ``Blob``."""
@@ -116,7 +113,7 @@ class _Assembled:
             entry = entries[0][1]
             start = entry.offset * DTYPES[self.spec.dtype].itemsize
             return entry.blob.view()[start : start + self.nbytes]
-        content = _Bytes(self.nbytes)
+        content = Content(self.nbytes)
         _fill(content, self.spec, entries)
         self._kept = weakref.ref(content)
         return memoryview(content)
@@ -134,7 +131,7 @@ def _is_plain(entry: TensorEntry) -> bool:
 
 
 def _fill(
-    content: _Bytes, spec: TensorSpec, entries: list[tuple[tuple[int, ...], TensorEntry]]
+    content: Content, spec: TensorSpec, entries: list[tuple[tuple[int, ...], TensorEntry]]
 ) -> None:
     import numpy as np  # noqa: PLC0415 - opening and inspecting do without it
 

@@ -7,6 +7,8 @@ number of elements (8 bytes). All numbers are little-endian, whatever machine wr
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 from luthier.errors import DamagedError, UnsupportedFileError
@@ -16,9 +18,12 @@ from luthier.files.limits import Broken, Budget
 from luthier.files.mapped import MappedFile
 from luthier.files.pickles import Unpickled, read_pickle
 from luthier.files.rebuild import Storage, StorageId, storage_id
+from luthier.files.zips import Content
 
 MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
+_ALIGNED = 16  # bytes: the largest element
+_CHUNK = 2**20
 _COST = 400  # bytes of memory that a storage takes here
 
 
@@ -55,12 +60,22 @@ class _Later:
         self.nbytes = asked.nbytes
         self.start: int | None = None
         self._file = file
+        self._content: Callable[[], Content | None] = lambda: None
 
     def view(self) -> memoryview:
-        """See ``Blob``."""
+        """See ``Blob``. Storages seldom lie at a place where they could be used: they are read."""
         if self.start is None:
             raise _damaged(self._file, f"it does not hold the storage {self.asked.key!r}")
-        return self._file.view(self.start, self.nbytes)
+        if self.start % _ALIGNED == 0:
+            return self._file.view(self.start, self.nbytes)
+        content = self._content()
+        if content is None:
+            content = Content(self.nbytes)
+            for at in range(0, self.nbytes, _CHUNK):
+                end = min(at + _CHUNK, self.nbytes)
+                content[at:end] = self._file.read(self.start + at, end - at)
+            self._content = weakref.ref(content)
+        return memoryview(content)
 
 
 class _Part:

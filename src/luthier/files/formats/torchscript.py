@@ -33,7 +33,7 @@ _CLASS = re.compile(r"^class ([\w$]+)\((\w+)\):$", re.MULTILINE)
 _NAMES = re.compile(r"^  __(parameters|buffers)__ = \[([^\]\n]*)\]$", re.MULTILINE)
 _QUOTED = re.compile(r'"([^"]*)"')
 _ENTRIES = (TensorEntry, SparseEntry, RefusedEntry)
-_COST = 200  # bytes of memory that a name takes
+_COST = 400  # bytes of memory that a name and its entry take
 
 
 @dataclass(frozen=True)
