@@ -11,7 +11,7 @@ import pytest
 
 from luthier.errors import DamagedError
 from luthier.files.limits import Budget
-from luthier.files.pickles import Unpickled, read_pickle
+from luthier.files.pickles.reader import Unpickled, read_pickle
 
 
 class Raw(bytes):

@@ -20,8 +20,14 @@ from torch import nn
 
 import luthier
 from luthier.errors import DamagedError, UnsupportedFileError
-from luthier.files import contents
-from luthier.files.contents import Candidate, candidates
+from luthier.files.contents.candidates import (
+    Candidate,
+    candidates,
+    contents,
+    producer,
+    select,
+    suspicious,
+)
 from luthier.files.entries import Archive, Entry, Global, Record, TensorEntry
 from luthier.files.mapped import Held
 from luthier.files.opening import open_archive
@@ -139,12 +145,12 @@ def test_what_is_left_out_is_named() -> None:
 
 def test_a_candidate_is_chosen_by_its_name_and_a_wrong_name_lists_them() -> None:
     several = candidates(archive({"model": module(w=entry(2)), "state_dict": dict(WEIGHTS)}))
-    assert contents.select(several, "state_dict").where == "state_dict"
-    assert contents.select(several, "model") is contents.select(several, "model.(module)")
+    assert select(several, "state_dict").where == "state_dict"
+    assert select(several, "model") is select(several, "model.(module)")
     with pytest.raises(UnsupportedFileError, match=r"did you mean 'state_dict'(.|\n)*'model"):
-        contents.select(several, "state_dct")
+        select(several, "state_dct")
     (top,) = candidates(archive(module(w=entry(2))))
-    assert contents.select([top], "") is top
+    assert select([top], "") is top
 
 
 def test_keys_of_all_kinds_are_names_and_none_is_lost() -> None:
@@ -216,7 +222,7 @@ def test_long_keys_above_many_tensors_are_over_the_limit() -> None:
 
 def test_a_data_set_of_many_small_places_is_counted_and_not_listed() -> None:
     content = [{"image": entry(3, 2), "label": i, "name": str(i)} for i in range(500)]
-    everything = contents.contents(archive(content))
+    everything = contents(archive(content))
     assert len(everything.candidates) + everything.unlisted == 500
     assert len(everything.candidates) == 100
 
@@ -248,7 +254,7 @@ WRITTEN: dict[str, tuple[Any, str | None]] = {
 
 @pytest.mark.parametrize(("content", "wanted"), WRITTEN.values(), ids=WRITTEN.keys())
 def test_the_program_that_wrote_a_file(content: Any, wanted: str | None, tmp_path: Path) -> None:
-    assert contents.producer(saved(content, tmp_path)) == wanted
+    assert producer(saved(content, tmp_path)) == wanted
 
 
 def test_a_checkpoint_of_luthier_has_its_parts_and_its_optimizer_apart(tmp_path: Path) -> None:
@@ -261,12 +267,12 @@ def test_a_checkpoint_of_luthier_has_its_parts_and_its_optimizer_apart(tmp_path:
             model(torch.randn(3, 4)).sum().backward()
             optimizer.step()
     opened = open_archive(tmp_path / "run" / "checkpoints" / "step-00000001")
-    everything = contents.contents(opened)
+    everything = contents(opened)
     assert [(c.where, set(c.entries)) for c in everything.candidates] == [
         ("model", {"weight", "bias"})
     ]
     assert [where for where, _ in everything.optimizers] == ["optimizer"]
-    assert contents.producer(opened) == f"luthier {luthier.__version__}"
+    assert producer(opened) == f"luthier {luthier.__version__}"
 
 
 # --- what a loader would have run -------------------------------------------------------------
@@ -292,7 +298,7 @@ def test_calls_are_shown_with_their_arguments_and_are_not_made(
 ) -> None:
     command = f"touch {marker}"
     opened = saved({"state_dict": LINEAR, "x": Runs(os.system, command)}, tmp_path)
-    (said,) = contents.suspicious(opened)
+    (said,) = suspicious(opened)
     assert said.startswith(f"would have run {os.system.__module__}.system('{command[:30]}")
     assert [c.where for c in candidates(opened)] == ["state_dict"]
     assert not marker.exists()
@@ -300,7 +306,7 @@ def test_calls_are_shown_with_their_arguments_and_are_not_made(
 
 def test_arguments_are_printed_safely_and_shortened(tmp_path: Path) -> None:
     evil = "\x1b[2J\u202e\r\n" + "x" * 10_000
-    (said,) = contents.suspicious(saved([Runs(exec, evil)], tmp_path))
+    (said,) = suspicious(saved([Runs(exec, evil)], tmp_path))
     assert said.isprintable()
     assert len(said) < 250
     assert r"\x1b[2J\u202e\r\n" in said
@@ -321,7 +327,7 @@ def test_arguments_are_printed_safely_and_shortened(tmp_path: Path) -> None:
 def test_what_reaches_beyond_the_loader_is_known(
     function: Any, arguments: tuple[Any, ...], tmp_path: Path
 ) -> None:
-    (said,) = contents.suspicious(saved({"a": Runs(function, *arguments)}, tmp_path))
+    (said,) = suspicious(saved({"a": Runs(function, *arguments)}, tmp_path))
     assert said.startswith("would have run ")
     assert function.__name__ in said
 
@@ -330,18 +336,18 @@ def test_a_call_whose_result_is_thrown_away_is_still_told(tmp_path: Path) -> Non
     # (os.system, ("true",)) REDUCE, POP, then an empty dict.
     content = b"\x80\x02cposix\nsystem\n(X\x04\x00\x00\x00truetR0}."
     (tmp_path / "popped.pkl").write_bytes(content)
-    (said,) = contents.suspicious(open_archive(tmp_path / "popped.pkl"))
+    (said,) = suspicious(open_archive(tmp_path / "popped.pkl"))
     assert said.startswith("would have run posix.system")
 
 
 def test_a_reference_that_is_not_called_is_told_as_such() -> None:
     opened = archive({"f": Global("os", "system")}, globals=((Global("os", "system"), False),))
-    assert contents.suspicious(opened) == ("refers to os.system",)
+    assert suspicious(opened) == ("refers to os.system",)
 
 
 def test_attributes_walked_through_a_harmless_module_are_dangerous() -> None:
     through = Global("pathlib", "os.system")
-    assert contents.suspicious(archive({}, globals=((through, True),))) == (
+    assert suspicious(archive({}, globals=((through, True),))) == (
         "would have run pathlib.os.system",
     )
 
@@ -355,16 +361,14 @@ def test_classes_of_others_are_named_and_those_of_torch_and_numpy_are_not(tmp_pa
         opened = saved(content, tmp_path)
     finally:
         del sys.modules["mypackage"]
-    assert contents.suspicious(opened) == (
+    assert suspicious(opened) == (
         "code by name that a pickle loader would have imported: mypackage.Net",
     )
 
 
 def test_a_graph_module_carries_source_that_would_have_been_compiled(tmp_path: Path) -> None:
     traced = torch.fx.symbolic_trace(nn.Sequential(nn.Linear(2, 2)))
-    assert any(
-        "compiled Python source" in said for said in contents.suspicious(saved(traced, tmp_path))
-    )
+    assert any("compiled Python source" in said for said in suspicious(saved(traced, tmp_path)))
 
 
 def test_an_ordinary_checkpoint_is_not_suspicious(tmp_path: Path) -> None:
@@ -372,7 +376,7 @@ def test_an_ordinary_checkpoint_is_not_suspicious(tmp_path: Path) -> None:
     optimizer = torch.optim.AdamW(model.parameters())
     content = {"model": model, "optimizer": optimizer.state_dict(), "rng": torch.get_rng_state()}
     opened = saved(content, tmp_path)
-    assert contents.suspicious(opened) == ()
+    assert suspicious(opened) == ()
     assert [c.where for c in candidates(opened)] == ["model.(module)"]
 
 

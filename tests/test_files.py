@@ -24,7 +24,7 @@ from luthier.errors import (
     UnsupportedStateError,
 )
 from luthier.files import durable, tensors
-from luthier.files.contents import suspicious
+from luthier.files.contents.candidates import suspicious
 from luthier.files.entries import Record
 from luthier.files.opening import open_archive
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from luthier.errors import DamagedError
 from luthier.files.limits import ALLOWANCE, Broken, Budget, Keys
 from luthier.files.mapped import Held
-from luthier.files.pickles import read_pickle
-from luthier.files.rebuild import Storage
+from luthier.files.pickles.reader import read_pickle
+from luthier.files.pickles.rebuild import Storage
 
 TENSOR = (
     b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\nX\x05\0\0\0KEY"

@@ -20,7 +20,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from luthier import vision
 from luthier.errors import DamagedError
-from luthier.files import architecture, modules, tensors
+from luthier.files import tensors
+from luthier.files.contents import architecture, modules
 from luthier.files.entries import Global, Record, RefusedEntry, TensorEntry
 from luthier.files.limits import Budget
 from luthier.files.mapped import Held
@@ -204,7 +205,7 @@ def test_in_a_process_without_torch_where_the_class_would_be_importable(
 import sys
 sys.path.insert(0, {str(tmp_path)!r})
 from pathlib import Path
-from luthier.files import architecture, modules
+from luthier.files.contents import architecture, modules
 from luthier.files.opening import open_archive
 model = open_archive(Path({str(path)!r})).content["model"]
 assert list(modules.state_dict(model)) == {list(wanted)!r}

@@ -30,9 +30,9 @@ from onnx import helper, numpy_helper
 import luthier
 from luthier.errors import DamagedError, LuthierError, MissingExtraError, UnsupportedFileError
 from luthier.files import tensors
+from luthier.files.contents.finite import count
 from luthier.files.dtypes import DTYPES
 from luthier.files.entries import RefusedEntry, TensorEntry
-from luthier.files.finite import count
 from luthier.files.formats import gguf as luthiers_gguf
 from luthier.files.mapped import Held
 from luthier.files.opening import open_archive

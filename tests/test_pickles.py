@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from luthier.errors import DamagedError, UnsupportedFileError
 from luthier.files.entries import Global, walk
 from luthier.files.limits import Broken, Budget
-from luthier.files.pickles import read_pickle
+from luthier.files.pickles.reader import read_pickle
 from pickles_by_hand import read, refused
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)

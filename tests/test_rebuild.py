@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from luthier.errors import DamagedError
 from luthier.files.entries import Name, Record, RefusedEntry, TensorEntry
 from luthier.files.mapped import Held
-from luthier.files.rebuild import Storage, storage_id
+from luthier.files.pickles.rebuild import Storage, storage_id
 from luthier.values import TensorSpec
 from pickles_by_hand import Called, Reference, Stored, opcodes, pickled, read, refused
 

@@ -31,7 +31,7 @@ from luthier.errors import (
     UnsupportedStateError,
 )
 from luthier.files import disk, tensors, torch_file
-from luthier.files.contents import candidates
+from luthier.files.contents.candidates import candidates
 from luthier.files.dtypes import DTYPES
 from luthier.files.opening import open_archive
 from luthier.models.lenet import LeNet

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from luthier.errors import DamagedError, LuthierError, UnsupportedFileError
 from luthier.files.limits import Budget
 from luthier.files.mapped import MappedFile
-from luthier.files.zips import Zip
+from luthier.files.parsing.zips import Zip
 from zips_by_hand import Part, deflated, pack
 
 
@@ -227,5 +227,7 @@ def test_a_small_entry_that_is_none(tmp_path: Path) -> None:
 
 
 def test_zips_need_neither_torch_nor_numpy() -> None:
-    code = "import sys, luthier.files.zips\nassert not {'torch', 'numpy'} & set(sys.modules)"
+    code = (
+        "import sys, luthier.files.parsing.zips\nassert not {'torch', 'numpy'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

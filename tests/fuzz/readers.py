@@ -29,7 +29,8 @@ import atheris
 
 with atheris.instrument_imports(include=["luthier"]):
     from luthier.errors import LuthierError
-    from luthier.files import contents, entries, opening
+    from luthier.files import entries, opening
+    from luthier.files.contents.candidates import candidates, suspicious
     from luthier.files.tensors import tensor
     from luthier.run import inspect
     from luthier.run.verify import verify
@@ -126,8 +127,8 @@ def look(path: Path) -> None:
     for _place, value in entries.walk(archive.content):
         if isinstance(value, entries.TensorEntry) and value.nbytes <= SMALL:
             tensor(value)
-    contents.candidates(archive)
-    contents.suspicious(archive)
+    candidates(archive)
+    suspicious(archive)
     archive.check()
 
 

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from luthier.errors import ModelError, UnsupportedFileError
-from luthier.files import contents, tensors
-from luthier.files.contents import Candidate
+from luthier.files import tensors
+from luthier.files.contents.candidates import Candidate, candidates, select
 from luthier.files.entries import Archive, Entry, RefusedEntry
 from luthier.files.opening import open_archive
 from luthier.values import TensorSpec
@@ -98,7 +98,7 @@ def weights_in(file: File, where: str | None = None) -> list[Weights]:
         specs = {name: tensors.spec(tensor) for name, tensor in file.items()}
         return [Weights("tensors", "", specs, file.__getitem__)]
     archive = file if isinstance(file, Archive) else open_archive(Path(file))
-    found = contents.candidates(archive)
+    found = candidates(archive)
     if not found:
         raise UnsupportedFileError(
             f"{archive.path} holds no named tensors", cure=f"see: luthier inspect {archive.path}"
@@ -114,7 +114,7 @@ def _at(found: Sequence[Candidate], where: str) -> Candidate:
             part = _part(candidate, where)
             if part is not None:
                 return part
-    return contents.select(found, where)
+    return select(found, where)
 
 
 def _part(candidate: Candidate, where: str) -> Candidate | None:

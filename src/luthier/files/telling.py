@@ -12,8 +12,8 @@ from luthier.errors import DamagedError, UnsupportedFileError
 from luthier.files.formats.safetensors import LONGEST_HEADER
 from luthier.files.limits import Budget
 from luthier.files.mapped import MappedFile
+from luthier.files.parsing.zips import Zip
 from luthier.files.wording import plain, some
-from luthier.files.zips import Zip
 
 HEAD = 2048  # bytes that are looked at
 _READ = {

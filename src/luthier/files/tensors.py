@@ -19,7 +19,7 @@ import torch
 
 from luthier.errors import DamagedError, UnsupportedFileError
 from luthier.files import durable, writing
-from luthier.files.contents import candidates
+from luthier.files.contents.candidates import candidates
 from luthier.files.dtypes import BY_SAFETENSORS, DTYPES
 from luthier.files.entries import (
     Archive,
@@ -33,7 +33,7 @@ from luthier.files.entries import (
 from luthier.files.formats.safetensors import parse_header
 from luthier.files.layout import lay_out
 from luthier.files.mapped import Blob
-from luthier.files.rebuild import Storage
+from luthier.files.pickles.rebuild import Storage
 from luthier.values import TensorSpec
 
 METADATA_KEY = "luthier"

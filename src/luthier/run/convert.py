@@ -13,7 +13,7 @@ import torch
 
 from luthier.errors import RecipeError, UnsupportedFileError, nearest
 from luthier.files import durable, layout, tensors, writing
-from luthier.files.contents import Candidate, contents, select
+from luthier.files.contents.candidates import Candidate, contents, select
 from luthier.files.dtypes import DTYPES
 from luthier.files.entries import Archive, Entry, SparseEntry, TensorEntry
 from luthier.files.opening import open_archive

@@ -10,7 +10,7 @@ from typing import Any
 
 from luthier.adapt.names import unwrapped
 from luthier.files import tensors
-from luthier.files.contents import Candidate
+from luthier.files.contents.candidates import Candidate
 from luthier.files.entries import Archive, Entry, RefusedEntry, SparseEntry, TensorEntry
 from luthier.files.opening import open_archive
 from luthier.files.wording import plain, some

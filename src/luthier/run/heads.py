@@ -12,7 +12,7 @@ from luthier import strategies
 from luthier.adapt import LoadPlan
 from luthier.adapt.classes import ClassMatch, check_some, match_classes
 from luthier.errors import DoesNotFitError
-from luthier.files import contents
+from luthier.files.contents.candidates import candidates, select
 from luthier.models import Head, Start
 from luthier.values import Block
 
@@ -48,7 +48,7 @@ def check_count(plan: LoadPlan, weight: str, start: Start) -> None:
         DoesNotFitError: it has more or fewer.
     """
     assert start.archive is not None  # noqa: S101 - there is a plan of it
-    place = contents.select(contents.candidates(start.archive), plan.where)
+    place = select(candidates(start.archive), plan.where)
     for source in (s for one in plan.assignments if one.target == weight for s in one.sources):
         spec = place.entries[source].spec
         if spec is not None and spec.shape[0] != len(start.classes):

@@ -12,8 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from luthier.files import architecture, modules
-from luthier.files.contents import Candidate, contents, key_text, producer, suspicious
+from luthier.files.contents import architecture, modules
+from luthier.files.contents.candidates import Candidate, contents, key_text, producer, suspicious
 from luthier.files.entries import Archive, Entry, Record, RefusedEntry, SparseEntry, TensorEntry
 from luthier.files.opening import open_archive
 from luthier.files.wording import plain, shown

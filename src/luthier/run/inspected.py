@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from luthier.files import architecture
-from luthier.files.contents import Candidate
+from luthier.files.contents import architecture
+from luthier.files.contents.candidates import Candidate
 from luthier.files.entries import Entry, Record, RefusedEntry, SparseEntry, TensorEntry
 from luthier.files.wording import plain, shown, some
 from luthier.run.nametree import Row, nbytes_of, rows

@@ -10,7 +10,7 @@ from torch import nn
 
 from luthier import adapt
 from luthier.errors import DoesNotFitError, ModelError, nearest
-from luthier.files.contents import Candidate, contents
+from luthier.files.contents.candidates import Candidate, contents
 from luthier.files.entries import Archive, TensorEntry
 from luthier.files.opening import open_archive
 from luthier.models import build_described, check_arguments, find_head, replace_head

@@ -11,9 +11,9 @@ from typing import Any
 
 from luthier import recipe
 from luthier.errors import DamagedError, LuthierError, UnsupportedFileError
-from luthier.files.contents import key_text, suspicious
+from luthier.files.contents.candidates import key_text, suspicious
+from luthier.files.contents.finite import not_finite
 from luthier.files.entries import Archive, RefusedEntry, SparseEntry, TensorEntry, walk
-from luthier.files.finite import not_finite
 from luthier.files.opening import open_archive
 from luthier.files.wording import plain
 from luthier.run.folder import RunFolder

@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from luthier.errors import DamagedError, UnsupportedFileError
-from luthier.files import shapes
 from luthier.files.dtypes import DTYPES
 from luthier.files.entries import DEEPEST, Archive, Global, Name, Record, RefusedEntry, TensorEntry
-from luthier.files.inside import open_inside
 from luthier.files.limits import Broken, Budget
 from luthier.files.mapped import MappedFile
-from luthier.files.pickles import read_pickle
+from luthier.files.parsing import shapes
+from luthier.files.parsing.zips import Content
+from luthier.files.pickles.inside import open_inside
+from luthier.files.pickles.reader import read_pickle
 from luthier.files.wording import plain, shown
-from luthier.files.zips import Content
 from luthier.values import TensorSpec
 
 _MOST_DIMENSIONS = 8  # of a tensor in several pieces: each has so many corners as two to this power

@@ -12,17 +12,17 @@ from dataclasses import replace
 from typing import Any
 
 from luthier.errors import UnsupportedFileError
-from luthier.files import strict_json
-from luthier.files.containers import Builder
 from luthier.files.entries import Archive, Global, RefusedEntry, TensorEntry
 from luthier.files.formats import torch_zip
 from luthier.files.formats.torch_zip import Records
-from luthier.files.inside import Inner, budget_of
 from luthier.files.limits import Broken, Budget
 from luthier.files.mapped import MappedFile
-from luthier.files.rebuild import Storage, call
+from luthier.files.parsing import strict_json
+from luthier.files.parsing.zips import Zip
+from luthier.files.pickles.containers import Builder
+from luthier.files.pickles.inside import Inner, budget_of
+from luthier.files.pickles.rebuild import Storage, call
 from luthier.files.wording import plain, shown
-from luthier.files.zips import Zip
 from luthier.values import TensorSpec
 
 _KINDS = {"state_dict": "weights", "constants": "constants"}

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from luthier.errors import DamagedError, LuthierError, UnsupportedFileError
-from luthier.files import strict_json, telling
+from luthier.files import telling
 from luthier.files.entries import Archive
 from luthier.files.formats.sharded import Opener, beside
 from luthier.files.mapped import MappedFile
+from luthier.files.parsing import strict_json
 from luthier.files.wording import plain, some
 
 # Names of weights as they are known, those that are preferred first.

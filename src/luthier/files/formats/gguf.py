@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from luthier.errors import DamagedError, UnsupportedFileError
-from luthier.files import shapes
 from luthier.files.dtypes import DTYPES
 from luthier.files.entries import Archive, Entry, RefusedEntry, TensorEntry
 from luthier.files.limits import Budget
 from luthier.files.mapped import MappedFile, Region
+from luthier.files.parsing import shapes
 from luthier.values import TensorSpec
 
 _DTYPES = {

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from luthier.errors import DamagedError, missing_extra
-from luthier.files import shapes
 from luthier.files.dtypes import BY_NUMPY
 from luthier.files.entries import Archive, Entry, RefusedEntry, TensorEntry
 from luthier.files.limits import ALLOWANCE, Budget
 from luthier.files.mapped import Blob, MappedFile, Region
+from luthier.files.parsing import shapes
 from luthier.files.wording import plain
 from luthier.values import TensorSpec
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from luthier.errors import DamagedError
-from luthier.files import shapes
 from luthier.files.dtypes import BY_NUMPY
 from luthier.files.entries import Archive, Entry, RefusedEntry, TensorEntry
 from luthier.files.limits import Budget
 from luthier.files.mapped import Blob, MappedFile, Region
-from luthier.files.zips import Member, Zip
+from luthier.files.parsing import shapes
+from luthier.files.parsing.zips import Member, Zip
 from luthier.values import TensorSpec
 
 _MAGIC = b"\x93NUMPY"

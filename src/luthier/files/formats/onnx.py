@@ -13,12 +13,12 @@ from functools import partial
 from itertools import islice
 
 from luthier.errors import DamagedError, UnsupportedFileError
-from luthier.files import shapes, wire
 from luthier.files.dtypes import DTYPES
 from luthier.files.entries import Archive, Entry, RefusedEntry, TensorEntry
 from luthier.files.formats.sharded import beside
 from luthier.files.limits import ALLOWANCE, Budget
 from luthier.files.mapped import Blob, MappedFile, Region
+from luthier.files.parsing import shapes, wire
 from luthier.files.wording import shown
 from luthier.values import TensorSpec
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from luthier.errors import DamagedError
-from luthier.files import shapes, strict_json
 from luthier.files.dtypes import BY_SAFETENSORS
 from luthier.files.entries import Archive, Entry, RefusedEntry, TensorEntry
 from luthier.files.mapped import MappedFile, Region
+from luthier.files.parsing import shapes, strict_json
 from luthier.values import TensorSpec
 
 METADATA_KEY = "luthier"

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from luthier.errors import DamagedError, UnsupportedFileError
-from luthier.files import strict_json
 from luthier.files.entries import Archive, Entry, RefusedEntry, SparseEntry, TensorEntry
 from luthier.files.mapped import MappedFile
+from luthier.files.parsing import strict_json
 from luthier.files.wording import plain, some
 
 Opener = Callable[[Path], Archive]

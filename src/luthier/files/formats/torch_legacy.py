@@ -13,12 +13,12 @@ from typing import Any
 
 from luthier.errors import DamagedError, UnsupportedFileError
 from luthier.files.entries import Archive, Global
-from luthier.files.inside import budget_of
 from luthier.files.limits import Broken, Budget
 from luthier.files.mapped import MappedFile
-from luthier.files.pickles import Unpickled, read_pickle
-from luthier.files.rebuild import Storage, StorageId, storage_id
-from luthier.files.zips import Content
+from luthier.files.parsing.zips import Content
+from luthier.files.pickles.inside import budget_of
+from luthier.files.pickles.reader import Unpickled, read_pickle
+from luthier.files.pickles.rebuild import Storage, StorageId, storage_id
 
 MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001

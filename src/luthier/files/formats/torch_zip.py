@@ -10,12 +10,12 @@ from typing import Any
 
 from luthier.errors import DamagedError
 from luthier.files.entries import Archive
-from luthier.files.inside import budget_of
 from luthier.files.limits import Broken, Budget
 from luthier.files.mapped import Blob, Held, MappedFile
-from luthier.files.pickles import Unpickled, read_pickle
-from luthier.files.rebuild import Storage, StorageId, storage_id
-from luthier.files.zips import Zip
+from luthier.files.parsing.zips import Zip
+from luthier.files.pickles.inside import budget_of
+from luthier.files.pickles.reader import Unpickled, read_pickle
+from luthier.files.pickles.rebuild import Storage, StorageId, storage_id
 
 _LONGEST_NOTE = 64  # bytes of a record that says one thing
 _ORDERS = {b"little": False, b"big": True}

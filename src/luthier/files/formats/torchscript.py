@@ -26,8 +26,8 @@ from luthier.files.entries import (
     TensorEntry,
 )
 from luthier.files.formats.torch_zip import Records
-from luthier.files.inside import budget_of
 from luthier.files.mapped import MappedFile
+from luthier.files.pickles.inside import budget_of
 
 _CLASS = re.compile(r"^class ([\w$]+)\((\w+)\):$", re.MULTILINE)
 _NAMES = re.compile(r"^  __(parameters|buffers)__ = \[([^\]\n]*)\]$", re.MULTILINE)

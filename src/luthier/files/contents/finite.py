@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from luthier.files.contents import key_text
+from luthier.files.contents.candidates import key_text
 from luthier.files.entries import Archive, SparseEntry, TensorEntry, walk
 
 _PIECE = 1 << 18  # elements

@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from luthier.files import rebuild, torch_names
-from luthier.files.arrays import Unfinished
-from luthier.files.containers import Builder
 from luthier.files.entries import Global, Name, TensorEntry
 from luthier.files.limits import Broken
+from luthier.files.pickles import rebuild, torch_names
+from luthier.files.pickles.arrays import Unfinished
+from luthier.files.pickles.containers import Builder
 
 # Bytes from this size on stay where they lie, as a memoryview: whether they are the content of an
 # array or a file inside is only known later. So do those that a call has as its only argument.

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from luthier.files import zip_structure
 from luthier.files.limits import ALLOWANCE, Budget
 from luthier.files.mapped import Blob, MappedFile
-from luthier.files.zip_structure import DEFLATED, damaged
+from luthier.files.parsing import zip_structure
+from luthier.files.parsing.zip_structure import DEFLATED, damaged
 
 _MOST_INFLATED = 1032  # bytes of content from one byte of deflate's
 _CHUNK = 2**18

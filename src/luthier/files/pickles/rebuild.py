@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from luthier.files import arrays, containers, torch_names
-from luthier.files.arrays import LONGEST, Inside, sizes
-from luthier.files.containers import Builder, Maker
 from luthier.files.dtypes import BY_STORAGE, DTYPES, QUANTISED
 from luthier.files.entries import Global, Name, Record, RefusedEntry, SparseEntry, TensorEntry
-from luthier.files.inside import open_inside
 from luthier.files.limits import Broken
 from luthier.files.mapped import Blob
+from luthier.files.pickles import arrays, containers, torch_names
+from luthier.files.pickles.arrays import LONGEST, Inside, sizes
+from luthier.files.pickles.containers import Builder, Maker
+from luthier.files.pickles.inside import open_inside
 from luthier.values import TensorSpec
 
 COST_OF_RECORD = 600  # bytes of memory

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from luthier.errors import UnsupportedFileError
-from luthier.files import rebuild
-from luthier.files.arrays import Unfinished
-from luthier.files.containers import COST_OF_PAIR
 from luthier.files.entries import Global, Name, Record, TensorEntry
 from luthier.files.limits import Broken
-from luthier.files.machine import Machine
+from luthier.files.pickles import rebuild
+from luthier.files.pickles.arrays import Unfinished
+from luthier.files.pickles.containers import COST_OF_PAIR
+from luthier.files.pickles.machine import Machine
 
 Handler = Callable[[Machine], None]
 HANDLERS: dict[int, Handler] = {}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from luthier.files import modules
+from luthier.files.contents import modules
 from luthier.files.entries import Archive, Record
 from luthier.files.wording import plain
 

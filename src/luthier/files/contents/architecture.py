@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from luthier.errors import DamagedError
-from luthier.files import modules
+from luthier.files.contents import modules
 from luthier.files.entries import DEEPEST, Global, Record
 from luthier.files.wording import numbered, plain, shown
 

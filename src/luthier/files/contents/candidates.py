@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from luthier.errors import DamagedError, UnsupportedFileError, nearest
-from luthier.files import modules
+from luthier.files.contents import modules
+from luthier.files.contents.producers import producer
+from luthier.files.contents.suspicion import suspicious
 from luthier.files.entries import (
     DEEPEST,
     Archive,
@@ -21,8 +23,6 @@ from luthier.files.entries import (
     children,
 )
 from luthier.files.limits import Budget
-from luthier.files.producers import producer
-from luthier.files.suspicion import suspicious
 from luthier.files.wording import plain, shown, some
 
 __all__ = ["Candidate", "Contents", "candidates", "contents", "producer", "select", "suspicious"]

@@ -6,10 +6,10 @@ import struct
 from dataclasses import dataclass, field
 from typing import Any
 
-from luthier.files.containers import Builder, Maker
 from luthier.files.dtypes import BY_NUMPY
 from luthier.files.entries import Entry, Global, Name, Record, RefusedEntry, TensorEntry
 from luthier.files.limits import Broken
+from luthier.files.pickles.containers import Builder, Maker
 from luthier.values import TensorSpec
 
 MOST_DIMENSIONS = 64

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from luthier.errors import DamagedError
-from luthier.files import opcodes, opcodes_built
-from luthier.files.containers import Builder
 from luthier.files.entries import Global
 from luthier.files.limits import Broken, Budget
-from luthier.files.machine import NEWLINE, Machine, Stop
+from luthier.files.pickles import opcodes, opcodes_built
+from luthier.files.pickles.containers import Builder
+from luthier.files.pickles.machine import NEWLINE, Machine, Stop
 
 _STEPS = 1_000  # opcodes between two looks at the account
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from luthier.errors import UnsupportedFileError
 from luthier.files.limits import Broken
-from luthier.files.machine import Machine, Stop
+from luthier.files.pickles.machine import Machine, Stop
 
 NEWEST_PROTOCOL = 5
 _LONGEST_NUMBER = 4_300  # digits; reading a longer one takes time quadratic in its length

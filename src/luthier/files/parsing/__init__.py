@@ -1,0 +1,1 @@
+"""What several formats are made of, read strictly: zip archives, JSON, protobuf, shapes."""
