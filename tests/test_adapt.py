@@ -382,3 +382,12 @@ def test_names_of_a_file_cannot_move_the_cursor_or_fill_the_screen() -> None:
     report = str(match({"a.weight": one, "b.bias": one}, {"\x1b[2J\n" + "x" * 100_000: one}))
     assert "\x1b" not in report
     assert len(report) < 5_000
+
+
+def test_of_two_places_that_cover_all_the_one_without_more_is_taken(tmp_path: Path) -> None:
+    right = net()
+    larger = {**net().state_dict(), "3.weight": torch.ones(2, 2)}
+    path = place("c.pt", {"model": larger, "net": right.state_dict()}, tmp_path)
+    model = net()
+    assert load(model, path).where == "net"
+    assert bits(model) == bits(right)
