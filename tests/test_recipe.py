@@ -180,6 +180,16 @@ def any_value(entry: Entry) -> st.SearchStrategy[Any]:
     return st.tuples(*[numbers(entry)] * 3) if entry.type is tuple else numbers(entry)
 
 
+def make_start_fit(draw: st.DrawFn, got: dict[str, Any]) -> None:
+    random_start = got["weights"] == "none" or got["strategy"] == "scratch"
+    if random_start:
+        got["head"] = draw(st.sampled_from([None, "replace"]))
+    if random_start or (got["strategy"] in ("frozen", "zero-lr") and got["head"] != "by-name"):
+        got["decay_to"] = draw(st.sampled_from([None, "zero"]))
+    if got["decay_to"] == "start":
+        got["weight_decay"] = draw(st.floats(1e-6, 1))
+
+
 @st.composite
 def recipes(draw: st.DrawFn) -> Recipe:
     """Any recipe that makes sense, with any part of it undecided."""
@@ -193,13 +203,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
             got[name] = None
     if got["schedule"] == "one-cycle":
         got["momentum"] = None
-    random_start = got["weights"] == "none" or got["strategy"] == "scratch"
-    if random_start:
-        got["head"] = draw(st.sampled_from([None, "replace"]))
-    if random_start or (got["strategy"] in ("frozen", "zero-lr") and got["head"] != "by-name"):
-        got["decay_to"] = draw(st.sampled_from([None, "zero"]))
-    if got["decay_to"] == "start":
-        got["weight_decay"] = draw(st.floats(1e-6, 1))
+    make_start_fit(draw, got)
     if got["resize"] is not None:
         got["resize"] += got["image_size"] or 224
     longest = max(got["head_epochs"] or 1, got["unfreeze_epochs"] or 1)

@@ -112,7 +112,7 @@ def _chosen(
     plans = [planned(weights, only_names) for weights in looked_at]
     if max(one.coverage for one in plans) < 1.0:
         plans = [planned(weights, how) for weights in looked_at]
-    best = max(range(len(plans)), key=lambda i: plans[i].coverage)
+    best = max(range(len(plans)), key=lambda i: (plans[i].coverage, not plans[i].inside))
     weights = found[best]
     also = [
         other.where
