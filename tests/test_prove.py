@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
+import random
 import re
 import sys
 from pathlib import Path
@@ -166,6 +166,20 @@ def test_a_script_without_a_run_is_refused(tmp_path: Path) -> None:
     assert "must use luthier.Run" in str(raised.value)
 
 
+def test_what_stays_stopped_is_woken(tmp_path: Path) -> None:
+    stops_and_saves = (
+        "import os, pathlib, signal\n"
+        "os.kill(os.getpid(), signal.SIGSTOP)\n"
+        f"pathlib.Path({str(tmp_path)!r}, 'run/checkpoints/.tmp-step-1').mkdir(parents=True)\n"
+        "signal.pause()"
+    )
+    process = proving._Process([sys.executable, "-c", stops_and_saves], tmp_path)
+    try:
+        assert proving._is_stopped_in_a_save(process)
+    finally:
+        process.kill()
+
+
 # --- what is found ----------------------------------------------------------------------------
 
 
@@ -212,8 +226,8 @@ def test_the_main_job_is_identical(
     words = ["--model", LENET, "--image-size", "32", "--workers", "1", "--batch-size", "4"]
     more = ["--weights", "none", "--epochs", "40", "--save-every", "2 steps"]
     # The first kill comes at once, before there is a checkpoint.
-    moments = itertools.chain([0.0], itertools.repeat(0.01))
-    monkeypatch.setattr(proving.random, "uniform", lambda _low, _high: next(moments))
+    uniform, first = random.uniform, iter([0.0])
+    monkeypatch.setattr(random, "uniform", lambda *of: next(first, uniform(*of)))
     assert main(["prove", str(data), "--kills", "2", *words, *more]) == 0
     captured = capsys.readouterr()
     assert captured.out.startswith("identical after 2 kills, ")

@@ -21,6 +21,7 @@ from luthier.run.trace import KERNELS, TRACE
 
 _GLANCE = 0.001  # seconds between two looks at a process that is to be killed
 _ROUNDS = 5  # without a kill
+_NAP = 0.5  # seconds that what was stopped by mistake stays so
 _INSIDE = 0.01  # seconds into a save, at most, at which it is killed
 
 
@@ -157,6 +158,7 @@ class _Process:
                 list(words), env=environment, stdout=log, stderr=log, start_new_session=True
             )
         self.folder = folder
+        self._woken = time.monotonic()
         self._before = self._metrics()
 
     def _metrics(self) -> dict[Path, int]:
@@ -181,6 +183,17 @@ class _Process:
     def signal(self, number: int) -> None:
         """Send a signal to it and its workers."""
         os.killpg(self.process.pid, number)
+
+    def begins_to_save(self) -> bool:
+        """Tell whether a checkpoint is being written, and let what is stopped go on now and then.
+
+        A worker that is just being forked may be stopped with its group and not continued with
+        it, and all the others would wait for it without end.
+        """
+        if time.monotonic() - self._woken > _NAP:
+            self._woken = time.monotonic()
+            self.signal(signal.SIGCONT)
+        return self.saves()
 
     def kill(self) -> None:
         """End it as a crash would."""
@@ -303,7 +316,7 @@ def _kill_at_random(
 
 def _is_stopped_in_a_save(process: _Process) -> bool:
     longest = _INSIDE
-    while process.until(process.saves):
+    while process.until(process.begins_to_save):
         time.sleep(random.uniform(0, longest))  # noqa: S311 - no secret
         process.signal(signal.SIGSTOP)  # else the save might end between a look and the kill
         if process.saves():
