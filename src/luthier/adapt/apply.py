@@ -11,7 +11,7 @@ from torch import nn
 from luthier.adapt.making import made
 from luthier.adapt.matching import How, Sides, as_head, plan
 from luthier.adapt.plan import HeadFit, LoadPlan
-from luthier.adapt.sources import File, Model, Target, Weights, state_of, target_of, weights_in
+from luthier.adapt.sources import File, Model, Target, Weights, target_of, weights_in
 from luthier.errors import DoesNotFitError, ModelError, RecipeError
 
 _MOST_PLACES = 16  # of a file that are matched one by one
@@ -70,7 +70,7 @@ def load(
     target = target_of(model)
     weights, decided = _chosen(target, found, as_head(head), how or How())
     check_coverage(decided, coverage)
-    carry_out(model, decided, weights, target.tied)
+    _carry_out(target, decided, weights)
     return decided
 
 
@@ -127,9 +127,7 @@ def _chosen(
 # --- carrying out -------------------------------------------------------------------------------
 
 
-def carry_out(
-    model: nn.Module, decided: LoadPlan, weights: Weights, tied: Sequence[Sequence[str]] = ()
-) -> None:
+def _carry_out(target: Target, decided: LoadPlan, weights: Weights) -> None:
     """Do what a plan says. Everything is read, made and checked before the first change.
 
     Raises:
@@ -137,14 +135,14 @@ def carry_out(
         ModelError: the model's tensors cannot be written to.
         DamagedError, UnsupportedFileError: a tensor of the file cannot be read.
     """
-    state = state_of(model)
+    state = target.state
     _check_writable(state, decided.loaded)
     sources = {name: _dense(weights.read(name)) for a in decided.assignments for name in a.sources}
     values = {
         a.target: made(a.transform, [sources[name] for name in a.sources], state[a.target])
         for a in decided.assignments
     }
-    _check_values(values, state, tied)
+    _check_values(values, state, target.tied)
     with torch.no_grad():
         for name, value in values.items():
             state[name].copy_(value)

@@ -24,10 +24,11 @@ def inside(leftover: Iterable[str], used: Collection[str], file: Specs) -> tuple
         used: names of the file that it has.
         file: the file's tensors.
     """
-    blocks = _Blocks(used)
+    names = list(leftover)
+    blocks = _Blocks(used if names else ())
     return tuple(
         name
-        for name in leftover
+        for name in names
         if file[name].dtype.startswith(("float", "bfloat", "complex"))
         and name.rpartition(".")[2] not in _COMPUTED
         and blocks.hold(split(name))

@@ -187,7 +187,8 @@ class _Fates:
         for name in link.sources:
             if name in self._sides.refused:
                 return f"{name} {self._sides.refused[name]}"
-            if why := why_not_cast(self._sides.file[name].dtype, target):
+            dtype = self._sides.file[name].dtype
+            if dtype != target and (why := why_not_cast(dtype, target)):
                 return why
         return ""
 
@@ -204,8 +205,9 @@ class _Fates:
             self.misshapen.append((link.target, found, str(target)))
             return
         dtype = sources[0].dtype
-        cast = (dtype, target.dtype) if dtype != target.dtype else None
-        self.assignments[link.target] = dataclasses.replace(placed, cast=cast)
+        if dtype != target.dtype:
+            placed = dataclasses.replace(placed, cast=(dtype, target.dtype))
+        self.assignments[link.target] = placed
 
     def tie(self) -> None:
         """Count as loaded what shares the memory of something that is."""

@@ -30,10 +30,12 @@ class Target:
     Attributes:
         specs: in the order of its ``state_dict``.
         tied: groups of names that share memory.
+        state: the tensors themselves, where there is a model.
     """
 
     specs: Mapping[str, TensorSpec]
     tied: tuple[tuple[str, ...], ...] = ()
+    state: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -74,13 +76,11 @@ def target_of(model: Model) -> Target:
                 cure="send one batch through the model first",
             )
         owners[id(tensor)].append(name)
-    specs = {name: tensors.spec(tensor) for name, tensor in state_of(model).items()}
-    return Target(specs, tuple(tuple(names) for names in owners.values() if len(names) > 1))
-
-
-def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the tensors of a model's ``state_dict``, without extra state that is none."""
-    return {n: t for n, t in model.state_dict().items() if isinstance(t, torch.Tensor)}
+    # Without extra state that is no tensor.
+    state = {n: t for n, t in model.state_dict().items() if isinstance(t, torch.Tensor)}
+    specs = {name: tensors.spec(tensor) for name, tensor in state.items()}
+    tied = tuple(tuple(names) for names in owners.values() if len(names) > 1)
+    return Target(specs, tied, state)
 
 
 def weights_in(file: File, where: str | None = None) -> list[Weights]:
