@@ -201,7 +201,7 @@ def test_rows_of_the_head_are_taken_and_the_others_stay(rows: list[int | None]) 
     source, model = net(), net()
     source[2], model[2] = nn.Linear(4, 7), nn.Linear(4, len(rows))
     before = model[2].weight.detach().clone()
-    found = load(model, source.state_dict(), HeadFit(HEAD, "rows", tuple(rows), "a and b"))
+    found = load(model, source.state_dict(), HeadFit(HEAD, "rows", tuple(rows), note="a and b"))
     for ours, theirs in enumerate(rows):
         expected = before[ours] if theirs is None else source[2].weight[theirs]
         assert torch.equal(model[2].weight[ours], expected)

@@ -125,6 +125,16 @@ def test_specs_stand_for_a_model_where_nothing_is_loaded(file: Path) -> None:
         luthier.match(specs, file, head="replace")
 
 
+def test_a_head_of_another_number_of_rows_than_names_is_not_taken_by_name(file: Path) -> None:
+    model = Net(2)
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    with pytest.raises(DoesNotFitError, match="rows, and 2 class names are known"):
+        luthier.load(
+            model, file, head="by-name", classes=["ant", "bee"], file_classes=["ant", "bee"]
+        )
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+
+
 def test_matching_changes_nothing(file: Path) -> None:
     model, state = Net(2), torch.get_rng_state()
     before = {n: t.clone() for n, t in model.state_dict().items()}

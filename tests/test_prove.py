@@ -50,7 +50,10 @@ model = Net()
 average = torch.optim.swa_utils.AveragedModel(model)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
 total = 0.0
-run = luthier.Run("{name}", save_every="3 steps", model=model, optimizer=optimizer)
+ballast = torch.zeros({ballast})
+run = luthier.Run(
+    "{name}", save_every="3 steps", model=model, optimizer=optimizer, ballast=ballast
+)
 for epoch in run.epochs({epochs}):
     for points, labels in run.batches(Points(), 4, shuffle=True, num_workers={workers}):
         loss = nn.functional.cross_entropy(model(points), labels)
@@ -60,6 +63,7 @@ for epoch in run.epochs({epochs}):
         optimizer.step()
         average.update_parameters(model)
         total += loss.item()
+        ballast += 1
     run.log({log})
 """
 SOUND = {
@@ -70,6 +74,7 @@ SOUND = {
     "log": "loss=loss",
     "workers": 0,
     "epochs": 60,
+    "ballast": 1,
 }
 # What breaks the promise, where the runs part, and words of the probable cause.
 BROKEN: dict[str, tuple[dict[str, str], str, str]] = {
@@ -186,7 +191,9 @@ def test_what_stays_stopped_is_woken(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_a_script_that_keeps_the_promise_is_identical(tmp_path: Path) -> None:
     said: list[str] = []
-    command = script(tmp_path, workers=1, name=f"{tmp_path}/mine/run", log="loss=loss, step_=1")
+    changes = {"name": f"{tmp_path}/mine/run", "log": "loss=loss, step_=1"}
+    # A save of 8 MB takes long enough to be met.
+    command = script(tmp_path, workers=1, ballast=2_000_000, **changes)
     proof = prove(command=command, kills=3, out=tmp_path / "proof", say=said.append)
     assert proof.identical, str(proof)
     assert proof.kills[0] == 3

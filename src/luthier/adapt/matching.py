@@ -190,7 +190,19 @@ class _Fates:
             dtype = self._sides.file[name].dtype
             if dtype != target and (why := why_not_cast(dtype, target)):
                 return why
-        return ""
+        return self._why_no_rows(link)
+
+    def _why_no_rows(self, link: Assignment) -> str:
+        head, source = self._sides.head, link.sources[0]
+        if head.mode != "rows" or head.of is None or link.target not in head.tensors:
+            return ""
+        rows = self._sides.file[source].shape[:1]
+        if rows == (head.of,):
+            return ""
+        return (
+            f"{source} has {rows[0] if rows else 'no'} rows, and {head.of} class names are known"
+            " for it: which row is whose is not"
+        )
 
     def _place(self, link: Assignment) -> None:
         model, file, head = self._sides.model, self._sides.file, self._sides.head

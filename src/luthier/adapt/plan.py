@@ -21,12 +21,14 @@ class HeadFit:
         mode: "keep": the file's head is loaded like everything else; "replace": these tensors
             keep their initial value and the file's are left out; "rows": rows are chosen.
         rows: with "rows": row ``i`` takes row ``rows[i]`` of the file; None stays initial.
+        of: with "rows": how many the file's head has if the rows were found rightly.
         note: how the rows were found, for the report.
     """
 
     tensors: tuple[str, ...] = ()
     mode: str = "keep"
     rows: tuple[int | None, ...] = ()
+    of: int | None = None
     note: str = ""
 
     def __post_init__(self) -> None:

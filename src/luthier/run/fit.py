@@ -161,7 +161,7 @@ def _by_name(
         )
     found = match_classes(classes, theirs)
     check_some(found, theirs, source)
-    return HeadFit(tensors, "rows", found.rows, str(found))
+    return HeadFit(tensors, "rows", found.rows, of=len(theirs), note=str(found))
 
 
 def _classes_of(file: File) -> tuple[str, ...]:

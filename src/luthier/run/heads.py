@@ -9,10 +9,8 @@ import torch
 from torch import nn
 
 from luthier import strategies
-from luthier.adapt import LoadPlan
 from luthier.adapt.classes import ClassMatch, check_some, match_classes
 from luthier.errors import DoesNotFitError
-from luthier.files.contents.candidates import candidates, select
 from luthier.models import Head, Start
 from luthier.values import Block
 
@@ -34,29 +32,6 @@ def rows_by_name(ours: Sequence[str], start: Start) -> ClassMatch:
     match = match_classes(ours, start.classes)
     check_some(match, start.classes, start.source)
     return match
-
-
-def check_count(plan: LoadPlan, weight: str, start: Start) -> None:
-    """Make sure that the head in the file has the rows that its class names stand for.
-
-    Args:
-        plan: of loading the file.
-        weight: name of the head's weight in the model.
-        start: the file.
-
-    Raises:
-        DoesNotFitError: it has more or fewer.
-    """
-    assert start.archive is not None  # noqa: S101 - there is a plan of it
-    place = select(candidates(start.archive), plan.where)
-    for source in (s for one in plan.assignments if one.target == weight for s in one.sources):
-        spec = place.entries[source].spec
-        if spec is not None and spec.shape[0] != len(start.classes):
-            raise DoesNotFitError(
-                f"the head in {start.source} has {spec.shape[0]} rows, and {len(start.classes)}"
-                " class names are known for it: which row is whose is not",
-                cure="take --head replace",
-            )
 
 
 def described(match: ClassMatch) -> dict[str, Any]:

@@ -140,9 +140,8 @@ def _load(model: nn.Module, head: Head, start: Start, match: ClassMatch | None) 
     of_head = tuple(t for t in model.state_dict() if t.startswith(f"{head.name}."))
     if match is None:
         return adapt.load(model, start.archive, head=HeadFit(of_head, "replace"))
-    anywhere = HeadFit(of_head, "rows", (None,) * len(match.rows))
-    heads.check_count(adapt.match(model, start.archive, head=anywhere), of_head[0], start)
-    return adapt.load(model, start.archive, head=HeadFit(of_head, "rows", match.rows))
+    rows = HeadFit(of_head, "rows", match.rows, of=len(start.classes))
+    return adapt.load(model, start.archive, head=rows)
 
 
 def _photos(

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from luthier import adapt
+from luthier.adapt import How
 from luthier.errors import DoesNotFitError, ModelError, nearest
 from luthier.files.contents.candidates import Candidate, contents
 from luthier.files.entries import Archive, TensorEntry
@@ -16,6 +17,8 @@ from luthier.files.opening import open_archive
 from luthier.models import build_described, check_arguments, find_head, replace_head
 from luthier.run import registry
 from luthier.run.description import Description
+
+_EXACTLY = How(order=False, adjust=False)  # the file says which model it is: nothing is guessed
 
 
 def load_model(path: str | Path, *, model: Callable[..., nn.Module] | None = None) -> nn.Module:
@@ -46,8 +49,8 @@ def load_model(path: str | Path, *, model: Callable[..., nn.Module] | None = Non
         head = find_head(built, about.head)
         if head.outputs != len(about.classes):
             replace_head(built, head, len(about.classes))
-    _give_dtypes(built, adapt.match(built, archive).cast)
-    plan = adapt.load(built, archive)
+    _give_dtypes(built, adapt.match(built, archive, how=_EXACTLY).cast)
+    plan = adapt.load(built, archive, how=_EXACTLY)
     if plan.unexpected:
         raise DoesNotFitError(
             f"{path} holds tensors that {type(built).__name__} has no place for: {plan}",

@@ -99,7 +99,8 @@ def _weight_map(file: MappedFile, found: Mapping[str, Any]) -> dict[str, str]:
             cure="give the file of weights that lies beside it, or the folder",
         )
     if not isinstance(where, dict) or not where or not all(map(_is_name, where.values())):
-        wrong = next((v for v in where.values() if not _is_name(v)), None) if where else where
+        named = where.values() if isinstance(where, dict) else [where]
+        wrong = next((name for name in named if not _is_name(name)), where)
         raise DamagedError(
             f"index {file.path} is damaged: its weight_map says {reprlib.repr(wrong)[:80]},"
             " expected the name of a file in the same folder"
@@ -117,6 +118,7 @@ def _is_name(value: Any) -> bool:
         and 0 < len(value) <= 255
         and value not in (".", "..")
         and not any(mark in value for mark in "/\\:\0")
+        and not any("\ud800" <= mark <= "\udfff" for mark in value)  # no file's name has those
     )
 
 
