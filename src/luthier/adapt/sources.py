@@ -67,17 +67,18 @@ def target_of(model: Model) -> Target:
     """
     if not isinstance(model, nn.Module):
         return Target(model)
+    # The parameters themselves, which are one object where they are tied; without extra state that
+    # is no tensor.
+    held = model.state_dict(keep_vars=True)
+    state = {name: tensor for name, tensor in held.items() if isinstance(tensor, torch.Tensor)}
     owners: dict[int, list[str]] = defaultdict(list)
-    parameters = model.named_parameters(remove_duplicate=False)
-    for name, tensor in [*parameters, *model.named_buffers(remove_duplicate=False)]:
+    for name, tensor in state.items():
         if is_lazy(tensor):
             raise ModelError(
                 f"{name} of {type(model).__name__} has no shape yet",
                 cure="send one batch through the model first",
             )
         owners[id(tensor)].append(name)
-    # Without extra state that is no tensor.
-    state = {n: t for n, t in model.state_dict().items() if isinstance(t, torch.Tensor)}
     specs = {name: tensors.spec(tensor) for name, tensor in state.items()}
     tied = tuple(tuple(names) for names in owners.values() if len(names) > 1)
     return Target(specs, tied, state)

@@ -7,6 +7,7 @@ other way round, or where elements do not lie at a multiple of their size.
 
 from __future__ import annotations
 
+import functools
 import mmap
 import warnings
 import weakref
@@ -41,7 +42,12 @@ METADATA_KEY = "luthier"
 
 def spec(tensor: torch.Tensor) -> TensorSpec:
     """Return a tensor's shape and dtype."""
-    return TensorSpec(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+    return TensorSpec(tuple(tensor.shape), _name_of(tensor.dtype))
+
+
+@functools.cache
+def _name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def write(
