@@ -12,6 +12,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import luthier
 from conftest import LENET, write_photos
@@ -135,6 +137,26 @@ def test_wrong_weights_end_with_status_1(photos: Path, shared: Path, tmp_path: P
     done = call("finetune", photos, *words, cwd=tmp_path, status=1)
     assert "do not fit the model (0.0 % covered, 100 % asked for)" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_has_enough_ends_a_command_quietly(tmp_path: Path) -> None:
+    state = {f"layer{number}.weight": torch.zeros(1) for number in range(20_000)}
+    save_file(state, tmp_path / "many.safetensors")
+    command = [
+        sys.executable,
+        "-m",
+        "luthier",
+        "inspect",
+        str(tmp_path / "many.safetensors"),
+        "--all",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait() == 141
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
 
 
 def test_a_pipe_gets_one_line_an_epoch_and_standard_output_the_model(

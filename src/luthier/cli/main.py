@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,13 +42,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _dispatch(argv)
+        status = _dispatch(argv)
+        sys.stdout.flush()  # here, where a closed pipe can be dealt with
+        return status
     except LuthierError as error:
         print(f"luthier: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         print("luthier: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever was reading, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as of a program that SIGPIPE ends
     except OSError as error:
         print(f"luthier: {error}", file=sys.stderr)
         return 1
