@@ -135,3 +135,23 @@ def test_layers_that_are_left_over_are_not_paired_by_their_looks() -> None:
     model = same | {"features.6.weight": one(9, 9), "features.6.bias": one(9)}
     file = same | {"features.10.weight": one(9, 9), "features.10.bias": one(9)}
     assert found(model, file) == {name: name for name in same}
+
+
+def test_layers_that_look_alike_keep_their_own_names_where_the_file_has_more() -> None:
+    leaves = [f"{layer}.{leaf}" for layer in ("conv1", "conv2") for leaf in "wb"]
+    own = {f"layers.{i}.{leaf}": one(4) for i in range(2) for leaf in leaves}
+    same = {f"stem.{i}.w": one(9, i) for i in range(8)}
+    file = same | {name.replace("layers.0.", ""): spec for name, spec in own.items()}
+    more = file | {"loss.v": one(2, 2)}  # without it all that is left is under one prefix
+    for model in (same | own, {f"0.{name}": spec for name, spec in (same | own).items()}):
+        pairs = found(model, more)
+        for ours, theirs in pairs.items():
+            assert ours.removeprefix("0.").replace("layers.0.", "") == theirs
+
+
+def test_a_block_does_not_become_another_one_by_its_looks() -> None:
+    block = {f"{layer}.weight": one(4, 4) for layer in ("conv1", "conv2", "fc")}
+    same = {f"stem.{i}.w": one(9, i) for i in range(8)}
+    model = same | {f"layers.0.{name}": spec for name, spec in block.items()}
+    file = same | {f"other.layers.1.{name}": spec for name, spec in block.items()}
+    assert found(model, file) == {name: name for name in same}

@@ -162,8 +162,11 @@ class _Search:
             self._take(change, quiet=True)
 
     def _best(self, free: _Free, votes: Counter[Change]) -> Change | None:
+        stronger: list[Change] = []
         for count in sorted(set(votes.values()), reverse=True):
-            best = [c for c, n in votes.items() if n == count and self._is_sound(free, c, n)]
+            changes = [change for change, n in votes.items() if n == count]
+            sound = [change for change in changes if self._is_sound(free, change, count)]
+            best = [change for change in sound if not self._is_contested(change, stronger)]
             if _SAME in best:
                 return _SAME
             rivals = [other for other in best[1:] if _collide(free, best[0], other)]
@@ -174,7 +177,32 @@ class _Search:
                 return None
             if best:
                 return best[0]
+            stronger += changes
         return None
+
+    def _is_contested(self, change: Change, stronger: Sequence[Change]) -> bool:
+        """Tell whether more tensors agree by another change that pairs one of these otherwise.
+
+        Such as conv1 with conv2, where a prefix before both pairs each with its own name.
+        """
+        pairs = [
+            (name, ours)
+            for name in self._free_theirs
+            if (ours := _moved(name, change)) in self._free_ours
+        ]
+        for other in stronger:
+            back = other[::-1]
+            for name, ours in pairs:
+                if self._is_free(name, there := _moved(name, other)) and there != ours:
+                    return True
+                if self._is_free(here := _moved(ours, back), ours) and here != name:
+                    return True
+        return False
+
+    def _is_free(self, name: Parts | None, ours: Parts | None) -> bool:
+        """Tell whether both are unpaired, of the same shape."""
+        known = name in self._free_theirs and ours in self._free_ours
+        return known and self._theirs.shapes[name] == self._ours.shapes[ours]  # type: ignore[index]
 
     def _is_sound(self, free: _Free, change: Change, count: int) -> bool:
         if change == _SAME:
@@ -188,17 +216,18 @@ class _Search:
             if not several:
                 return 2 * count >= all_there_is
             return 2 * count >= min(len(theirs), len(ours)) and 20 * count >= all_there_is
+        if _is_another_block(change):
+            return False
         # Later on only what fits to the last tensor, and goes with what was found before.
         others = [other for other in self._changes if other != _SAME]
         related = not off or not on or any(_is_related(change, other) for other in others)
         return (related or several) and count == len(theirs) == len(ours)
 
     def _take(self, change: Change, quiet: bool = False) -> None:
-        off, on = change
         pairs = [
-            (on + name[len(off) :], name)
+            (ours, name)
             for name in self._free_theirs
-            if name[: len(off)] == off and on + name[len(off) :] in self._free_ours
+            if (ours := _moved(name, change)) is not None and ours in self._free_ours
         ]
         why = "same name" if change == _SAME else _said(change)
         for ours, theirs in pairs:
@@ -258,6 +287,12 @@ def _collide(free: _Free, one: Change, other: Change) -> bool:
     )
 
 
+def _moved(name: Parts, change: Change) -> Parts | None:
+    """Return a name of the file under a change; None where it does not begin so."""
+    off, on = change
+    return on + name[len(off) :] if name[: len(off)] == off else None
+
+
 def _difference(theirs: Parts, ours: Parts) -> Change:
     """Return what stands before the longest common end of two names."""
     same = 0
@@ -266,6 +301,12 @@ def _difference(theirs: Parts, ours: Parts) -> Change:
             break
         same += 1
     return theirs[: len(theirs) - same], ours[: len(ours) - same]
+
+
+def _is_another_block(change: Change) -> bool:
+    """Tell whether a numbered block would become another one of the same family."""
+    (*_, of, off), (*_, to, on) = (("", "", *parts) for parts in change)
+    return of == to and off != on and off.isdecimal() and on.isdecimal()
 
 
 def _is_related(one: Change, other: Change) -> bool:
