@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import io
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -52,6 +54,7 @@ from luthier.files import disk
 from luthier.recipe import Interval
 from luthier.report import Console
 from luthier.run import keeper
+from luthier.run.folder import Metrics, RunFolder, held
 from luthier.run.keeper import Cadence
 from luthier.values import Position
 from processes import Forked
@@ -506,7 +509,8 @@ def whole_of(loop: Callable[..., None], folder: Path, **more: Any) -> dict[str, 
 
 
 def steps_of(whole: dict[str, bytes]) -> int:
-    return int(next(iter(whole)).partition("/")[0].removeprefix("step-"))
+    state = next(content for name, content in whole.items() if name.endswith("/state.json"))
+    return int(json.loads(state)["position"]["step"])
 
 
 # --- the contract -----------------------------------------------------------------------------
@@ -745,6 +749,36 @@ def test_a_finished_run_does_nothing_again(tmp_path: Path) -> None:
     assert bits(tmp_path / "run") == before
 
 
+@pytest.mark.parametrize("every", ["1 epoch", "1 steps"])
+def test_epochs_without_batches_are_saved_each(tmp_path: Path, every: str) -> None:
+    def train(count: int) -> list[int]:
+        with Run(tmp_path, console=QUIET, save_every=every) as run:
+            return list(run.epochs(count))
+
+    assert train(3) == [0, 1, 2]
+    assert train(3) == []
+    assert train(5) == [3, 4]
+    assert len(steps_of_run(tmp_path)) == 2
+
+
+def test_the_end_of_an_epoch_is_saved_where_its_last_batch_was(tmp_path: Path) -> None:
+    def train() -> list[int]:
+        seen, stream = [], Stream()
+        with Run(tmp_path, console=QUIET, save_every="1 steps", keep=1, best="max score") as run:
+            for epoch in run.epochs(3):
+                seen.append(epoch)
+                list(run.batches(stream, 4))  # only its end says which batch was the last
+                run.log(score=-epoch)
+        return seen
+
+    train()
+    newest = checkpoint.newest(tmp_path / "checkpoints")
+    assert newest is not None
+    assert newest.state["position"] == {"epoch": 3, "batch": 0, "step": 3 * BATCHES}
+    assert steps_of_run(tmp_path) == [BATCHES + 1, 3 * BATCHES + 3], "the best and the newest"
+    assert train() == []
+
+
 @pytest.mark.parametrize(
     ("loop", "steps"), [(stopped_early, 2 * BATCHES), (stopped_at_a_step, BATCHES + 2)]
 )
@@ -821,11 +855,11 @@ class Full(Unflushed):
         return super().create(path)
 
 
-def half_frozen(folder: Path) -> None:
+def half_frozen(folder: Path, epochs: int = 2) -> None:
     model = nn.Sequential(nn.Linear(6, 6).requires_grad_(False), nn.Linear(6, 2))
     optimizer = torch.optim.SGD(model[1].parameters(), lr=0.1)
     with Run(folder, console=QUIET, model=model, optimizer=optimizer) as run:
-        for _ in run.epochs(2):
+        for _ in run.epochs(epochs):
             for batch in run.batches(POINTS, 4):
                 loss_of(model, batch).backward()
                 optimizer.step()
@@ -857,6 +891,54 @@ def test_a_full_disk_is_an_error_and_what_was_saved_is_continued(tmp_path: Path)
     assert steps_of_run(tmp_path / "cut") == [4]
     classify(tmp_path / "cut")
     assert bits(tmp_path / "cut") == whole
+
+
+class FullForMetrics(Unflushed):
+    """A disk that has no room for the metrics of a run that begins."""
+
+    def rename(self, source: Path, target: Path) -> None:
+        if target.name == "metrics.jsonl":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        super().rename(source, target)
+
+
+def test_a_disk_that_is_full_at_a_restart_is_an_error_that_names_the_last_good(
+    tmp_path: Path,
+) -> None:
+    whole = whole_of(classify, tmp_path)
+    with (
+        disk.using(FullForMetrics()),
+        pytest.raises(CannotWriteError, match=r"metrics\.jsonl .* checkpoint is .*step-00000012"),
+    ):
+        classify(tmp_path, disk_patience=0)
+    classify(tmp_path)
+    assert bits(tmp_path) == whole
+
+
+@contextlib.contextmanager
+def nothing_can_be_written() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_what_a_full_disk_refused_is_not_raised_again_at_the_end(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path / "metrics.jsonl", 0)
+    metrics.add({"loss": 1.0})
+    with nothing_can_be_written(), held(RunFolder(tmp_path)):
+        with pytest.raises(OSError, match="File too large"):
+            metrics.flush()
+        metrics.close()
+
+
+def test_the_first_save_of_a_run_that_continues_links_to_its_checkpoint(tmp_path: Path) -> None:
+    half_frozen(tmp_path)
+    half_frozen(tmp_path, epochs=3)
+    frozen = [path.stat().st_nlink for path in (tmp_path / "checkpoints").glob("*/model-*1-*")]
+    assert frozen == [2, 2]
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over_and_said(tmp_path: Path) -> None:

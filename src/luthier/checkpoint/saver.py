@@ -19,7 +19,7 @@ import torch
 from luthier.checkpoint import store
 from luthier.checkpoint.parts import Captured
 from luthier.checkpoint.snapshot import Copier, Snapshot, files_of
-from luthier.checkpoint.store import Content, Written
+from luthier.checkpoint.store import Checkpoint, Content, Written
 from luthier.errors import CannotWriteError
 
 DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
@@ -105,6 +105,10 @@ class Saver:
         self._given_up = threading.Event()
         self._owner = os.getpid()  # a forked child that exits has nothing to complete
         self._hooks: list[Any] = []
+
+    def continue_from(self, found: Checkpoint) -> None:
+        """Take a checkpoint that was read for the last good one: its files are linked to."""
+        self.last = Written(found.path, found.manifest, 0)
 
     def watch(self, optimizer: torch.optim.Optimizer) -> None:
         """Let an optimizer's steps wait for the copy that is under way."""

@@ -128,7 +128,8 @@ def held(folder: RunFolder) -> Iterator[None]:
         raise _in_use(folder, "this process", "close it first")
     try:
         durable.make_directories(folder.path)
-        file = (folder.path / ".lock").open("a+", encoding="utf-8")
+        # Without a buffer: what a full disk refuses would be refused once more at the end.
+        file = (folder.path / ".lock").open("ab+", buffering=0)
     except OSError as error:
         raise CannotWriteError(
             f"run {folder.path} cannot be written: {error.strerror}",
@@ -141,12 +142,11 @@ def held(folder: RunFolder) -> Iterator[None]:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 file.seek(0)
-                holder = f"process {file.read().strip() or '(unknown)'}"
+                holder = f"process {file.read().decode(errors='replace').strip() or '(unknown)'}"
                 raise _in_use(folder, holder, "stop it with Ctrl-C or SIGTERM") from error
         with contextlib.suppress(OSError):  # it only tells others who; the disk may be full
             file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
+            file.write(str(os.getpid()).encode())
         _held_here.add(folder.path)
         try:
             yield
@@ -201,9 +201,13 @@ class Metrics:
         os.fsync(self._handle)
 
     def close(self) -> None:
-        """Bring everything to the disk and close the file."""
+        """Bring everything to the disk and close the file.
+
+        What the disk refused before is left out: no checkpoint knows of it.
+        """
         try:
-            self.flush()
+            with contextlib.suppress(OSError):
+                self.flush()
             self.sync()
         finally:
             os.close(self._handle)

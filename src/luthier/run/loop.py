@@ -106,6 +106,7 @@ class Run:
         self._read_in: int | None = None  # the epoch whose batches have been given
         self._reading: Generator[Any] | None = None
         self._length: int | None = None  # batches of the epoch that is being read
+        self._ends = 0  # of epochs that have no step number of their own
         self._found: Checkpoint | None = None
         try:
             self._begin(tracked)
@@ -118,7 +119,10 @@ class Run:
         self._console.log_to(self.folder.log)
         self._trace = open_trace(self.folder.path)
         self._found = checkpoint.newest(self.folder.checkpoints)
-        self._metrics = Metrics(self.folder.metrics, self._restore(self._found))
+        lines = self._restore(self._found)
+        self._metrics = self._saver.patiently(
+            "metrics.jsonl", lambda: Metrics(self.folder.metrics, lines)
+        )
         self._open.callback(self._metrics.close)
         self._open.callback(self._sources.close)
         self.track(**tracked)
@@ -162,8 +166,10 @@ class Run:
             self._at = Position(**state["position"])
             self._best.value, self._length = state["best"], state["batches"]
             self._stopped_of = state["stopped_of"]
+            self._ends = state.get("ends", 0)
             lines: int = state["lines"]
         self._sources.restore(found.parts)
+        self._saver.continue_from(found)
         self._console.say(f"run {self.folder.path} continues at {self._at}")
         return lines
 
@@ -179,12 +185,12 @@ class Run:
             "best": self._best.value,
             "batches": self._length if self._at.batch else None,
             "stopped_of": self._stopped_of,
+            "ends": self._ends,
             "lines": self._metrics.lines,
         }
         facts = {"epoch": self._at.epoch, "environment": conditions.here()}
-        return State(
-            self._at.step, parts, rest, facts, self._best.is_now, before=self._metrics.sync
-        )
+        number = self._at.step + self._ends
+        return State(number, parts, rest, facts, self._best.is_now, before=self._metrics.sync)
 
     # --- loops ------------------------------------------------------------------------------
 
@@ -204,10 +210,17 @@ class Run:
                 self._seed("epoch", epoch)
                 yield epoch
                 self._end_reading()
-                self._at = Position(epoch + 1, 0, self._at.step)
+                self._end_epoch()
                 if self._goes_on(epoch + 1):
                     self._boundary()
             self._keeper.save()
+
+    def _end_epoch(self) -> None:
+        # Without a batch, or where nothing said which would be the last, the state before this
+        # moment may have been saved under the same step, and a checkpoint is never replaced.
+        if self._at.batch == 0 or self._length is None:
+            self._ends += 1
+        self._at = Position(self._at.epoch + 1, 0, self._at.step)
 
     def stop(self) -> None:
         """End the loop when the body of this epoch, or of this step of ``steps``, has ended.

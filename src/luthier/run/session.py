@@ -150,6 +150,7 @@ class Session:
         with saved.reading():
             self.progress = Progress.from_dict(dict(saved.state))
             self._before = saved.manifest["seconds"]
+        self._saver.continue_from(saved)
         checkpoint.restore_module(self.job.model, saved.part("model"))
         for epoch in range(self.progress.at.epoch + 1):
             self._enter(epoch)
@@ -227,7 +228,9 @@ class Session:
             InterruptedRunError: ``stop`` was asked for; the state has been saved.
             DivergedError, FrozenMovedError, CannotWriteError, OSError: see the rooms.
         """
-        self._metrics = Metrics(self.folder.metrics, self.progress.lines)
+        self._metrics = self._saver.patiently(
+            "metrics.jsonl", lambda: Metrics(self.folder.metrics, self.progress.lines)
+        )
         every = parse_interval(decided(self.job.recipe.training.save_every))
         keeper = Keeper(self._saver, every, stop, self._capture)
         self._saver.watch(self._learner.optimizer)
