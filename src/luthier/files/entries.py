@@ -215,6 +215,7 @@ class Place:
 
 
 _HOLDS_OTHERS = (dict, list, tuple, set, frozenset, Record)
+_END = (None, None)
 
 
 def walk(content: Any) -> Iterator[tuple[Place, Any]]:
@@ -224,17 +225,23 @@ def walk(content: Any) -> Iterator[tuple[Place, Any]]:
         DamagedError: it is nested deeper than ``DEEPEST``.
     """
     seen: set[int] = set()
-    waiting: list[tuple[Place, Any]] = [(Place(), content)]
+    # Not lists of what is still to come: these would take more memory than the tree.
+    waiting: list[Iterator[tuple[Place, Any]]] = [iter(((Place(), content),))]
     while waiting:
-        place, value = waiting.pop()
-        if not isinstance(value, _HOLDS_OTHERS):
-            yield place, value
+        place, value = next(waiting[-1], _END)
+        if place is None:
+            waiting.pop()
             continue
-        if id(value) in seen:
+        is_holder = isinstance(value, _HOLDS_OTHERS)
+        if is_holder and id(value) in seen:
             continue
-        seen.add(id(value))
         yield place, value
-        if place.depth >= DEEPEST:
-            raise DamagedError(f"its content is nested deeper than {DEEPEST} levels")
-        below = [(Place(place, key, place.depth + 1), item) for key, item in children(value)]
-        waiting += reversed(below)
+        if is_holder:
+            seen.add(id(value))
+            if place.depth >= DEEPEST:
+                raise DamagedError(f"its content is nested deeper than {DEEPEST} levels")
+            waiting.append(_below(place, value))
+
+
+def _below(place: Place, value: Any) -> Iterator[tuple[Place, Any]]:
+    return ((Place(place, key, place.depth + 1), item) for key, item in children(value))

@@ -29,9 +29,13 @@ def plain(text: Any, width: int = 200) -> str:
 
 def shown(value: Any, width: int = 80) -> str:
     """Return any value of a tree as Python would write it, cut to about ``width`` characters."""
+    return _shown(value, width, 0)
+
+
+def _shown(value: Any, width: int, depth: int) -> str:
     pieces: list[str] = []
     length = 0
-    for piece in _pieces(value, 0, width):
+    for piece in _pieces(value, depth, width):
         pieces.append(piece)
         length += len(piece)
         if length > width:
@@ -68,6 +72,9 @@ def _pieces(value: Any, depth: int, width: int) -> Iterator[str]:
         yield plain(str(value), width)
     elif isinstance(value, dict | Record | list | tuple | set | frozenset):
         yield from _pieces_of_many(value, depth, width)
+    elif isinstance(value, slice | range):  # whose own repr has no limits
+        yield type(value).__name__
+        yield from _pieces((value.start, value.stop, value.step), depth, width)
     elif isinstance(value, int) and value.bit_length() > 4 * width:
         yield f"a number of {value.bit_length():,} bits"
     else:
@@ -75,7 +82,7 @@ def _pieces(value: Any, depth: int, width: int) -> Iterator[str]:
 
 
 def _is_scalar(value: Any) -> bool:
-    return value is None or isinstance(value, bool | int | float | complex | slice | range)
+    return value is None or isinstance(value, bool | int | float | complex)
 
 
 def _quoted(value: str | bytes | bytearray, width: int) -> str:
@@ -90,7 +97,7 @@ def _pieces_of_many(value: Any, depth: int, width: int) -> Iterator[str]:
     if depth >= _DEEPEST and count:
         yield "…"
         count = 0
-    for number, (key, item) in enumerate(_items(value, min(count, _ITEMS))):
+    for number, (key, item) in enumerate(_items(value, min(count, _ITEMS), depth)):
         yield ", " if number else ""
         yield "" if key is None else key
         yield from _pieces(item, depth + 1, width)
@@ -117,7 +124,7 @@ def _listed(value: Any) -> Any:
     return value.state if isinstance(value.state, dict) else value.items or value.pairs
 
 
-def _items(value: Any, count: int) -> Iterator[tuple[str | None, Any]]:
+def _items(value: Any, count: int, depth: int) -> Iterator[tuple[str | None, Any]]:
     listed = _listed(value)
     if not isinstance(listed, dict):
         yield from ((None, item) for item in islice(listed, count))
@@ -126,4 +133,4 @@ def _items(value: Any, count: int) -> Iterator[tuple[str | None, Any]]:
         if isinstance(value, Record) and isinstance(key, str):
             yield f"{plain(key, 40)}=", item
         else:
-            yield f"{shown(key, 40)}: ", item
+            yield f"{_shown(key, 40, depth + 1)}: ", item

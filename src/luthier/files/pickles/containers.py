@@ -130,9 +130,10 @@ def complex_of(builder: Builder, real: Any, imaginary: Any) -> Any:
 
 
 def slice_of(builder: Builder, start: Any, stop: Any, step: Any = None) -> Any:
-    """``slice(start, stop, step)``."""
+    """``slice(start, stop, step)`` of numbers: of slices, Python's own hash takes for ever."""
     builder.budget.spend(64)
-    return slice(start, stop, step)
+    plain = all(part is None or isinstance(part, int) for part in (start, stop, step))
+    return slice(start, stop, step) if plain else NotImplemented
 
 
 def range_of(builder: Builder, start: Any, stop: Any, step: Any = 1) -> Any:
