@@ -77,7 +77,7 @@ class MappedFile:
         while count:
             chunk = os.pread(self._handle, count, start)
             if not chunk:
-                raise DamagedError(f"{self.path} became shorter while it was read")
+                raise self._shorter()
             chunks.append(chunk)
             start, count = start + len(chunk), count - len(chunk)
         return b"".join(chunks)
@@ -92,9 +92,14 @@ class MappedFile:
             self.read(start, count)  # says so
         if not count:
             return memoryview(bytearray())
+        if os.fstat(self._handle).st_size < self.size:  # what is behind its end would kill us
+            raise self._shorter()
         if self._map is None:
             self._map = mmap.mmap(self._handle, self.size, access=mmap.ACCESS_COPY)
         return memoryview(self._map)[start : start + count]
+
+    def _shorter(self) -> DamagedError:
+        return DamagedError(f"{self.path} became shorter while it was read")
 
     def close(self) -> None:
         """Let go of the file; what has been mapped stays while somebody holds it."""

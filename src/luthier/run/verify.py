@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable
@@ -104,12 +105,18 @@ def verify(path: str | Path) -> Verification:
         )
     if not path.is_dir():
         return Verification("file", (_file(path),))
-    if (path / "manifest.json").exists():
+    if (path / "manifest.json").exists() or _was_checkpoint(path):
         return Verification("checkpoint", (_checkpoint(path),))
     folder = RunFolder(path)
     if folder.recipe.exists() or folder.checkpoints.is_dir():
         return _run(folder)
     return Verification("folder", (_file(path),))
+
+
+def _was_checkpoint(path: Path) -> bool:
+    # Its manifest is gone; by the rest it would be a sound folder of weights.
+    named = re.fullmatch(r"step-\d{8,}", path.absolute().name)
+    return named is not None and (path / "state.json").exists()
 
 
 _Seen = tuple[str, tuple[str, ...]]  # what is said of a thing, and notes
@@ -136,8 +143,8 @@ def _file(path: Path) -> Finding:
 def _look_at_file(path: Path) -> _Seen:
     archive = open_archive(path)
     archive.check()
-    # torchvision and others end a name with the beginning of its hash.
-    named = re.search(r"-([0-9a-f]{8,64})\.\w+$", path.name)
+    # torchvision and others end a name with the beginning of its hash; digits alone are a date.
+    named = re.search(r"-(?=\d*[a-f])([0-9a-f]{8,64})\.\w+$", path.name)
     if named is not None and archive.sha256 and not archive.sha256.startswith(named[1]):
         raise DamagedError(
             f"its SHA-256 begins with {archive.sha256[:8]}, its name says {named[1]}"
@@ -189,15 +196,16 @@ def _run(folder: RunFolder) -> Verification:
 
     steps = checkpoint.steps_in(folder.checkpoints)
     states = [_checkpoint(checkpoint.directory_of(folder.checkpoints, step)) for step in steps]
+    sound = [step for step, state in zip(steps, states, strict=True) if state.problem is None]
+    known = _lines_known(checkpoint.directory_of(folder.checkpoints, sound[-1])) if sound else 0
     findings = list(states)
     for path, look in (
         (folder.recipe, _look_at_recipe),
-        (folder.metrics, _look_at_metrics),
+        (folder.metrics, functools.partial(_look_at_metrics, known=known)),
         (folder.model, _look_at_file),
     ):
         if path.exists():
             findings.append(_checked(path, look))
-    sound = [step for step, state in zip(steps, states, strict=True) if state.problem is None]
     notes = [f"it would continue at step {sound[-1]}" if sound else "there is no sound checkpoint"]
     left = [*folder.path.glob(".tmp-*"), *folder.checkpoints.glob(".tmp-*")]
     if left:
@@ -213,8 +221,16 @@ def _look_at_recipe(path: Path) -> _Seen:
     return "", ()
 
 
-def _look_at_metrics(path: Path) -> _Seen:
+def _lines_known(sound: Path) -> int:
+    lines = json.loads((sound / "state.json").read_text(encoding="utf-8")).get("lines", 0)
+    return lines if isinstance(lines, int) else 0
+
+
+def _look_at_metrics(path: Path, known: int) -> _Seen:
     lines = path.read_bytes().splitlines(keepends=True)
+    whole = sum(line.endswith(b"\n") for line in lines)
+    if whole < known:
+        raise DamagedError(f"it has {whole} whole lines, and the newest checkpoint knows of {known}")
     for number, line in enumerate(lines, start=1):
         try:
             json.loads(line)

@@ -44,6 +44,7 @@ WRAPPERS = (
 # A key with one of these words in it holds averages over the training, which come after what was
 # trained: training goes on from the one, and the other has to be asked for.
 AVERAGES = frozenset({"ema", "average", "averaged", "swa", "shadow", "teacher"})
+_OF_OPTIMIZERS = ("state", "param_groups")
 MODULE = "(module)"
 _UNKNOWN = len(WRAPPERS)  # ranks of other keys
 _AVERAGE = _UNKNOWN + 1
@@ -138,9 +139,8 @@ def select(found: Sequence[Candidate], where: str) -> Candidate:
 
 def is_optimizer(value: Mapping[Any, Any]) -> bool:
     """Tell whether a dict is the state of an optimizer, by its shape."""
-    return isinstance(value.get("param_groups"), list | tuple) and isinstance(
-        value.get("state"), dict | list
-    )
+    state, groups = map(value.get, _OF_OPTIMIZERS)
+    return isinstance(groups, list | tuple) and isinstance(state, dict | list)
 
 
 @dataclass(eq=False)
@@ -242,20 +242,21 @@ class _Search:
         return True
 
     def _is_special(self, place: Place, value: Any) -> bool:
-        """Keep a module or an optimizer, which are not looked through."""
+        """Keep a module, which is not looked through, or an optimizer; True if that is all."""
         state = value.state if isinstance(value, Record) else value
         if isinstance(value, Record) and modules.is_module(value):
             where = ".".join(filter(None, (self._path(place), MODULE)))
             self.whole.append((where, value))
             note = f"the module was pickled whole: {plain(str(value.made_by))}"
             self._add(place, modules.state_dict(value, self._budget), note, where=where)
-        elif isinstance(state, dict) and is_optimizer(state):
+            self._seen.add(id(value))
+            return True
+        if isinstance(state, dict) and is_optimizer(state):
             self.optimizers.append((self._path(place), state))
-            self.keys.update(place.keys()[:1])
-        else:
-            return False
-        self._seen.add(id(value))
-        return True
+            self.keys.update(place.keys()[:1] or _OF_OPTIMIZERS)
+            # What is beside these two can be weights: of a model whose state was merged with it.
+            self._seen.update(id(state[key]) for key in _OF_OPTIMIZERS)
+        return False
 
     def _inside(self, value: Any) -> Iterator[tuple[Any, Any]]:
         if not isinstance(value, Record):
@@ -369,8 +370,12 @@ def _optimizer_parts(archive: Archive) -> dict[str, Mapping[Any, Any]]:
     return {
         part: tensors
         for part, tensors in archive.content.items()
-        if part == "gradients" or "groups" in (described.get(part) or ())
+        if part == "gradients" or _has_groups(described.get(part))
     }
+
+
+def _has_groups(told: Any) -> bool:
+    return isinstance(told, dict) and "groups" in told
 
 
 def key_text(key: Any) -> str:

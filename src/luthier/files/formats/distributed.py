@@ -286,21 +286,23 @@ class _Checkpoint:
             self._budget.spend(_COST * len(path))
             holder: Any = top
             for key, following in pairwise(path):
-                holder = _at(holder, key, [] if type(following) is int else {}, len(flat))
-            _at(holder, path[-1], flat[name], len(flat))
+                holder = self._at(holder, key, [] if type(following) is int else {}, len(flat))
+            if self._at(holder, path[-1], flat[name], len(flat)) is not flat[name]:
+                raise Broken(f"at the place of {plain(name)!r} in its state is something else")
         return top
 
-
-def _at(holder: Any, key: Any, value: Any, most: int) -> Any:
-    """Return what is in a holder at a key, having put ``value`` there if nothing was."""
-    if isinstance(holder, dict) and isinstance(key, str | int):
-        return holder.setdefault(key, value)
-    if not isinstance(holder, list) or type(key) is not int or not 0 <= key < most:
-        raise Broken(f"a place in its state is {shown(key)} of {shown(holder)}")
-    holder.extend([None] * (key + 1 - len(holder)))
-    if holder[key] is None:
-        holder[key] = value
-    return holder[key]
+    def _at(self, holder: Any, key: Any, value: Any, most: int) -> Any:
+        """Return what is in a holder at a key, having put ``value`` there if nothing was."""
+        if isinstance(holder, dict) and isinstance(key, str | int):
+            return holder.setdefault(key, value)
+        if not isinstance(holder, list) or type(key) is not int or not 0 <= key < most:
+            raise Broken(f"a place in its state is {shown(key)} of {shown(holder)}")
+        missing = max(0, key + 1 - len(holder))
+        self._budget.spend(8 * missing)
+        holder.extend([None] * missing)
+        if holder[key] is None:
+            holder[key] = value
+        return holder[key]
 
 
 def _spec(name: str, told: Mapping[Any, Any]) -> TensorSpec | RefusedEntry:

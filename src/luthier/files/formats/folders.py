@@ -130,6 +130,9 @@ def _luthier(folder: Path, open_file: Opener) -> Archive:
             shard = open_file(_file(folder, name))
             if shard.kind != "safetensors":
                 raise DamagedError(f"checkpoint {folder}: {name} is no safetensors file")
+            twice = sorted(held.keys() & shard.content.keys())
+            if twice:
+                raise DamagedError(f"checkpoint {folder}: {plain(twice[0])} is in two files")
             held.update(shard.content)
     return Archive(
         folder,

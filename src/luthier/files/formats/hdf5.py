@@ -96,13 +96,15 @@ def _entry(file: MappedFile, h5py: Any, item: Any) -> Entry:
         return RefusedEntry(
             f"is packed by a filter from a plug-in ({min(filters - _BUILT_IN)})", spec
         )
-    blob = _blob(file, item, nbytes)
+    blob = _blob(file, h5py, item, nbytes)
     return TensorEntry(spec, blob, big_endian=code[0] == ">" and dtype.itemsize > 1)
 
 
-def _blob(file: MappedFile, item: Any, nbytes: int) -> Blob:
+def _blob(file: MappedFile, h5py: Any, item: Any, nbytes: int) -> Blob:
     offset = item.id.get_offset()
-    if offset is not None and item.chunks is None:
+    # Numbers of other widths, such as bfloat16, are said to be the next kind that numpy has.
+    is_numpys = item.id.get_type().equal(h5py.h5t.py_create(item.dtype))
+    if offset is not None and item.chunks is None and is_numpys:
         if offset + nbytes > file.size:
             raise ValueError(f"{item.name!r} ends at byte {offset + nbytes} of {file.size}")
         return Region(file, offset, nbytes)

@@ -137,6 +137,8 @@ def _read(file: MappedFile) -> Archive:
     view, facts, graph = model.view, {}, None
     for found in wire.fields(view, 0, file.size, range(1 << 32)):
         if found.number == _GRAPH and found.kind == wire.BYTES:
+            if graph is not None:  # others would put the two together
+                raise ValueError("it has two graphs")
             graph = found
         elif found.number in (_PRODUCER, _VERSION) and found.kind == wire.BYTES:
             facts[found.number] = _text(view, found)
