@@ -19,7 +19,7 @@ from luthier.files.entries import Archive, Entry, SparseEntry, TensorEntry
 from luthier.files.opening import open_archive
 from luthier.files.wording import plain, some
 from luthier.files.writing import Source, Stored
-from luthier.run.inspect import Inspection, inspect
+from luthier.run.inspect import Inspection, inspection
 from luthier.run.inspected import size
 from luthier.run.save import refusals
 from luthier.values import TensorSpec
@@ -140,7 +140,7 @@ def convert(
         nbytes=stored.nbytes,
         ties=stored.ties,
         cast=casting.count,
-        left_out=tuple(_left_out(inspect(file), candidate, kind)),
+        left_out=tuple(_left_out(inspection(archive), candidate, kind)),
         notes=tuple(casting.notes()),
     )
 

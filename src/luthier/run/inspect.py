@@ -112,7 +112,11 @@ def inspect(path: str | Path) -> Inspection:
         DamagedError: it is truncated or contradicts itself.
         MissingExtraError: it is of a kind whose reader is not installed.
     """
-    archive = open_archive(Path(path))
+    return inspection(open_archive(Path(path)))
+
+
+def inspection(archive: Archive) -> Inspection:
+    """Look into what has been opened already. See ``inspect``."""
     found = contents(archive)
     return Inspection(
         path=archive.path,
