@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from luthier.adapt import HeadFit, How, load
 from luthier.adapt import match as match_file
@@ -391,3 +393,132 @@ def test_of_two_places_that_cover_all_the_one_without_more_is_taken(tmp_path: Pa
     model = net()
     assert load(model, path).where == "net"
     assert bits(model) == bits(right)
+
+
+# --- models and tensors that are not what they seem ----------------------------------------------
+
+
+def pair() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+
+
+def copied(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def is_unchanged(model: nn.Module, before: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_layers_of_the_model_itself_can_be_exchanged() -> None:
+    model = pair()
+    before, live = copied(model), model.state_dict()
+    load(model, {name: live[f"{1 - int(name[0])}{name[1:]}"] for name in live})
+    for name, tensor in live.items():
+        assert torch.equal(tensor, before[f"{1 - int(name[0])}{name[1:]}"])
+
+
+def test_parameters_that_share_memory_are_tied_though_they_are_two() -> None:
+    model, other = pair(), pair()
+    model[1].weight = nn.Parameter(model.state_dict()["0.weight"])
+    before = copied(model)
+    with pytest.raises(DoesNotFitError, match="share their memory"):
+        load(model, other.state_dict())
+    assert is_unchanged(model, before)
+
+
+def test_tied_weights_that_are_no_numbers_are_equal_by_their_bits() -> None:
+    model = pair()
+    model[1].weight = model[0].weight
+    state = copied(model)
+    state["0.weight"][0, 0] = state["1.weight"][0, 0] = float("nan")
+    assert load(model, state).coverage == 1.0
+
+
+def test_a_state_dict_that_is_a_copy_of_the_model_is_refused() -> None:
+    model = pair()
+    model._register_state_dict_hook(lambda _m, state, *_: {n: t.clone() for n, t in state.items()})
+    with pytest.raises(ModelError, match=r"0\.weight of the model's state_dict\(\) is a copy"):
+        load(model, pair().state_dict())
+
+
+class Stateful(nn.Linear):
+    def get_extra_state(self) -> object:
+        return {"steps": 3}
+
+    def set_extra_state(self, state: object) -> None:
+        raise AssertionError(state)
+
+
+def test_extra_state_is_left_as_it_is_and_said() -> None:
+    model, other = Stateful(2, 2), Stateful(2, 2)
+    plan = load(model, other.state_dict())
+    assert torch.equal(model.weight, other.weight)
+    assert "left as it is: _extra_state" in str(plan)
+
+
+@pytest.mark.parametrize(
+    "spoiled",
+    [
+        lambda tensor: tensor.to("meta"),
+        lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_a_tensor_without_plain_values_is_refused_before_anything_changes(
+    spoiled: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    model = pair()
+    before, state = copied(model), pair().state_dict()
+    state["1.bias"] = spoiled(state["1.bias"])
+    with pytest.raises(DoesNotFitError, match=r"cannot be used: 1\.bias"):
+        load(model, state)
+    assert is_unchanged(model, before)
+
+
+def test_a_model_of_inference_mode_is_refused_before_anything_changes() -> None:
+    model = pair()
+    with torch.inference_mode():
+        model[1] = nn.Linear(4, 4)
+    before = copied(model)
+    with pytest.raises(ModelError, match=r"1\.weight was made in inference mode"):
+        load(model, pair().state_dict())
+    assert is_unchanged(model, before)
+
+
+@pytest.mark.parametrize(
+    ("file", "error", "words"),
+    [
+        ({"state_dict": {}, "epoch": 3}, UnsupportedFileError, "'state_dict' of the weights"),
+        ({0: torch.ones(1)}, UnsupportedFileError, "0 of the weights is a Tensor"),
+        (nn.Linear(2, 2), RecipeError, r"the weights are a Linear(.|\n)*state_dict\(\)"),
+        (None, RecipeError, "the weights are a NoneType"),
+    ],
+)
+def test_what_are_no_weights_is_said(file: Any, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        load(pair(), file)
+
+
+def test_a_beginning_of_names_is_a_place_among_tensors_too() -> None:
+    model, teacher = pair(), copied(pair())
+    state = {f"student.{n}": t for n, t in copied(pair()).items()}
+    state |= {f"teacher.{name}": tensor for name, tensor in teacher.items()}
+    load(model, state, where="teacher")
+    assert is_unchanged(model, teacher)
+    with pytest.raises(UnsupportedFileError, match=r"begins with 'ema\.'"):
+        load(model, state, where="ema")
+
+
+def test_a_cast_that_makes_numbers_infinite_is_in_the_report() -> None:
+    model, state = pair().half(), copied(pair())
+    state["1.bias"][2] = 1e6
+    assert "no longer finite in: 1.bias" in str(load(model, state))
+    assert "no longer finite" not in str(load(model.float(), state))
+
+
+def test_a_plain_file_loads_into_an_average() -> None:
+    average, other = AveragedModel(pair()), pair()
+    plan = load(average, other.state_dict())
+    assert torch.equal(average.module[1].weight, other[1].weight)
+    assert "counts that the file lacks, left as they are: 1" in str(plan)

@@ -15,7 +15,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from luthier.adapt.names import Proposal, Specs
 from luthier.adapt.plan import Assignment
 
-COUNTS = "num_batches_tracked"
+# Buffers that count: of BatchNorm its batches, of AveragedModel what it is the average of.
+COUNTS = ("num_batches_tracked", "n_averaged")
 _NEIGHBOURS = 16
 _OF_A_LAYER = ("weight", "bias", "running_mean", "running_var")
 # Old names of the same things; shapes are compared all the same.
@@ -207,9 +208,9 @@ def _words(name: str) -> list[str]:
 def _counts(pairs: Mapping[str, str], model: Specs, file: Specs) -> Pairs:
     layers = {ours.rpartition(".")[0]: theirs.rpartition(".")[0] for ours, theirs in pairs.items()}
     return {
-        name: f"{layers[layer]}.{COUNTS}"
+        name: other
         for name in model
         if name.endswith(COUNTS)
         and (layer := name.rpartition(".")[0]) in layers
-        and f"{layers[layer]}.{COUNTS}" in file
+        and (other := f"{layers[layer]}.{name.rpartition('.')[2]}") in file
     }

@@ -11,7 +11,16 @@ from torch import nn
 from luthier.adapt.making import made
 from luthier.adapt.matching import How, Sides, as_head, plan
 from luthier.adapt.plan import HeadFit, LoadPlan
-from luthier.adapt.sources import File, Model, Target, Weights, target_of, weights_in
+from luthier.adapt.report import some
+from luthier.adapt.sources import (
+    File,
+    Model,
+    Target,
+    Weights,
+    storage_place,
+    target_of,
+    weights_in,
+)
 from luthier.errors import DoesNotFitError, ModelError, RecipeError
 
 _MOST_PLACES = 16  # of a file that are matched one by one
@@ -70,8 +79,7 @@ def load(
     target = target_of(model)
     weights, decided = _chosen(target, found, as_head(head), how or How())
     check_coverage(decided, coverage)
-    _carry_out(target, decided, weights)
-    return decided
+    return _carry_out(target, decided, weights)
 
 
 def check_coverage(decided: LoadPlan, coverage: float = 1.0) -> None:
@@ -113,6 +121,11 @@ def _chosen(
     if max(one.coverage for one in plans) < 1.0:
         plans = [planned(weights, how) for weights in looked_at]
     best = max(range(len(plans)), key=lambda i: (plans[i].coverage, not plans[i].inside))
+    extra = (
+        [f"extra state and what is no tensor, left as it is: {some(target.extra)}"]
+        if target.extra
+        else []
+    )
     weights = found[best]
     also = [
         other.where
@@ -120,15 +133,21 @@ def _chosen(
         if other is not weights and one.assignments and one.coverage >= plans[best].coverage
     ]
     return weights, dataclasses.replace(
-        plans[best], source=weights.source, where=weights.where, others=tuple(also)
+        plans[best],
+        source=weights.source,
+        where=weights.where,
+        others=tuple(also),
+        notes=(*plans[best].notes, *extra),
     )
 
 
 # --- carrying out -------------------------------------------------------------------------------
 
 
-def _carry_out(target: Target, decided: LoadPlan, weights: Weights) -> None:
-    """Do what a plan says. Everything is read, made and checked before the first change.
+def _carry_out(target: Target, decided: LoadPlan, weights: Weights) -> LoadPlan:
+    """Do what a plan says, and return it with what its casts did to numbers.
+
+    Everything is read, made and checked before the first change.
 
     Raises:
         DoesNotFitError: tensors that the model ties differ in the file.
@@ -136,8 +155,12 @@ def _carry_out(target: Target, decided: LoadPlan, weights: Weights) -> None:
         DamagedError, UnsupportedFileError: a tensor of the file cannot be read.
     """
     state = target.state
-    _check_writable(state, decided.loaded)
+    _check_writable(target, decided.loaded)
     sources = {name: _dense(weights.read(name)) for a in decided.assignments for name in a.sources}
+    own = {storage_place(tensor) for tensor in state.values()} - {None}
+    for name, source in sources.items():
+        if storage_place(source) in own:  # the model's own, which are about to change
+            sources[name] = source.clone()
     values = {
         a.target: made(a.transform, [sources[name] for name in a.sources], state[a.target])
         for a in decided.assignments
@@ -146,15 +169,55 @@ def _carry_out(target: Target, decided: LoadPlan, weights: Weights) -> None:
     with torch.no_grad():
         for name, value in values.items():
             state[name].copy_(value)
+    return _with_overflows(decided, values, state)
+
+
+def _with_overflows(
+    decided: LoadPlan, values: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]
+) -> LoadPlan:
+    """Note where a cast made numbers infinite that were none."""
+    lost = [n for n, of, to in decided.cast if _overflows(of, to, values[n], state[n])]
+    if not lost:
+        return decided
+    note = f"numbers too large for the model's dtype are no longer finite in: {some(lost)}"
+    return dataclasses.replace(decided, notes=(*decided.notes, note))
+
+
+def _overflows(of: str, to: str, value: torch.Tensor, there: torch.Tensor) -> bool:
+    """Tell whether numbers that were finite are not where they were written to."""
+    if not there.is_floating_point() or ("float" in of and _largest(of) <= _largest(to)):
+        return False
+    return _infinite(value) != _infinite(there)
+
+
+def _largest(dtype: str) -> float:
+    return torch.finfo(getattr(torch, dtype)).max
+
+
+def _infinite(tensor: torch.Tensor) -> int:
+    # torch has no isfinite for the dtypes of one byte.
+    plain = tensor.float() if tensor.element_size() == 1 else tensor
+    return int((~plain.isfinite()).sum())
 
 
 def _dense(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.layout == torch.strided else tensor.to_dense()
 
 
-def _check_writable(state: Mapping[str, torch.Tensor], names: Collection[str]) -> None:
+def _check_writable(target: Target, names: Collection[str]) -> None:
     for name in names:
-        tensor = state[name]
+        tensor = target.state[name]
+        if name in target.copies:
+            raise ModelError(
+                f"{name} of the model's state_dict() is a copy, so that nothing written to it"
+                " reaches the model",
+                cure="take off the hook that copies it, or load before it is put on",
+            )
+        if tensor.is_inference():
+            raise ModelError(
+                f"{name} was made in inference mode, in which nothing can be changed later",
+                cure="make the model outside of torch.inference_mode()",
+            )
         if tensor.is_meta:
             raise ModelError(
                 f"{name} is on the meta device, which holds no values",
@@ -180,8 +243,19 @@ def _check_values(
     for group in tied:
         first, *others = [name for name in group if name in values] or [""]
         for other in others:
-            if not torch.equal(values[first], values[other]):
+            if not _same(values[first], values[other]):
                 raise DoesNotFitError(
                     f"{first} and {other} share their memory in the model, and differ in the file",
                     cure="untie them in the model before loading",
                 )
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Tell whether two tensors are equal, a NaN and a NaN included."""
+    if torch.equal(one, other):
+        return True
+    return one.dtype == other.dtype and torch.equal(_bytes(one), _bytes(other))
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous().flatten().view(torch.uint8)

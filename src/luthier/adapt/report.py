@@ -12,7 +12,7 @@ from luthier.files.wording import plain
 if TYPE_CHECKING:
     from luthier.adapt.plan import Assignment, LoadPlan
 
-_COUNTS = "num_batches_tracked"
+_COUNTS = ("num_batches_tracked", "n_averaged")
 _SHOWN = 6
 _LONGEST = 500  # characters
 _COMPARED = 5_000  # names that one is looked for among
@@ -45,7 +45,7 @@ def _done(plan: LoadPlan) -> Iterator[str]:
         yield f"share memory with what is loaded: {some([f'{n} = {o}' for n, o in plan.tied])}"
     counts = sum(name.endswith(_COUNTS) for name in plan.kept)
     if counts:
-        yield f"counts of batches that start at 0: {counts}"
+        yield f"counts that the file lacks, left as they are: {counts}"
     for kinds in dict.fromkeys(a.cast for a in plan.assignments if a.cast):
         names = [a.target for a in plan.assignments if a.cast == kinds]
         yield f"cast {kinds[0]} → {kinds[1]}: {some(names)}"

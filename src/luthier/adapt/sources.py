@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from luthier.errors import ModelError, UnsupportedFileError
+from luthier.errors import ModelError, RecipeError, UnsupportedFileError
 from luthier.files import tensors
 from luthier.files.contents.candidates import Candidate, candidates, select
 from luthier.files.entries import Archive, Entry, RefusedEntry
@@ -31,11 +31,15 @@ class Target:
         specs: in the order of its ``state_dict``.
         tied: groups of names that share memory.
         state: the tensors themselves, where there is a model.
+        copies: those of them that are not the model's own memory, so that writing there is in vain.
+        extra: names of extra state and of what is no tensor.
     """
 
     specs: Mapping[str, TensorSpec]
     tied: tuple[tuple[str, ...], ...] = ()
     state: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    copies: frozenset[str] = frozenset()
+    extra: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,21 +71,53 @@ def target_of(model: Model) -> Target:
     """
     if not isinstance(model, nn.Module):
         return Target(model)
-    # The parameters themselves, which are one object where they are tied; without extra state that
-    # is no tensor.
+    # The parameters themselves, which are one object where they are tied.
     held = model.state_dict(keep_vars=True)
-    state = {name: tensor for name, tensor in held.items() if isinstance(tensor, torch.Tensor)}
-    owners: dict[int, list[str]] = defaultdict(list)
+    state = {n: t for n, t in held.items() if isinstance(t, torch.Tensor) and not _is_extra(n)}
+    owners: dict[Hashable, list[str]] = defaultdict(list)
     for name, tensor in state.items():
         if is_lazy(tensor):
             raise ModelError(
                 f"{name} of {type(model).__name__} has no shape yet",
                 cure="send one batch through the model first",
             )
-        owners[id(tensor)].append(name)
+        owners[_memory(tensor)].append(name)
     specs = {name: tensors.spec(tensor) for name, tensor in state.items()}
     tied = tuple(tuple(names) for names in owners.values() if len(names) > 1)
-    return Target(specs, tied, state)
+    extra = tuple(name for name in held if name not in state)
+    return Target(specs, tied, state, _copies(model, state), extra)
+
+
+def _is_extra(name: object) -> bool:
+    return isinstance(name, str) and name.rpartition(".")[2] == "_extra_state"
+
+
+def _memory(tensor: torch.Tensor) -> Hashable:
+    """Return what is equal for tensors that are the same elements of the same memory."""
+    place = storage_place(tensor)
+    if place is None or not tensor.numel():
+        return id(tensor)
+    return place, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
+
+
+def storage_place(tensor: torch.Tensor) -> Hashable | None:
+    """Return which memory a tensor lies in; None where that cannot be told."""
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_nested:
+        return None
+    return (tensor.device, at) if (at := tensor.untyped_storage().data_ptr()) else None
+
+
+def _copies(model: nn.Module, state: Mapping[str, torch.Tensor]) -> frozenset[str]:
+    """Find what hooks of a state_dict have made anew."""
+    own = [*model.parameters(), *model.buffers()]
+    known = set(map(id, own))
+    strange = {name: tensor for name, tensor in state.items() if id(tensor) not in known}
+    places = {storage_place(tensor) for tensor in own} if strange else set()
+    return frozenset(
+        name
+        for name, tensor in strange.items()
+        if (place := storage_place(tensor)) is not None and place not in places
+    )
 
 
 def weights_in(file: File, where: str | None = None) -> list[Weights]:
@@ -96,8 +132,13 @@ def weights_in(file: File, where: str | None = None) -> list[Weights]:
         DamagedError: see ``open_archive``.
     """
     if isinstance(file, Mapping):
-        specs = {name: tensors.spec(tensor) for name, tensor in file.items()}
-        return [Weights("tensors", "", specs, file.__getitem__)]
+        return [_live(file, where)]
+    if not isinstance(file, Archive | Path | str):
+        raise RecipeError(
+            f"the weights are a {type(file).__name__}, expected a path, an opened file, or tensors"
+            " by name",
+            cure="of a model: give its state_dict()",
+        )
     archive = file if isinstance(file, Archive) else open_archive(Path(file))
     found = candidates(archive)
     if not found:
@@ -106,6 +147,31 @@ def weights_in(file: File, where: str | None = None) -> list[Weights]:
         )
     chosen = found if where is None else [_at(found, where)]
     return [_weights(str(archive.path), candidate) for candidate in chosen]
+
+
+def _live(given: Mapping[str, torch.Tensor], where: str | None) -> Weights:
+    """Return named tensors as a place; with ``where`` those whose names begin so."""
+    named = {name: value for name, value in given.items() if not _is_extra(name)}
+    for name, value in named.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise UnsupportedFileError(
+                f"{name!r} of the weights is a {type(value).__name__}, expected tensors by name",
+                cure="give the part with the tensors, such as file['state_dict'], or the path",
+            )
+    if where:
+        prefix = where.rstrip(".") + "."
+        named = {n.removeprefix(prefix): t for n, t in named.items() if n.startswith(prefix)}
+        if not named:
+            raise UnsupportedFileError(f"none of the tensors' names begins with {prefix!r}")
+    refused = {name: why for name, tensor in named.items() if (why := _why_not(tensor))}
+    specs = {n: _UNKNOWN if n in refused else tensors.spec(t) for n, t in named.items()}
+    return Weights("tensors", where or "", specs, named.__getitem__, refused=refused)
+
+
+def _why_not(tensor: torch.Tensor) -> str:
+    if tensor.is_nested or tensor.is_quantized:
+        return "is nested" if tensor.is_nested else "is quantized"
+    return "is on the device meta, without values" if tensor.is_meta else ""
 
 
 def _at(found: Sequence[Candidate], where: str) -> Candidate:
