@@ -1197,6 +1197,26 @@ def test_an_error_names_the_thing_and_the_cure(
         assert word in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda run: run.log(loss=1),
+        lambda run: list(run.epochs(1)),
+        lambda run: list(run.steps(1, POINTS)),
+        lambda run: run.track(model=nn.Linear(1, 1)),
+    ],
+)
+def test_a_run_that_is_closed_writes_to_nothing(tmp_path: Path, use: Callable[[Run], Any]) -> None:
+    run = Run(tmp_path / "run", console=QUIET)
+    run.close()
+    run.close()
+    (tmp_path / "other").write_bytes(b"")
+    # The other file may have the number that metrics.jsonl had.
+    with (tmp_path / "other").open("ab"), pytest.raises(RunFolderError, match="is closed"):
+        use(run)
+    assert (tmp_path / "other").read_bytes() == b""
+
+
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.__name__.strip("_"))
 def test_a_refused_run_holds_its_folder_no_longer(
     tmp_path: Path, case: Callable[[Path], None]

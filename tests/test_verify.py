@@ -16,7 +16,7 @@ import torch
 import luthier
 from luthier import verify
 from luthier.cli.main import main
-from luthier.errors import UnsupportedFileError
+from luthier.errors import RunFolderError, UnsupportedFileError
 from luthier.files import durable, tensors
 from luthier.report import Console
 
@@ -137,6 +137,23 @@ def test_a_damaged_line_of_metrics_is_named(run: Path) -> None:
     (finding,) = [f for f in verify(run).findings if f.problem]
     assert finding.path == path
     assert "line 4 is no JSON" in str(finding.problem)
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_metrics_that_lack_what_the_checkpoint_knows_are_damaged(run: Path, count: int) -> None:
+    cut(run / "metrics.jsonl", count)
+    found = verify(run)
+    said = "it has 5 lines, and the newest checkpoint knows of 6"
+    assert [finding.problem for finding in found.findings if finding.problem] == [said]
+    with pytest.raises(RunFolderError, match="5 lines, expected 6"):
+        luthier.Run(run, console=Console(quiet=True))
+
+
+def test_a_checkpoint_without_its_manifest_is_no_sound_folder_of_weights(run: Path) -> None:
+    (checkpoint_of(run) / "manifest.json").unlink()
+    found = verify(checkpoint_of(run))
+    assert found.kind == "checkpoint"
+    assert str(found).endswith("it has no sound manifest.json: No such file or directory")
 
 
 def test_a_run_of_finetune_is_verified_with_its_recipe_and_model(tmp_path: Path) -> None:

@@ -256,7 +256,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         if manifest["format"] == FORMAT:
             _check_form(manifest)
     except (OSError, *_OF_STRANGE_JSON) as error:
-        raise DamagedError(f"checkpoint {path} has no sound {_MANIFEST}: {error!r}") from error
+        raise DamagedError(f"checkpoint {path} has no sound {_MANIFEST}: {_why(error)}") from error
     if manifest["format"] != FORMAT:
         raise DamagedError(f"checkpoint {path} has format {manifest['format']}, expected {FORMAT}")
     return manifest
@@ -363,8 +363,13 @@ def _check_part(path: Path, part: str, saved: Saved) -> None:
 
 
 def _contradiction(path: Path, error: Exception, where: str = "") -> DamagedError:
-    why = str(error) if type(error) is ValueError else repr(error)
-    return DamagedError(f"checkpoint {path} contradicts itself{where}: {why}")
+    return DamagedError(f"checkpoint {path} contradicts itself{where}: {_why(error)}")
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) if isinstance(error, ValueError) else repr(error)
 
 
 def _read_file(path: Path, name: str, facts: Mapping[str, Any]) -> mmap.mmap:

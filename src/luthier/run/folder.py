@@ -170,6 +170,8 @@ class Metrics:
 
     def __init__(self, path: Path, keep: int) -> None:
         lines = path.read_bytes().splitlines(keepends=True)[:keep] if path.exists() else []
+        if lines and not lines[-1].endswith(b"\n"):
+            lines.pop()  # a part of one
         if len(lines) < keep:
             raise RunFolderError(
                 f"{path} has {len(lines)} lines, expected {keep} at this checkpoint",

@@ -100,7 +100,7 @@ class Run:
         self._keeper = Keeper(self._saver, self._every, self._stop, self._capture)
         self._tracked = Tracked(self._saver)
         self._sources = DataSources(seed, self._tracked.has)
-        self._looping = False
+        self._looping = self._closed = False
         self._count = 0  # epochs or steps of the loop that is under way
         self._stopped_of: int | None = None  # how many those were when ``stop`` was called
         self._read_in: int | None = None  # the epoch whose batches have been given
@@ -140,6 +140,7 @@ class Run:
         Raises:
             DoesNotFitError: the state does not fit. TypeError: an object that has no state.
         """
+        self._check_open()
         self._tracked.add(tracked, self._found)
         for line in self._tracked.notices():
             self._console.say(f"  {line}")
@@ -363,8 +364,9 @@ class Run:
             **values: numbers, texts, booleans, lists of them, and tensors of one element.
 
         Raises:
-            TypeError: another value; it is named.
+            TypeError: another value; it is named. RunFolderError: the run is closed.
         """
+        self._check_open()
         record = {"kind": "log", "epoch": self._at.epoch + 1, "step": self._at.step}
         for name, value in values.items():
             if name in record:
@@ -378,6 +380,7 @@ class Run:
 
     @contextlib.contextmanager
     def _in_loop(self, count: int) -> Iterator[None]:
+        self._check_open()
         if self._looping:
             raise UnkeyedError("a loop of this run is under way already")
         self._check_found()
@@ -392,6 +395,14 @@ class Run:
             raise
         finally:
             self._looping = False
+
+    def _check_open(self) -> None:
+        # The folder may be another's by now, and the number of the open file another file's.
+        if self._closed:
+            raise RunFolderError(
+                f"run {self.folder.path} is closed",
+                cure="luthier.Run(…) of its folder continues it",
+            )
 
     def _check_found(self) -> None:
         found, self._found = self._found, None  # its tensors have been copied
@@ -418,6 +429,7 @@ class Run:
 
     def close(self) -> None:
         """Complete what is being saved, end the workers and free the folder."""
+        self._closed = True
         try:
             self._saver.close()
         finally:

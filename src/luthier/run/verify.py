@@ -230,7 +230,7 @@ def _look_at_metrics(path: Path, known: int) -> _Seen:
     lines = path.read_bytes().splitlines(keepends=True)
     whole = sum(line.endswith(b"\n") for line in lines)
     if whole < known:
-        raise DamagedError(f"it has {whole} whole lines, and the newest checkpoint knows of {known}")
+        raise DamagedError(f"it has {whole} lines, and the newest checkpoint knows of {known}")
     for number, line in enumerate(lines, start=1):
         try:
             json.loads(line)
