@@ -28,6 +28,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+# A pool of threads does not survive a fork: whoever then computes in the child waits for ever.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import numpy as np
 import torch
 from PIL import Image
