@@ -480,6 +480,7 @@ def test_no_module_is_imported_because_a_file_names_it(tmp_path: Path) -> None:
         {"progress": True},
         {"num_classes": 10**12},
         {"num_classes": 10**6},
+        {"num_classes": -1},
         {"replace_stride_with_dilation": [[[[[[1]]]]]]},
         {"nope": 1},
     ],
@@ -566,11 +567,52 @@ def test_a_description_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
         luthier.save(LeNet(2), path, architecture=lambda: LeNet(2))
     with pytest.raises(RecipeError, match="tensors and no more"):
         luthier.save(LeNet(2), tmp_path / "m.pt", classes=["a", "b"])
+    for classes in ("ab", [0, 1]):
+        with pytest.raises(ModelError, match="expected a list of texts"):
+            luthier.save(LeNet(2), path, classes=classes)  # type: ignore[arg-type]
+    for arguments in ({"act": nn.ReLU}, {"eps": float("nan")}, {"two words": 1}):
+        with pytest.raises(ModelError, match=f"argument '{next(iter(arguments))}' cannot be"):
+            luthier.save(LeNet(2), path, architecture=LeNet, arguments=arguments)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"classes": [1]}, {"arguments": []}, {"preprocessing": {}}, {"architecture": 3}]
+    ("wrong", "words"),
+    [
+        ({"resize": "large"}, "invalid literal"),
+        ({"image_size": 0}, "numbers of pixels"),
+        ({"interpolation": "nearest"}, "'nearest', not bilinear or bicubic"),
+        ({"std": [1, 1, 0]}, "above 0"),
+        ({"mean": [1, float("inf"), 0]}, "means are numbers"),
+    ],
+)
+def test_a_preprocessing_that_makes_no_sense_is_refused(
+    tmp_path: Path, wrong: dict[str, Any], words: str
+) -> None:
+    right = {"resize": 9, "image_size": 8, "interpolation": "bilinear"}
+    right |= {"mean": [0, 0, 0], "std": [1, 1, 1]}
+    with pytest.raises(ModelError, match=f"preprocessing: .*{words}"):
+        luthier.save(LeNet(2), tmp_path / "m.safetensors", preprocessing=right | wrong)
+
+
+def test_a_file_cannot_ask_for_a_million_layers(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    path = tmp_path / "m.safetensors"
+    name = "timm/vit_tiny_patch16_224"
+    luthier.save({"a": torch.ones(2)}, path, architecture=name, arguments={"depth": 10**5})
+    with pytest.raises(DoesNotFitError, match="20,000 layers"):
+        luthier.load_model(path)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"classes": [1]},
+        {"arguments": []},
+        {"preprocessing": {}},
+        {"architecture": 3},
+        {"format": 2},
+    ],
 )
 def test_a_damaged_description_is_an_error_of_luthiers(
     tmp_path: Path, wrong: dict[str, Any]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from luthier.errors import DoesNotFitError, ModelError
 from luthier.models import from_timm
@@ -18,6 +20,7 @@ TORCHVISION = "torchvision/"
 _REACHING_OUT = ("pretrained", "weights", "checkpoint", "cache", "progress", "hf_", "url", "file")
 _OTHER_FORMS = ("scriptable", "exportable", "no_jit", "features_only", "jit", "model_name", "name")
 _DEEPEST = 3
+_MODULES = 20_000  # layers that a model may have; those that are published have some thousands
 _ROOM = 64 << 20  # elements that a model may have beside those in the file: index tables, masks
 
 
@@ -44,7 +47,10 @@ def build_described(architecture: str, arguments: Mapping[str, Any], elements: i
         )
     _check_size(architecture, arguments, elements)
     with _own_generator():
-        return _build(architecture, arguments)
+        try:
+            return _build(architecture, arguments)
+        except RuntimeError as error:  # such as of sizes that are negative
+            raise ModelError(f"{architecture} could not be built: {error}") from error
 
 
 def check_arguments(arguments: Mapping[str, Any], elements: int) -> None:
@@ -79,8 +85,13 @@ def _build(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
 
 def _check_size(architecture: str, arguments: Mapping[str, Any], elements: int) -> None:
     try:
-        with torch.device("meta"):  # shapes alone
+        # Shapes alone.
+        with torch.device("meta"), _at_most(_MODULES):
             model = _build(architecture, arguments)
+    except _TooManyError:
+        raise DoesNotFitError(
+            f"{architecture} as the file describes it has more than {_MODULES:,} layers"
+        ) from None
     except (NotImplementedError, RuntimeError) as error:
         # Some constructors compute with tensors; their models are published in fixed sizes.
         if arguments.keys() <= {"num_classes"}:
@@ -92,6 +103,25 @@ def _check_size(architecture: str, arguments: Mapping[str, Any], elements: int) 
             f"{architecture} as the file describes it has {count:,} elements, and the file"
             f" {elements:,}"
         )
+
+
+class _TooManyError(BaseException):
+    """More modules than allowed; timm's builders make no other error of it."""
+
+
+@contextlib.contextmanager
+def _at_most(modules: int) -> Iterator[None]:
+    """Let only so many modules be put into others, in this thread."""
+    left, thread = modules, threading.get_ident()
+
+    def count(*_: object) -> None:
+        nonlocal left
+        left -= threading.get_ident() == thread
+        if left < 0:
+            raise _TooManyError
+
+    with register_module_module_registration_hook(count):
+        yield
 
 
 @contextlib.contextmanager

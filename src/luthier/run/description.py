@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from luthier.errors import DamagedError, ModelError
+from luthier.errors import DamagedError, ModelError, UnsupportedFileError
 from luthier.files.entries import Archive
 from luthier.files.opening import open_archive
 from luthier.run.registry import registered
@@ -15,6 +17,7 @@ from luthier.values import Preprocessing
 from luthier.version import __version__
 
 _FORMAT = 1
+INTERPOLATIONS = ("bilinear", "bicubic")
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,19 @@ class Description:
         """Return the description in a file; an empty one if it has none.
 
         Raises:
+            UnsupportedFileError: it has one that a later luthier has written.
             DamagedError: it has one that is not as luthier writes it.
         """
         found = archive.metadata
         if "luthier" not in found:
             return cls()
+        version = found.get("format", _FORMAT)
+        if version != _FORMAT:
+            raise UnsupportedFileError(
+                f"{archive.path}: its description is of format {version!r:.40}, and luthier"
+                f" {__version__} knows {_FORMAT}",
+                cure="update luthier",
+            )
         known = {f.name: found[f.name] for f in fields(cls) if f.name in found}
         try:
             return _checked(known)
@@ -76,12 +87,37 @@ def _checked(known: Mapping[str, Any]) -> Description:
             raise ValueError(f"{name} is a {type(value).__name__}, expected a {kind.__name__}")
     changed: dict[str, Any] = {}
     if "classes" in known:
-        if not all(isinstance(name, str) for name in known["classes"]):
-            raise ValueError("classes are no texts")
-        changed["classes"] = tuple(known["classes"])
+        changed["classes"] = classes_of(known["classes"])
     if "preprocessing" in known:
         changed["preprocessing"] = preprocessing_of(known["preprocessing"])
     return Description(**{**known, **changed})
+
+
+def classes_of(given: Sequence[str]) -> tuple[str, ...]:
+    """Return class names as they go into a file.
+
+    Raises:
+        ValueError: they are no list of texts.
+    """
+    if isinstance(given, str) or not all(isinstance(name, str) for name in given):
+        raise ValueError(f"classes are {given!r:.80}, expected a list of texts")
+    return tuple(given)
+
+
+def arguments_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a constructor's arguments as they go into a file.
+
+    Raises:
+        ValueError: one is no plain JSON value; it is named.
+    """
+    for name, value in given.items():
+        try:
+            if not isinstance(name, str) or not name.isidentifier():
+                raise ValueError("that is no name of an argument")
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"argument {name!r} cannot be written to a file: {error}") from error
+    return dict(given)
 
 
 def preprocessing_of(given: Mapping[str, Any]) -> Preprocessing:
@@ -96,15 +132,33 @@ def preprocessing_of(given: Mapping[str, Any]) -> Preprocessing:
             f"preprocessing has {', '.join(sorted(given)) or 'nothing'},"
             f" expected {', '.join(sorted(expected))}"
         )
-    resize, size = int(given["resize"]), int(given["image_size"])
-    return Preprocessing(
-        resize, size, str(given["interpolation"]), _rgb(given["mean"]), _rgb(given["std"])
-    )
+    try:
+        found = Preprocessing(
+            resize=int(given["resize"]),
+            image_size=int(given["image_size"]),
+            interpolation=given["interpolation"],
+            mean=_rgb(given["mean"]),
+            std=_rgb(given["std"]),
+        )
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"preprocessing: {error}") from error
+    _check(found)
+    return found
 
 
 def _rgb(values: Any) -> tuple[float, float, float]:
     red, green, blue = map(float, values)
     return red, green, blue
+
+
+def _check(found: Preprocessing) -> None:
+    if found.interpolation not in INTERPOLATIONS:
+        known = " or ".join(INTERPOLATIONS)
+        raise ValueError(f"preprocessing: interpolation is {found.interpolation!r}, not {known}")
+    if min(found.resize, found.image_size) < 1:
+        raise ValueError("preprocessing: resize and image_size are numbers of pixels")
+    if not all(map(math.isfinite, (*found.mean, *found.std))) or min(found.std) <= 0:
+        raise ValueError("preprocessing: means are numbers, and deviations are above 0")
 
 
 def full_name(model: str) -> str:

@@ -16,7 +16,13 @@ from luthier.files import durable, writing
 from luthier.files.opening import open_archive
 from luthier.files.writing import Stored
 from luthier.models import find_head
-from luthier.run.description import Description, full_name, preprocessing_of
+from luthier.run.description import (
+    Description,
+    arguments_of,
+    classes_of,
+    full_name,
+    preprocessing_of,
+)
 from luthier.run.registry import BUILT_IN
 from luthier.run.unwrapping import Unwrapped, bare, unwrapped
 from luthier.values import Preprocessing
@@ -96,9 +102,9 @@ def save(
     kind = writing.kind_of(path)
     given: dict[str, Any] = {
         "architecture": _name_of(architecture),
-        "arguments": arguments,
-        "classes": None if classes is None else tuple(classes),
-        "preprocessing": _preprocessing(preprocessing),
+        "arguments": _plain(arguments_of, arguments),
+        "classes": _plain(classes_of, classes),
+        "preprocessing": _plain(preprocessing_of, preprocessing),
         "head": head,
     }
     about = replace(_like(like), **{k: v for k, v in given.items() if v is not None})
@@ -178,11 +184,12 @@ def _like(given: str | Path | Description | None) -> Description:
     return Description() if given is None else Description.of(open_archive(Path(given)))
 
 
-def _preprocessing(given: Preprocessing | Mapping[str, Any] | None) -> Preprocessing | None:
+def _plain(read: Callable[[Any], Any], given: Any) -> Any:
+    """Return what was given of a description as it goes into a file."""
     if given is None or isinstance(given, Preprocessing):
         return given
     try:
-        return preprocessing_of(given)
+        return read(given)
     except (TypeError, ValueError) as error:
         raise ModelError(str(error)) from error
 
