@@ -55,26 +55,32 @@ def read(file: MappedFile) -> Archive:
 class _Later:
     """A storage whose place in the file is known only after the pickles were read."""
 
-    def __init__(self, file: MappedFile, asked: StorageId) -> None:
+    def __init__(self, file: MappedFile, asked: StorageId, last: list[Content]) -> None:
         self.asked = asked
         self.nbytes = asked.nbytes
         self.start: int | None = None
         self._file = file
+        self._last = last
         self._content: Callable[[], Content | None] = lambda: None
 
     def view(self) -> memoryview:
-        """See ``Blob``. Storages seldom lie at a place where they could be used: they are read."""
+        """See ``Blob``. Storages seldom lie at a place where they could be used: they are read.
+
+        The last one of a file is kept, or it would be read for each of the tensors that share it.
+        """
         if self.start is None:
             raise _damaged(self._file, f"it does not hold the storage {self.asked.key!r}")
         if self.start % _ALIGNED == 0:
             return self._file.view(self.start, self.nbytes)
         content = self._content()
         if content is None:
+            self._last.clear()
             content = Content(self.nbytes)
             for at in range(0, self.nbytes, _CHUNK):
                 end = min(at + _CHUNK, self.nbytes)
                 content[at:end] = self._file.read(self.start + at, end - at)
             self._content = weakref.ref(content)
+            self._last.append(content)
         return memoryview(content)
 
 
@@ -98,6 +104,7 @@ class _Storages:
         self._file = file
         self._budget = budget
         self._found: dict[str, _Later] = {}
+        self._last: list[Content] = []
         self._parts: dict[str, tuple[_Part, tuple[str, int, int]]] = {}
 
     def __call__(self, value: Any) -> Storage | Global:
@@ -114,7 +121,7 @@ class _Storages:
     def _whole(self, asked: StorageId) -> _Later:
         if asked.key not in self._found:
             self._budget.spend(_COST)
-            self._found[asked.key] = _Later(self._file, asked)
+            self._found[asked.key] = _Later(self._file, asked, self._last)
         whole = self._found[asked.key]
         if (whole.asked.count, whole.asked.dtype) != (asked.count, asked.dtype):
             raise Broken(f"it says two things of the storage {asked.key!r}")

@@ -1,7 +1,7 @@
 """The entries of a zip file, as bytes that are read when they are asked for. No torch, no numpy.
 
 A stored entry lies in the mapped file; a deflated one is inflated when it is needed, under a
-limit, and is in memory only while somebody holds it.
+limit, and is in memory only while somebody holds it, or until the next one of the file.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ class Zip:
         self.file = file
         self.members: dict[str, Member] = {}
         self._blobs: dict[str, Blob] = {}
+        self._last: list[Content] = []
         for name, start, entry in zip_structure.read(file, budget):
             if name in self.members:
                 raise damaged(file, f"it has two entries {name!r}")
@@ -85,8 +86,11 @@ class Zip:
         """
         if name not in self._blobs:
             member = self.members[name]
-            kind = _Inflated if member.is_deflated else _Stored
-            self._blobs[name] = kind(self.file, member)
+            self._blobs[name] = (
+                _Inflated(self.file, member, self._last)
+                if member.is_deflated
+                else _Stored(self.file, member)
+            )
         return self._blobs[name]
 
     def read(self, name: str, limit: int) -> bytes:
@@ -155,11 +159,15 @@ class Content(bytearray):
 
 
 class _Inflated:
-    """The content of an entry that is deflated."""
+    """The content of an entry that is deflated.
 
-    def __init__(self, file: MappedFile, member: Member) -> None:
+    The last one of a file is kept, or it would be inflated for each of the tensors that share it.
+    """
+
+    def __init__(self, file: MappedFile, member: Member, last: list[Content]) -> None:
         self._file = file
         self._member = member
+        self._last = last
         self._content: Callable[[], Content | None] = lambda: None
 
     @property
@@ -171,11 +179,13 @@ class _Inflated:
         """See ``Blob``."""
         content = self._content()
         if content is None:
+            self._last.clear()
             content, at = Content(self._member.size), 0
             for piece in _compared(self._file, self._member, _pieces(self._file, self._member)):
                 content[at : at + len(piece)] = piece
                 at += len(piece)
             self._content = weakref.ref(content)
+            self._last.append(content)
         return memoryview(content)
 
 
