@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import tracemalloc
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,11 @@ import luthier
 from luthier.errors import DamagedError
 from luthier.files import tensors
 from luthier.files.contents.candidates import contents
+from luthier.files.contents.finite import not_finite
 from luthier.files.entries import walk
+from luthier.files.formats import torch_legacy
 from luthier.files.opening import open_archive
+from luthier.files.parsing import zips
 from luthier.files.wording import shown
 from luthier.run.verify import verify
 from pickles_by_hand import Called, Raw, pickled, read, write
@@ -178,3 +183,54 @@ def test_pickles_of_every_protocol_hold_slices(tmp_path: Path) -> None:
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         path = write(tmp_path, pickle.dumps({"s": slice(1, 2)}, protocol))
         assert open_archive(path).content == {"s": slice(1, 2)}
+
+
+# --- together no more than one file may take --------------------------------------------------
+
+
+def test_shards_share_one_account(tmp_path: Path) -> None:
+    tensor = Called("torch._utils", "_rebuild_meta_tensor_no_storage", Raw(b"ctorch\nint8\n"), ())
+    names = {f"w{number}": f"{number}.bin" for number in range(4)}
+    for name, shard in names.items():
+        content = pickled({"many": [Raw(b"]" * 300_000)], name: tensor})
+        with zipfile.ZipFile(tmp_path / shard, "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr("archive/data.pkl", content)
+    assert open_archive(tmp_path / "0.bin").kind == "torch"
+    (tmp_path / "model.index.json").write_text(json.dumps({"weight_map": names}))
+    with pytest.raises(DamagedError, match=r"\d\.bin describes objects that would take more"):
+        open_archive(tmp_path / "model.index.json")
+
+
+@pytest.mark.parametrize("how", ["old", "deflated"])
+def test_a_storage_of_many_tensors_is_read_once(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flat = torch.arange(1000.0)
+    path = tmp_path / "flat.pt"
+    sizes: list[int] = []
+    tensors_in_it = {f"w{number}": flat[number : number + 10] for number in range(50)}
+    torch.save(tensors_in_it, path, _use_new_zipfile_serialization=how == "deflated")
+    if how == "deflated":
+        deflated = tmp_path / "deflated.pt"
+        with zipfile.ZipFile(path) as old, zipfile.ZipFile(deflated, "w", 8) as new:
+            for name in old.namelist():
+                new.writestr(name, old.read(name))
+        path = deflated
+    archive = open_archive(path)
+
+    class Counted(zips.Content):
+        def __init__(self, size: int) -> None:
+            sizes.append(size)
+            super().__init__(size)
+
+    for module in (zips, torch_legacy):
+        monkeypatch.setattr(module, "Content", Counted)
+    assert list(not_finite(archive)) == []
+    assert sizes.count(4000) == 1
+
+
+def test_a_manifest_of_others_makes_no_checkpoint(tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(2)}, tmp_path / "pytorch_model.bin")
+    (tmp_path / "manifest.json").write_text('{"name": "an app"}')
+    assert verify(tmp_path).kind == "folder"
+    assert verify(tmp_path).sound

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from luthier.errors import DamagedError, UnsupportedFileError
+from luthier.files.limits import Budget
 
 _CLOSE_ON_EXEC = getattr(os, "O_CLOEXEC", 0)
 _DO_NOT_WAIT = getattr(os, "O_NONBLOCK", 0)
@@ -42,11 +43,16 @@ class MappedFile:
     Args:
         path: it is opened at once, so that it cannot be exchanged for another later.
 
+    Attributes:
+        budget: for the objects that it describes, where it is one of several files or inside
+            another; else None, and who reads it makes one.
+
     Raises:
         UnsupportedFileError: there is no such file, it may not be read, or it is a folder, a pipe
             or a device.
     """
 
+    budget: Budget | None = None
     _handle = -1
 
     def __init__(self, path: Path) -> None:

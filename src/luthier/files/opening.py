@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from functools import partial
 from pathlib import Path
 
 from luthier.errors import DamagedError, UnsupportedFileError
 from luthier.files import telling
 from luthier.files.entries import Archive
 from luthier.files.formats import folders, sharded
+from luthier.files.limits import Budget
 from luthier.files.mapped import MappedFile
 
 _FORMATS = "luthier.files.formats"
@@ -40,16 +42,21 @@ def _open_file(path: Path) -> Archive:
     file = MappedFile(path)
     kind = telling.format_of(file)
     if kind == "sharded":
-        return sharded.read(file, _open_shard)
+        budget = Budget(sharded.room(path), str(path))
+        return sharded.read(file, partial(_open_shard, budget))
     return _read(kind, file)
 
 
-def _open_shard(path: Path) -> Archive:
+def _open_shard(budget: Budget, path: Path) -> Archive:
+    # Together they may take what one file of their size may.
     file = MappedFile(path)
+    file.budget = Budget(budget.limit - budget.spent, str(path))
     kind = telling.format_of(file)
     if kind == "sharded":  # or an index could name itself
         raise DamagedError(f"{path} is named as a shard, and is JSON")
-    return _read(kind, file)
+    archive = _read(kind, file)
+    budget.spend(file.budget.spent)
+    return archive
 
 
 def _read(kind: str, file: MappedFile) -> Archive:

@@ -105,7 +105,7 @@ def verify(path: str | Path) -> Verification:
         )
     if not path.is_dir():
         return Verification("file", (_file(path),))
-    if (path / "manifest.json").exists() or _was_checkpoint(path):
+    if _is_checkpoint(path):
         return Verification("checkpoint", (_checkpoint(path),))
     folder = RunFolder(path)
     if folder.recipe.exists() or folder.checkpoints.is_dir():
@@ -113,10 +113,11 @@ def verify(path: str | Path) -> Verification:
     return Verification("folder", (_file(path),))
 
 
-def _was_checkpoint(path: Path) -> bool:
-    # Its manifest is gone; by the rest it would be a sound folder of weights.
+def _is_checkpoint(path: Path) -> bool:
+    # Others have a manifest.json too; and where one of the two is gone, the name tells.
+    found = [(path / name).exists() for name in ("manifest.json", "state.json")]
     named = re.fullmatch(r"step-\d{8,}", path.absolute().name)
-    return named is not None and (path / "state.json").exists()
+    return all(found) or (named is not None and any(found))
 
 
 _Seen = tuple[str, tuple[str, ...]]  # what is said of a thing, and notes

@@ -79,14 +79,14 @@ def _index(file: MappedFile) -> dict[str, Any]:
     if file.size > _LARGEST_INDEX:
         raise UnsupportedFileError(f"{file.path} is JSON of {file.size} bytes, no weights file")
     try:
-        found: dict[str, Any] = strict_json.parse(file.read(0, file.size), _room(file.path))
+        found: dict[str, Any] = strict_json.parse(file.read(0, file.size), room(file.path))
     except ValueError as error:
         raise DamagedError(f"{file.path} is no weights file: {error}") from error
     return found
 
 
-def _room(index: Path) -> int:
-    """Return the bytes of memory that an index may take up: its shards count, as of one file."""
+def room(index: Path) -> int:
+    """Return the bytes of memory that an index may take up, or its shards: as those of one file."""
     others = islice(index.parent.iterdir(), _MOST_SHARDS)
     return strict_json.ROOM + sum(path.lstat().st_size for path in others)
 

@@ -18,6 +18,8 @@ class Inner(MappedFile):
         budget: of the file that they are in, which they share; its name is theirs.
     """
 
+    budget: Budget
+
     def __init__(self, content: memoryview, budget: Budget) -> None:
         self.path = Path(f"{budget.name} (a file inside)")
         self.size = len(content)
@@ -50,9 +52,7 @@ class Inner(MappedFile):
 
 def budget_of(file: MappedFile) -> Budget:
     """Return the budget for the objects of a file: of its own, or of the file that it is in."""
-    if isinstance(file, Inner):
-        return file.budget
-    return Budget.of_size(file.size, str(file.path))
+    return file.budget or Budget.of_size(file.size, str(file.path))
 
 
 def open_inside(content: memoryview, budget: Budget) -> Archive:
