@@ -197,3 +197,31 @@ def test_the_command_refuses_a_wrong_request(
 def test_a_model_without_a_head_says_so(file: Path) -> None:
     with pytest.raises(ModelError, match="could be its head"):
         luthier.load(nn.BatchNorm2d(3), file, head="replace")
+
+
+class TiedHead(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(4, 4)
+        self.norm = nn.LayerNorm(4)
+        self.out = nn.Linear(4, 4, bias=False)
+        self.out.weight = self.words.weight
+
+
+def test_a_head_that_is_tied_to_what_is_loaded_cannot_keep_its_values() -> None:
+    model = TiedHead()
+    before = model.out.weight.detach().clone()
+    with pytest.raises(DoesNotFitError, match=r"out\.weight is to keep its values, and shares"):
+        luthier.load(model, TiedHead().state_dict(), head="replace")
+    assert torch.equal(model.out.weight, before)
+
+
+@pytest.mark.parametrize("names", ["ab", [0, 1]])
+def test_class_names_are_a_list_of_texts(file: Path, names: list[str]) -> None:
+    with pytest.raises(RecipeError, match="expected a list of texts"):
+        luthier.load(Net(2), file, head="by-name", classes=names)
+
+
+def test_a_choice_of_the_head_that_is_none_is_said_first(file: Path) -> None:
+    with pytest.raises(RecipeError, match="did you mean 'by-name'"):
+        luthier.load(Net(2), file, head="by_name", classes=["ant", "bee"])

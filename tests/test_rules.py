@@ -285,7 +285,14 @@ def test_a_scheme_that_cannot_place_all_it_claims_is_not_taken(tmp_path: Path) -
         ("nonsense", "not TOML"),
         (OWN.replace("under", "udner"), "did you mean 'under'"),
         (OWN.replace("[[rules]]", "[[rule]]"), "rules"),
-        (OWN.replace('"out.*", "{k}.out.*"', '"out.*"'), "ValueError"),
+        (OWN.replace('"out.*", "{k}.out.*"', '"out.*"'), r"rule 1: \['out\.\*'\] is no pair"),
+        (OWN.replace('"{k}.out.*"', '"{k}.out.w"'), "one side only"),
+        (OWN.replace('"{k}.out.*"', '"{K}.out.*"'), "has a brace that is no number"),
+        (OWN.replace('"{k}.out.*"', '"{k}.{k}.*"'), "twice"),
+        (OWN.replace('"{k}.out.*"', '"{0*k}.out.*"'), "the same for all numbers"),
+        (OWN + "optional = 'no'\n", "optional is 'no', expected true or false"),
+        (OWN + "having = ['weight']\n", "expected two texts, one of each side"),
+        (f"wrong = 1\n{OWN}", "unknown key 'wrong'"),
     ],
 )
 def test_rules_that_are_wrong_say_so(tmp_path: Path, text: str, said: str) -> None:
@@ -297,6 +304,8 @@ def test_rules_that_are_wrong_say_so(tmp_path: Path, text: str, said: str) -> No
 def test_rules_that_are_not_there_say_so(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="there is no such file"):
         read_rules(tmp_path / "none.toml")
+    with pytest.raises(RecipeError, match="cannot be read"):
+        read_rules(tmp_path)
 
 
 def test_a_number_of_any_length_in_a_name_is_survived() -> None:

@@ -166,6 +166,7 @@ def _carry_out(target: Target, decided: LoadPlan, weights: Weights) -> LoadPlan:
         for a in decided.assignments
     }
     _check_values(values, state, target.tied)
+    _check_kept(decided, target.tied)
     with torch.no_grad():
         for name, value in values.items():
             state[name].copy_(value)
@@ -248,6 +249,19 @@ def _check_values(
                     f"{first} and {other} share their memory in the model, and differ in the file",
                     cure="untie them in the model before loading",
                 )
+
+
+def _check_kept(decided: LoadPlan, tied: Sequence[Sequence[str]]) -> None:
+    """Make sure that what keeps its values does: it may be tied to what is loaded."""
+    loaded, kept = set(decided.loaded), set(decided.kept)
+    for group in tied:
+        both = [name for name in group if name in kept], [name for name in group if name in loaded]
+        if all(both):
+            raise DoesNotFitError(
+                f"{both[0][0]} is to keep its values, and shares its memory with {both[1][0]},"
+                " which is loaded",
+                cure="untie them in the model before loading, or load both",
+            )
 
 
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -33,6 +33,7 @@ from typing import Any
 from luthier.errors import RecipeError, nearest
 
 _PIECE = re.compile(r"\{(?:(?P<factor>\d+)\*)?(?P<name>[a-z]+)(?:\+(?P<shift>\d+))?\}|\*")
+_TOP = ("title", "names", "rules")
 _KEYS = ("under", "having", "lacking", "pairs", "optional", "reshape")
 _LEAF_NOISE = "num_batches_tracked"
 
@@ -85,20 +86,25 @@ class _Pattern:
     def __init__(self, under: str, member: str) -> None:
         self._arithmetic: dict[str, tuple[int, int]] = {}
         head, tail = self._compiled(under), self._compiled(member)
-        self._regex = re.compile(f"(?P<under_>{head}){tail}")
+        try:
+            self._regex = re.compile(f"(?P<under_>{head}){tail}")
+        except re.error as error:  # a group of the same name
+            raise ValueError(f"{under + member!r} has a number or a * twice") from error
 
     def _compiled(self, text: str) -> str:
         out, at = [], 0
         for piece in _PIECE.finditer(text):
-            out.append(re.escape(text[at : piece.start()]))
+            out.append(_literal(text[at : piece.start()], text))
             at = piece.end()
             if piece[0] == "*":
                 out.append("(?P<rest_>.+)")
                 continue
             name = piece["name"]
             self._arithmetic[name] = int(piece["factor"] or 1), int(piece["shift"] or 0)
+            if not self._arithmetic[name][0]:
+                raise ValueError(f"{piece[0]} in {text!r} is the same for all numbers")
             out.append(rf"(?P<{name}>\d{{1,9}})")
-        return "".join([*out, re.escape(text[at:])])
+        return "".join([*out, _literal(text[at:], text)])
 
     @property
     def names(self) -> frozenset[str]:
@@ -122,6 +128,12 @@ class _Pattern:
                 return None
             numbers.append((key, value))
         return values["under_"], values.get("rest_") or "", tuple(numbers)
+
+
+def _literal(part: str, whole: str) -> str:
+    if "{" in part or "}" in part:
+        raise ValueError(f"{whole!r} has a brace that is no number such as {{n}} or {{n+1}}")
+    return re.escape(part)
 
 
 @dataclass(frozen=True)
@@ -157,13 +169,14 @@ class RuleSet:
 
     def __init__(self, content: Mapping[str, Any], source: str) -> None:
         try:
-            self.title = str(content["title"])
-            first, second = content["names"]
-            self.names = str(first), str(second)
-            self._lines = [line for rule in content["rules"] for line in _lines(rule)]
-        except (KeyError, TypeError, ValueError, re.error) as error:
+            _check_keys(content, _TOP)
+            self.title = _text(content["title"])
+            self.names = _two(content["names"], "names")
+            self._lines = _all_lines(content["rules"])
+        except (KeyError, TypeError, ValueError) as error:
+            what = f"there is no {error}" if isinstance(error, KeyError) else error
             raise RecipeError(
-                f"rules {source}: {type(error).__name__}: {error}",
+                f"rules {source}: {what}",
                 cure='expected title = "…", names = ["…", "…"] and [[rules]] with'
                 ' pairs = [["…", "…"], …]',
             ) from error
@@ -249,15 +262,30 @@ def _parted(numbers: Numbers, shared: frozenset[str]) -> tuple[Numbers, Numbers]
     return both, tuple(item for item in numbers if item[0] not in shared)
 
 
+def _all_lines(rules: Any) -> list[_Line]:
+    if not isinstance(rules, list) or not rules:
+        raise ValueError("there are no [[rules]]")
+    found: list[_Line] = []
+    for number, rule in enumerate(rules, 1):
+        try:
+            found += _lines(rule)
+        except KeyError as error:
+            raise ValueError(f"rule {number}: there is no {error}") from error
+        except ValueError as error:
+            raise ValueError(f"rule {number}: {error}") from error
+    return found
+
+
 def _lines(rule: Mapping[str, Any]) -> list[_Line]:
-    for key in rule:
-        if key not in _KEYS:
-            raise ValueError(f"unknown key {key!r}{nearest(key, _KEYS)}")
-    under = _two(rule.get("under", ["", ""]))
+    _check_keys(rule, _KEYS)
+    under = _two(rule.get("under", ["", ""]), "under")
     lines = []
     for pair in rule["pairs"]:
+        if not isinstance(pair, list) or len(pair) != 2 or pair[0] == []:
+            raise ValueError(f"{pair!r} is no pair")
         many, one = pair
-        names = [many] if isinstance(many, str) else list(many)
+        names = many if isinstance(many, list) else [many]
+        _check_stars(under, [*names, one])
         lines.append(
             _Line(
                 sides=(
@@ -265,18 +293,49 @@ def _lines(rule: Mapping[str, Any]) -> list[_Line]:
                     (_Pattern(under[1], one),),
                 ),
                 under=under,
-                having=_two(rule["having"]) if "having" in rule else None,
-                lacking=_two(rule["lacking"]) if "lacking" in rule else None,
-                optional=bool(rule.get("optional", False)),
-                reshape=bool(rule.get("reshape", False)),
+                having=_two(rule["having"], "having") if "having" in rule else None,
+                lacking=_two(rule["lacking"], "lacking") if "lacking" in rule else None,
+                optional=_flag(rule, "optional"),
+                reshape=_flag(rule, "reshape"),
             )
         )
     return lines
 
 
-def _two(value: Any) -> tuple[str, str]:
-    first, second = value
-    return str(first), str(second)
+def _check_keys(given: Mapping[str, Any], known: Sequence[str]) -> None:
+    for key in given:
+        if key not in known:
+            raise ValueError(f"unknown key {key!r}{nearest(key, known)}")
+
+
+def _check_stars(under: Sequence[str], names: Sequence[Any]) -> None:
+    if any(map(_stars, under)):
+        raise ValueError(f"a * in under, {list(under)}; it stands in pairs")
+    if len({_stars(_text(name)) for name in names}) > 1:
+        raise ValueError(f"a * on one side only: {names}")
+
+
+def _stars(text: str) -> int:
+    return sum(piece[0] == "*" for piece in _PIECE.finditer(text))
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no text")
+    return value
+
+
+def _two(value: Any, key: str) -> tuple[str, str]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise ValueError(f"{key} is {value!r}, expected two texts, one of each side")
+    return _text(value[0]), _text(value[1])
+
+
+def _flag(rule: Mapping[str, Any], key: str) -> bool:
+    value = rule.get(key, False)
+    if not isinstance(value, bool):
+        raise ValueError(f"{key} is {value!r}, expected true or false")
+    return value
 
 
 def read_rules(path: Path) -> RuleSet:
@@ -289,6 +348,8 @@ def read_rules(path: Path) -> RuleSet:
         return RuleSet(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
     except FileNotFoundError:
         raise RecipeError(f"rules {path}: there is no such file") from None
+    except OSError as error:
+        raise RecipeError(f"rules {path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"rules {path}: not TOML: {error}") from error
 

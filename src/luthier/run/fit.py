@@ -108,15 +108,15 @@ def _head(
     classes: Sequence[str],
     file_classes: Sequence[str],
 ) -> HeadFit:
-    if head != "by-name" and (classes or file_classes):
-        raise RecipeError("class names have no effect without head='by-name'")
-    if not isinstance(head, str):
-        return HeadFit(_tensors_of(model, head), "replace") if head else HeadFit()
-    if head not in CHOICES:
+    if isinstance(head, str) and head not in CHOICES:
         raise RecipeError(
             f"head {head!r} is none of {', '.join(CHOICES)}{nearest(head, CHOICES)}",
             cure="or give a list of the names that keep their values",
         )
+    if head != "by-name" and (classes or file_classes):
+        raise RecipeError("class names have no effect without head='by-name'")
+    if not isinstance(head, str):
+        return HeadFit(_tensors_of(model, head), "replace") if head else HeadFit()
     if head == "keep":
         return HeadFit()
     if not isinstance(model, nn.Module):
@@ -147,6 +147,9 @@ def _by_name(
     file_classes: Sequence[str],
 ) -> HeadFit:
     rows = find_head(model).outputs
+    for given in (classes, file_classes):
+        if isinstance(given, str) or not all(isinstance(name, str) for name in given):
+            raise RecipeError(f"class names are {given!r:.80}, expected a list of texts")
     if len(classes) != rows:
         raise RecipeError(
             f"{len(classes)} class names for a head of {rows} outputs",
