@@ -234,3 +234,43 @@ def test_a_manifest_of_others_makes_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"name": "an app"}')
     assert verify(tmp_path).kind == "folder"
     assert verify(tmp_path).sound
+
+
+# --- what would have run is named -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("torch.utils.collect_env", "run"),
+        ("torch.jit.unsupported_tensor_ops", "execWrapper"),
+        ("torch.utils.cpp_extension", "_run_ninja_build"),
+        ("torch.ops", "load_library"),
+        ("numpy", "save"),
+        ("pathlib", "Path.unlink"),
+    ],
+)
+def test_a_function_that_rebuilds_nothing_is_told(module: str, name: str, tmp_path: Path) -> None:
+    path = write(tmp_path, pickled({"x": Called(module, name, "touch it")}))
+    assert luthier.inspect(path).suspicious == (f"would have run {module}.{name}('touch it')",)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch will do away with some of these
+def test_what_checkpoints_hold_of_torch_and_numpy_is_not_suspicious(tmp_path: Path) -> None:
+    content = {
+        "numpy": np.random.RandomState(1),
+        "generator": np.random.default_rng(1),
+        "masked": np.ma.masked_array([1.0, 2.0], [True, False]),
+        "number": np.float32(3),
+        "function": np.add,
+        "sparse": torch.eye(2).to_sparse(),
+        "quantised": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8),
+        "nested": torch.nested.nested_tensor([torch.ones(1), torch.ones(2)]),
+        "meta": torch.empty(2, device="meta"),
+        "called": torch.nn.functional.relu,
+    }
+    torch.save(content, tmp_path / "many.pt")
+    assert luthier.inspect(tmp_path / "many.pt").suspicious == ()
+    scripted = torch.jit.script(torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1)))
+    scripted.save(str(tmp_path / "scripted.pt"))
+    assert luthier.inspect(tmp_path / "scripted.pt").suspicious == ()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from luthier.files.entries import Archive, Global, Record, children
+from luthier.files.pickles.rebuild import KNOWN
 from luthier.files.wording import plain, shown
 
 # Packages with functions that reach the machine: files, processes, the net, or other code.
@@ -37,6 +38,8 @@ _COMPILING = """
     torch.fx.graph_module.reduce_deploy_graph_module
 """
 _COMPILED = frozenset(_COMPILING.split())
+# How functions begin that only build a tensor, an array or a generator from plain values.
+_REBUILDING = ("_rebuild_", "_reconstruct", "_mareconstruct", "_ufunc_reconstruct", "__")
 # What anybody's loader imports anyway; their classes are data.
 _ORDINARY = """
     torch numpy collections builtins __builtin__ copyreg copy_reg _codecs datetime pathlib argparse
@@ -55,16 +58,17 @@ def suspicious(archive: Archive) -> tuple[str, ...]:
     Python's own containers are not listed.
     """
     references = dict.fromkeys(archive.globals)
+    run = {reference for reference, called in references if _is_run(reference, called)}
     found: dict[str, None] = {}
     told: set[Global] = set()
-    if any(_is_run(reference) for reference, _ in references):
+    if run:
         for record in _records(archive.content):
-            if _is_run(record.made_by):
+            if record.made_by in run:
                 told.add(record.made_by)
                 found[_call(record)] = None
-    for reference, called in sorted(references, key=lambda item: not _is_run(item[0])):
+    for reference, called in sorted(references, key=lambda item: item[0] not in run):
         name = plain(str(reference))
-        if _is_run(reference):
+        if reference in run:
             said = f"would have run {name}" if called else f"refers to {name}"
             found |= {} if reference in told else {said: None}
         elif reference.module.partition(".")[0] not in _FAMILIAR:
@@ -86,8 +90,28 @@ def is_dangerous(reference: Global) -> bool:
     )
 
 
-def _is_run(reference: Global) -> bool:
-    return is_dangerous(reference) or str(reference) in _COMPILED
+def _is_run(reference: Global, called: bool) -> bool:
+    return (
+        is_dangerous(reference)
+        or str(reference) in _COMPILED
+        or (called and _is_odd_function(reference))
+    )
+
+
+def _is_odd_function(reference: Global) -> bool:
+    """Tell whether it is a function of torch or numpy, or a method, that no file of weights calls.
+
+    There are some that run what they are given, in every release others.
+    """
+    root = reference.module.partition(".")[0]
+    through, _, last = reference.name.rpartition(".")
+    return (
+        (root in ("torch", "numpy") or (through != "" and root in _FAMILIAR))
+        and last.lstrip("_")[:1].islower()  # else it is a class
+        and not last.startswith(_REBUILDING)
+        and reference.module != "torch.jit._pickle"  # of TorchScript's lists
+        and reference not in KNOWN
+    )
 
 
 def _records(content: Any) -> Iterator[Record]:
