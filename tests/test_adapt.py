@@ -501,11 +501,13 @@ def test_what_are_no_weights_is_said(file: Any, error: type[Exception], words: s
 
 
 def test_a_beginning_of_names_is_a_place_among_tensors_too() -> None:
-    model, teacher = pair(), copied(pair())
+    teacher = copied(pair())
     state = {f"student.{n}": t for n, t in copied(pair()).items()}
     state |= {f"teacher.{name}": tensor for name, tensor in teacher.items()}
-    load(model, state, where="teacher")
-    assert is_unchanged(model, teacher)
+    for before in ("", "module."):
+        model = pair()
+        load(model, {before + name: tensor for name, tensor in state.items()}, where="teacher")
+        assert is_unchanged(model, teacher)
     with pytest.raises(UnsupportedFileError, match=r"begins with 'ema\.'"):
         load(model, state, where="ema")
 

@@ -6,11 +6,13 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from luthier.adapt.names import unwrapped
 from luthier.errors import ModelError, RecipeError, UnsupportedFileError
 from luthier.files import tensors
 from luthier.files.contents.candidates import Candidate, candidates, select
@@ -20,6 +22,7 @@ from luthier.values import TensorSpec
 
 Model = nn.Module | Mapping[str, TensorSpec]
 File = Archive | Path | str | Mapping[str, torch.Tensor]
+T = TypeVar("T")
 _UNKNOWN = TensorSpec((-1,), "unknown")
 
 
@@ -160,7 +163,7 @@ def _live(given: Mapping[str, torch.Tensor], where: str | None) -> Weights:
             )
     if where:
         prefix = where.rstrip(".") + "."
-        named = {n.removeprefix(prefix): t for n, t in named.items() if n.startswith(prefix)}
+        named = _beginning(named, prefix)
         if not named:
             raise UnsupportedFileError(f"none of the tensors' names begins with {prefix!r}")
     refused = {name: why for name, tensor in named.items() if (why := _why_not(tensor))}
@@ -189,13 +192,23 @@ def _part(candidate: Candidate, where: str) -> Candidate | None:
     prefix = where.removeprefix(before).rstrip(".") + "."
     if not where.startswith(before):
         return None
-    entries = {
-        name.removeprefix(prefix): entry
-        for name, entry in candidate.entries.items()
-        if name.startswith(prefix)
-    }
+    entries = _beginning(candidate.entries, prefix)
     note = f"the names in {candidate.where or 'the top'!r} that begin with {prefix}"
     return Candidate(where, entries, note) if entries else None
+
+
+def _beginning(named: Mapping[str, T], prefix: str) -> dict[str, T]:
+    """Return what begins so, without it; what wrappers put before it need not be said."""
+    bare = unwrapped(named)
+    for short in ({name: name for name in named}, bare):
+        found = {
+            short[name].removeprefix(prefix): value
+            for name, value in named.items()
+            if short[name].startswith(prefix)
+        }
+        if found:
+            return found
+    return {}
 
 
 def _weights(source: str, candidate: Candidate) -> Weights:
