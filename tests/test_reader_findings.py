@@ -274,3 +274,17 @@ def test_what_checkpoints_hold_of_torch_and_numpy_is_not_suspicious(tmp_path: Pa
     scripted = torch.jit.script(torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1)))
     scripted.save(str(tmp_path / "scripted.pt"))
     assert luthier.inspect(tmp_path / "scripted.pt").suspicious == ()
+
+
+# --- names and numbers ------------------------------------------------------------------------
+
+
+def test_a_file_that_was_called_after_a_time_is_opened(tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(2)}, tmp_path / "9:30.pt")  # its records lie in the folder "9:30"
+    assert tensors.weights(open_archive(tmp_path / "9:30.pt"))["w"].tolist() == [1, 1]
+
+
+def test_a_number_too_large_for_json_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "found.json").write_text('{"weight_map": 1e999}')
+    with pytest.raises(DamagedError, match="1e999, which is no JSON"):
+        open_archive(tmp_path / "found.json")

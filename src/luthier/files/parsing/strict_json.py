@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from typing import Any
 
@@ -26,8 +27,8 @@ def parse(text: bytes, room: int) -> Any:
         room: bytes of memory that its values may take up.
 
     Raises:
-        ValueError: it is no JSON, holds a key twice, NaN or Infinity, is nested too deeply, or
-            would take up more.
+        ValueError: it is no JSON, holds a key twice, NaN or Infinity (also as a number that is too
+            large), is nested too deeply, or would take up more.
     """
     cost = _cost(text)
     if cost > room:
@@ -36,7 +37,12 @@ def parse(text: bytes, room: int) -> Any:
             " are allowed for a file of its size"
         )
     try:
-        return json.loads(text.decode(), object_pairs_hook=_once_each, parse_constant=_refuse)
+        return json.loads(
+            text.decode(),
+            object_pairs_hook=_once_each,
+            parse_constant=_refuse,
+            parse_float=_finite,
+        )
     except RecursionError:
         raise ValueError("its JSON is nested too deeply") from None
     except UnicodeDecodeError as error:
@@ -56,6 +62,11 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name, number in counts.items() if number > 1)
         raise ValueError(f"the name {twice[:200]!r} is there twice")
     return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse(text[:20])
 
 
 def _refuse(constant: str) -> Any:

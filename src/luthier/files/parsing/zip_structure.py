@@ -297,7 +297,7 @@ def _name(file: MappedFile, entry: Entry) -> str:
     parts = name.split("/")
     if not name or "\0" in name or "\\" in name or ".." in parts or "" in parts[:-1]:
         raise damaged(file, f"the name {name!r} of an entry leads out of the file")
-    if name[1:2] == ":":
+    if name[1:3] == ":/":
         raise damaged(file, f"the name {name!r} of an entry leads out of the file")
     return name
 
