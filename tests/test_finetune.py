@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ import torch
 import luthier
 from conftest import LENET, write_photos
 from luthier import data, models
-from luthier.files import tensors
+from luthier.errors import CannotWriteError, RunFolderError
+from luthier.files import disk, tensors
 from luthier.files.opening import open_archive
 from luthier.recipe import STRATEGIES
 from luthier.report import Console, read_metrics
@@ -146,3 +149,28 @@ def test_the_callers_random_state_is_left_alone(photos: Path, tmp_path: Path) ->
     before = torch.get_rng_state()
     finetune(photos, tmp_path / "run", weights="none", epochs=1)
     assert torch.equal(before, torch.get_rng_state())
+
+
+class FullAtTheStart(disk.Disk):
+    """A disk that has no room for a recipe."""
+
+    def rename(self, source: Path, target: Path) -> None:
+        if target.name == "recipe.toml":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        super().rename(source, target)
+
+
+def test_a_start_that_found_the_disk_full_is_made_again_in_its_folder(
+    photos: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with (
+        disk.using(FullAtTheStart()),
+        pytest.raises(CannotWriteError, match=r"cannot be written: No space left(.|\n)*again"),
+    ):
+        finetune(photos, run, weights="none", epochs=1)
+    (run / ".tmp-recipe.toml-0").write_text("what a kill leaves")
+    assert finetune(photos, run, weights="none", epochs=1).model.exists()
+    assert not list(run.glob(".tmp-*"))
+    with pytest.raises(RunFolderError, match="holds a run already"):
+        finetune(photos, run, weights="none", epochs=1)

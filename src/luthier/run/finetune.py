@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,9 +72,10 @@ def finetune(
     wanted = recipe.resolve(recipe.overlay(base, **knobs, data=str(data)))
     folder = new_run(Path(out) if out is not None else None, str(data))
     job = prepare(wanted, console)
-    with held(folder):
-        console.log_to(folder.log)
+    with held(folder), _naming_disk_trouble(folder):
+        folder.sweep()
         durable.write_text(folder.recipe, recipe.to_toml(job.recipe))
+        console.log_to(folder.log)
         _note_images(folder, job)
         console.say(f"run {folder.path}")
         return _run_to_end(Session(job, folder, console), console)
@@ -105,7 +108,7 @@ def resume(
     given = recipe.replace(
         recipe.read(folder.recipe), **{k: v for k, v in changes.items() if v is not None}
     )
-    with held(folder):
+    with held(folder), _naming_disk_trouble(folder):
         return _continue(recipe.resolve(given), folder, console)
 
 
@@ -152,19 +155,24 @@ def _known_images(folder: RunFolder, console: Console) -> Inventory | None:
         return None
 
 
-def _run_to_end(session: Session, console: Console) -> Result:
+@contextlib.contextmanager
+def _naming_disk_trouble(folder: RunFolder) -> Iterator[None]:
     try:
-        with listening() as stop:
-            session.run(stop)
-        summary = session.finish()
+        yield
     except OSError as error:
         if error.errno not in checkpoint.DISK_TROUBLE:
             raise
+        then = f"luthier resume {folder.path}" if folder.recipe.exists() else "start it again"
         raise CannotWriteError(
-            f"run {session.folder.path} cannot be written: {error.strerror}",
-            cure="its checkpoints are as they were; mend that, then: luthier resume"
-            f" {session.folder.path}",
+            f"run {folder.path} cannot be written: {error.strerror}",
+            cure=f"its checkpoints are as they were; mend that, then: {then}",
         ) from error
+
+
+def _run_to_end(session: Session, console: Console) -> Result:
+    with listening() as stop:
+        session.run(stop)
+    summary = session.finish()
     result = _result(session.folder, summary)
     if result.before is not None:
         console.say(f"start epoch 0: {result.before.accuracy}")

@@ -90,12 +90,17 @@ def new_run(out: Path | None, data: str) -> RunFolder:
         out = free_folder(Path("runs") / (Path(data).resolve().stem or "run"))
     if out.is_file():
         raise RunFolderError(f"--out {out} is a file, expected a new folder")
-    if out.is_dir() and any(out.iterdir()):
+    if out.is_dir() and any(map(_is_something, out.iterdir())):
         if (out / "recipe.toml").exists():
             cure = f"continue it with: luthier resume {out}; or give another --out"
             raise RunFolderError(f"--out {out} holds a run already", cure=cure)
         raise RunFolderError(f"--out {out} is not empty", cure="give a new folder")
     return RunFolder(out.resolve())
+
+
+def _is_something(path: Path) -> bool:
+    # A start that ended before it wrote its recipe leaves a lock, and perhaps what is unfinished.
+    return path.name != ".lock" and not path.name.startswith(durable.TEMPORARY)
 
 
 def existing_run(path: Path) -> RunFolder:
