@@ -297,8 +297,8 @@ def _summary(found: Comparison) -> str:
         for side, names in zip("ab", found.only, strict=True)
         if names
     ]
-    largest = max((c.difference.max_abs for c in found.changed if c.difference), default=0.0)
-    most = f"; the largest difference is {largest:.3g}" if found.changed else ""
+    compared = [change.difference.max_abs for change in found.changed if change.difference]
+    most = f"; the largest difference is {max(compared):.3g}" if compared else ""
     return f"{', '.join(parts)}{most}\n  a: {places[0]}\n  b: {places[1]}"
 
 
