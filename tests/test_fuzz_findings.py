@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import runpy
 from pathlib import Path
 
@@ -42,3 +43,20 @@ def test_an_index_that_names_no_files_is_damaged(where: bytes, tmp_path: Path) -
     path.write_bytes(b'{"weight_map": ' + where + b"}")
     with pytest.raises(DamagedError, match="weight_map says"):
         open_archive(path)
+
+
+def test_what_an_hdf5_file_says_lies_behind_its_end_is_not_made_up(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py", reason="the extra hdf5 is not installed")
+    path = tmp_path / "found.h5"
+    with h5py.File(path, "w") as file:
+        file["layer/weight"] = [[1.0, 2.0]]
+    content = bytearray(path.read_bytes())
+    far = (3 << 30).to_bytes(8, "little")
+    content[40:48] = far  # the end of the file, by what it says
+    at = content.index(b"HEAP") + 8
+    content[at : at + 8] = far  # the size of a heap: the library would fill it up with zeros
+    path.write_bytes(content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DamagedError, match="found"):
+        open_archive(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10

@@ -7,8 +7,10 @@ file as it is, is mapped there; chunks are read when they are asked for.
 from __future__ import annotations
 
 import importlib
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from luthier.errors import DamagedError, missing_extra
@@ -40,7 +42,7 @@ def read(file: MappedFile) -> Archive:
     except ModuleNotFoundError:
         raise missing_extra("h5py", "hdf5", f"the HDF5 file {file.path}") from None
     try:
-        opened = h5py.File(file.path, "r", locking=False)
+        opened = h5py.File(_Bytes(file), "r")
         budget = Budget.of_size(file.size, str(file.path))
         found = {name: _entry(file, h5py, item) for name, item in _walk(h5py, opened, budget)}
         facts = tuple((name, _text(opened.attrs[name])) for name in _FACTS if name in opened.attrs)
@@ -49,6 +51,44 @@ def read(file: MappedFile) -> Archive:
             f"HDF5 file {file.path} is truncated or damaged: {plain(str(error))}"
         ) from error
     return Archive(file.path, "HDF5", found, facts=facts)
+
+
+class _Bytes(io.RawIOBase):
+    """The file as h5py reads it: what is not there is an error.
+
+    By itself the library fills up with zeros what is said to lie behind the end, gigabytes of them.
+    """
+
+    def __init__(self, file: MappedFile) -> None:
+        super().__init__()
+        self._file, self._at = file, 0
+
+    def readable(self) -> bool:
+        """See ``io.RawIOBase``."""
+        return True
+
+    def seekable(self) -> bool:
+        """See ``io.RawIOBase``."""
+        return True
+
+    def tell(self) -> int:
+        """See ``io.RawIOBase``."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """See ``io.RawIOBase``."""
+        begin = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._file.size}[whence]
+        self._at = begin + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """See ``io.RawIOBase``. Raises OSError where there are fewer bytes."""
+        count = len(buffer)
+        if self._at + count > self._file.size:
+            raise OSError(f"bytes {self._at} to {self._at + count} of {self._file.size}")
+        buffer[:] = self._file.read(self._at, count)
+        self._at += count
+        return count
 
 
 def _text(value: Any) -> str:
@@ -110,13 +150,14 @@ def _blob(file: MappedFile, h5py: Any, item: Any, nbytes: int) -> Blob:
         return Region(file, offset, nbytes)
     if nbytes > file.size + ALLOWANCE:
         raise ValueError(f"{item.name!r} would take {nbytes} bytes, far more than the file has")
-    return _Chunks(item, nbytes)
+    return _Chunks(file.path, item, nbytes)
 
 
 @dataclass(frozen=True, eq=False)
 class _Chunks:
     """A data set that is put together from chunks when it is asked for."""
 
+    path: Path
     item: Any
     nbytes: int
 
@@ -128,7 +169,6 @@ class _Chunks:
             self.item.read_direct(numpy.frombuffer(found, self.item.dtype).reshape(self.item.shape))
         except _H5PY_RAISES as error:
             raise DamagedError(
-                f"HDF5 file {self.item.file.filename}: {self.item.name!r} cannot be read:"
-                f" {plain(str(error))}"
+                f"HDF5 file {self.path}: {self.item.name!r} cannot be read: {plain(str(error))}"
             ) from error
         return memoryview(found)
