@@ -157,9 +157,9 @@ def _carry_out(target: Target, decided: LoadPlan, weights: Weights) -> LoadPlan:
     state = target.state
     _check_writable(target, decided.loaded)
     sources = {name: _dense(weights.read(name)) for a in decided.assignments for name in a.sources}
-    own = {storage_place(tensor) for tensor in state.values()} - {None}
-    for name, source in sources.items():
-        if storage_place(source) in own:  # the model's own, which are about to change
+    own = {storage_place(tensor) for tensor in state.values()} if weights.is_live else set()
+    for name, source in sources.items() if own else ():
+        if storage_place(source) in own - {None}:  # the model's own, which are about to change
             sources[name] = source.clone()
     values = {
         a.target: made(a.transform, [sources[name] for name in a.sources], state[a.target])
@@ -224,7 +224,10 @@ def _check_writable(target: Target, names: Collection[str]) -> None:
                 f"{name} is on the meta device, which holds no values",
                 cure='give it memory first: model.to_empty(device="cpu")',
             )
-        if any(s == 0 and n > 1 for s, n in zip(tensor.stride(), tensor.shape, strict=True)):
+        strides = tensor.stride()
+        if 0 in strides and any(
+            s == 0 and n > 1 for s, n in zip(strides, tensor.shape, strict=True)
+        ):
             raise ModelError(
                 f"{name} is an expanded view, whose elements share memory",
                 cure="give the model a tensor of its own: .contiguous()",

@@ -56,6 +56,7 @@ class Weights:
         specs: its tensors in order.
         refused: those that cannot be read, and why.
         read: gives one by its name.
+        is_live: they are tensors in memory, perhaps the model's own.
     """
 
     source: str
@@ -64,6 +65,7 @@ class Weights:
     read: Callable[[str], torch.Tensor]
     note: str = ""
     refused: Mapping[str, str] = field(default_factory=dict)
+    is_live: bool = False
 
 
 def target_of(model: Model) -> Target:
@@ -97,25 +99,28 @@ def _is_extra(name: object) -> bool:
 
 def _memory(tensor: torch.Tensor) -> Hashable:
     """Return what is equal for tensors that are the same elements of the same memory."""
-    place = storage_place(tensor)
-    if place is None or not tensor.numel():
+    if not _has_memory(tensor) or not (at := tensor.data_ptr()):
         return id(tensor)
-    return place, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
+    return at, tensor.device, tensor.shape, tensor.stride(), tensor.dtype
+
+
+def _has_memory(tensor: torch.Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_nested
 
 
 def storage_place(tensor: torch.Tensor) -> Hashable | None:
     """Return which memory a tensor lies in; None where that cannot be told."""
-    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_nested:
+    if not _has_memory(tensor):
         return None
     return (tensor.device, at) if (at := tensor.untyped_storage().data_ptr()) else None
 
 
 def _copies(model: nn.Module, state: Mapping[str, torch.Tensor]) -> frozenset[str]:
     """Find what hooks of a state_dict have made anew."""
-    own = [*model.parameters(), *model.buffers()]
-    known = set(map(id, own))
+    held = [t for m in model.modules() for t in (*m._parameters.values(), *m._buffers.values())]
+    known = set(map(id, held))
     strange = {name: tensor for name, tensor in state.items() if id(tensor) not in known}
-    places = {storage_place(tensor) for tensor in own} if strange else set()
+    places = {storage_place(t) for t in held if t is not None} if strange else set()
     return frozenset(
         name
         for name, tensor in strange.items()
@@ -168,7 +173,7 @@ def _live(given: Mapping[str, torch.Tensor], where: str | None) -> Weights:
             raise UnsupportedFileError(f"none of the tensors' names begins with {prefix!r}")
     refused = {name: why for name, tensor in named.items() if (why := _why_not(tensor))}
     specs = {n: _UNKNOWN if n in refused else tensors.spec(t) for n, t in named.items()}
-    return Weights("tensors", where or "", specs, named.__getitem__, refused=refused)
+    return Weights("tensors", where or "", specs, named.__getitem__, refused=refused, is_live=True)
 
 
 def _why_not(tensor: torch.Tensor) -> str:
