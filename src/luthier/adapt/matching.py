@@ -84,6 +84,8 @@ def as_head(head: HeadFit | Collection[str]) -> HeadFit:
 
 def plan(sides: Sides, how: How) -> LoadPlan:
     """Return the plan that covers most; of several that cover as much, the plainest."""
+    if sides.head.mode == "keep" and not sides.refused and sides.model == sides.file:
+        return LoadPlan(tuple(Assignment(name, (name,)) for name in sides.model))
     head = sides.head.tensors if sides.head.mode != "keep" else ()
     first = by_name(sides.model, sides.file)
     best, doubts = _planned(sides, first, how), list(first.doubts)
