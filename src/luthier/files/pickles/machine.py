@@ -317,3 +317,20 @@ class Machine:
             self.builder.called[function] = True
             if id(function) in self.known:
                 self.noted.add(id(function))
+
+
+Handler = Callable[[Machine], None]
+
+
+def handlers() -> tuple[dict[int, Handler], Callable[[bytes], Callable[[Handler], Handler]]]:
+    """Return a table of opcodes, empty, and the decorator that puts a handler into it."""
+    table: dict[int, Handler] = {}
+
+    def on(code: bytes) -> Callable[[Handler], Handler]:
+        def register(handler: Handler) -> Handler:
+            table[code[0]] = handler
+            return handler
+
+        return register
+
+    return table, on

@@ -7,25 +7,15 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable
 
 from luthier.errors import UnsupportedFileError
 from luthier.files.limits import Broken
-from luthier.files.pickles.machine import Machine, Stop
+from luthier.files.pickles.machine import Machine, Stop, handlers
 
 NEWEST_PROTOCOL = 5
 _LONGEST_NUMBER = 4_300  # digits; reading a longer one takes time quadratic in its length
 
-Handler = Callable[[Machine], None]
-HANDLERS: dict[int, Handler] = {}
-
-
-def _on(code: bytes) -> Callable[[Handler], Handler]:
-    def register(handler: Handler) -> Handler:
-        HANDLERS[code[0]] = handler
-        return handler
-
-    return register
+HANDLERS, _on = handlers()
 
 
 # --- the stack, the memo and the frame of it all

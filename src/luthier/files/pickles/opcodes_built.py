@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from luthier.errors import UnsupportedFileError
@@ -11,18 +11,9 @@ from luthier.files.limits import Broken
 from luthier.files.pickles import rebuild
 from luthier.files.pickles.arrays import Unfinished
 from luthier.files.pickles.containers import COST_OF_PAIR
-from luthier.files.pickles.machine import Machine
+from luthier.files.pickles.machine import Machine, handlers
 
-Handler = Callable[[Machine], None]
-HANDLERS: dict[int, Handler] = {}
-
-
-def _on(code: bytes) -> Callable[[Handler], Handler]:
-    def register(handler: Handler) -> Handler:
-        HANDLERS[code[0]] = handler
-        return handler
-
-    return register
+HANDLERS, _on = handlers()
 
 
 # --- containers
