@@ -30,16 +30,20 @@ EXTRAS = {"hdf5": "h5py", "onnx": "onnx", "gguf": "gguf"}  # a format, the packa
 MOST_SECONDS = 60
 
 
-def build(name: str, folder: Path) -> None:
+def attack(name: str, folder: Path) -> tuple[Path, Path]:
+    """Build an attack in a folder of its own; return the file and the payload's marker."""
     spec = importlib.util.spec_from_file_location(name, ATTACKS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    place = folder / name
-    (place / "inside").mkdir(parents=True)
-    built = module.build(place / "inside", place / "marker")
-    (place / "path").write_text(str(built))
+    (folder / "inside").mkdir(parents=True)
+    return module.build(folder / "inside", folder / "marker"), folder / "marker"
+
+
+def build(name: str, folder: Path) -> None:
+    path, _ = attack(name, folder / name)
+    (folder / name / "path").write_text(str(path))
 
 
 def peak() -> int:

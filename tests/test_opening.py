@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import importlib.util
 import json
 import struct
 import subprocess
@@ -28,6 +27,7 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 import luthier
+from attack_runner import attack
 from luthier.errors import DamagedError, LuthierError, MissingExtraError, UnsupportedFileError
 from luthier.files import tensors
 from luthier.files.contents.finite import count
@@ -39,7 +39,6 @@ from luthier.files.opening import open_archive
 from luthier.report import Console
 from luthier.values import TensorSpec
 
-ATTACKS = Path(__file__).parent / "attacks"
 SMALL = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.tensor([1, 2])}
 
 
@@ -548,16 +547,6 @@ REFUSED = {
     "hdf5_link_out": ("a", "is a link to somewhere else"),
     "npz_objects": ("payload", "holds objects of Python"),
 }
-
-
-def attack(name: str, folder: Path) -> tuple[Path, Path]:
-    spec = importlib.util.spec_from_file_location(name, ATTACKS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    (folder / "inside").mkdir()
-    return module.build(folder / "inside", folder / "marker"), folder / "marker"
 
 
 @pytest.mark.parametrize("name", ANSWERS)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 
+from attack_runner import attack
 from luthier.errors import DamagedError, UnsupportedFileError
 from luthier.files.entries import RefusedEntry
 from luthier.files.opening import open_archive
@@ -59,16 +59,6 @@ ANSWERS = {
     "zip_two_sizes": "differs from what the central directory",
     "zip_wrong_checksum": "expected 12345678",
 }
-
-
-def attack(name: str, folder: Path) -> tuple[Path, Path]:
-    spec = importlib.util.spec_from_file_location(name, ATTACKS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    (folder / "inside").mkdir()
-    return module.build(folder / "inside", folder / "marker"), folder / "marker"
 
 
 @pytest.mark.parametrize("name", ANSWERS)
