@@ -73,6 +73,20 @@ class Data:
         default="crop-flip",
         choices=("crop-flip", "crop", "none"),
     )
+    color_jitter: float | None = _knob(
+        "strength of random brightness, contrast and saturation, such as 0.4 [off]",
+        low=0.0,
+        open_low=True,
+    )
+    rand_augment: int | None = _knob(
+        "magnitude of RandAugment's two operations, of 30, such as 9 [off]", low=1, high=30
+    )
+    erase: float | None = _knob(
+        "probability of erasing a random rectangle, such as 0.25 [off]",
+        low=0.0,
+        high=1.0,
+        open_low=True,
+    )
     interpolation: str | None = _knob(
         "how pixels are resampled [the weights' own]", choices=("bilinear", "bicubic")
     )
@@ -225,13 +239,21 @@ class Training:
 
 @dataclass(frozen=True)
 class Machine:
-    """What it runs on. None of it but device and precision can change a result."""
+    """What it runs on. Only device, precision and compile can change a result."""
 
     device: str | None = _knob("auto, cpu, cuda, cuda:N or mps", default="auto")
     precision: str | None = _knob(
         "arithmetic of the model", default="auto", choices=("auto", "fp32", "bf16")
     )
-    workers: int | None = _knob("processes that read images [chosen]", low=0)
+    compile: bool | None = _knob("compile the model with torch.compile", default=False)
+    workers: int | None = _knob("threads that read images [chosen]", low=0)
+    pin_memory: bool | None = _knob("copy to a GPU from page-locked memory [chosen]")
+    cache_memory: float | None = _knob(
+        "GiB of memory for decoded photos [half of what is free]", low=0.0
+    )
+    cache_disk: float | None = _knob(
+        "GiB of disk for decoded photos that memory cannot hold [a tenth of what is free]", low=0.0
+    )
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,16 @@ from luthier.data import Inventory
 from luthier.errors import DoesNotFitError
 from luthier.version import __version__
 
-_FREE = ("workers", "save_every", "keep", "disk_patience")  # of the recipe: they change no bit
+# Of the recipe: they change no bit.
+_FREE = (
+    "workers",
+    "pin_memory",
+    "cache_memory",
+    "cache_disk",
+    "save_every",
+    "keep",
+    "disk_patience",
+)
 
 
 def here(device: str | None = None, precision: str | None = None) -> dict[str, Any]:

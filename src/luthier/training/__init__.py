@@ -1,6 +1,7 @@
 """The step loop as a generator; schedules, mixing, averaging, evaluation."""
 
 from luthier.training.average import WeightAverage
+from luthier.training.clock import Clock
 from luthier.training.evaluate import evaluate
 from luthier.training.loop import Learner, check_finite, train_epoch
 from luthier.training.parts import make_criterion, make_mix, make_optimizer
@@ -9,6 +10,7 @@ from luthier.training.schedule import Rates, rates_at
 from luthier.training.toward import TowardStart
 
 __all__ = [
+    "Clock",
     "Learner",
     "Precision",
     "Rates",
