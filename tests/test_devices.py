@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from luthier.devices import Probe, choose, probe, usable_cores
+from luthier.devices import (
+    Probe,
+    bf16_speedup,
+    choose,
+    choose_precision,
+    fit_threads,
+    probe,
+    quota_of,
+    usable_cores,
+)
 from luthier.errors import RecipeError
 
 CPU = Probe(cuda=(), cuda_bf16=False, mps=False, cores=4)
+BF16 = Probe(cuda=(), cuda_bf16=False, mps=False, cores=4, cpu_bf16="avx512_bf16")
 CUDA = Probe(cuda=("H200", "T4"), cuda_bf16=True, mps=False, cores=64)
 OLD_CUDA = Probe(cuda=("P100",), cuda_bf16=False, mps=False, cores=2)
 MAC = Probe(cuda=(), cuda_bf16=False, mps=True, cores=10)
@@ -25,7 +37,6 @@ PROBES = st.builds(
     cores=st.integers(1, 256),
 )
 DEVICES = st.sampled_from(["auto", "cpu", "mps", "cuda", "cuda:0", "cuda:1", "cuda:7"])
-PRECISIONS = st.sampled_from(["auto", "fp32", "bf16"])
 WORKERS = st.none() | st.integers(0, 64)
 
 
@@ -36,46 +47,70 @@ def there(found: Probe) -> list[str]:
 @pytest.mark.parametrize(
     ("found", "line"),
     [
-        (
-            CPU,
-            "device cpu (no accelerator found), precision fp32 (the default on cpu),"
-            " workers 4 (4 cores)",
-        ),
-        (
-            CUDA,
-            "device cuda:0 (H200), precision bf16 (computed in hardware here),"
-            " workers 8 (64 cores)",
-        ),
-        (
-            OLD_CUDA,
-            "device cuda:0 (P100), precision fp32 (the default on cuda), workers 2 (2 cores)",
-        ),
-        (
-            MAC,
-            "device mps (Apple GPU), precision fp32 (the default on mps), workers 8 (10 cores)",
-        ),
+        (CPU, "device cpu (no accelerator found), workers 4 (4 cores)"),
+        (CUDA, "device cuda:0 (H200), workers 8 (64 cores)"),
+        (OLD_CUDA, "device cuda:0 (P100), workers 2 (2 cores)"),
+        (MAC, "device mps (Apple GPU), workers 8 (10 cores)"),
     ],
 )
 def test_the_best_that_is_there_is_chosen(found: Probe, line: str) -> None:
-    assert str(choose(found, "auto", "auto", None)) == line
+    assert str(choose(found, "auto", None)) == line
+
+
+def precision(found: Probe, device: str, asked: str = "auto", speedup: float = 1.0) -> str:
+    return str(choose_precision(found, device, asked, lambda: speedup))
+
+
+def test_precision_follows_from_what_the_device_does_well() -> None:
+    assert precision(CUDA, "cuda:0") == "bf16 (computed in hardware here)"
+    assert precision(OLD_CUDA, "cuda:0") == "fp32 (the default on cuda)"
+    assert precision(MAC, "mps") == "fp32 (the default on mps)"
+    assert precision(CPU, "cpu") == "fp32 (this processor has no instructions for bf16)"
+    says = "(avx512_bf16; bf16 is {} x as fast as fp32 with this model here)"
+    assert precision(BF16, "cpu", speedup=2.24) == "bf16 " + says.format(2.2)
+    assert precision(BF16, "cpu", speedup=0.9) == "fp32 " + says.format(0.9)
+    assert precision(BF16, "cpu", "fp32", speedup=3) == "fp32 (asked for)"
+
+
+def test_nothing_is_measured_where_it_decides_nothing() -> None:
+    def fail() -> float:
+        raise AssertionError("measured")
+
+    for found, device, asked in (
+        (CPU, "cpu", "auto"),
+        (CUDA, "cuda:0", "auto"),
+        (BF16, "cpu", "bf16"),
+    ):
+        choose_precision(found, device, asked, fail)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_measuring_changes_nothing_of_a_model(frozen: bool) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten())
+    model[1].eval()
+    if frozen:
+        model.requires_grad_(False)
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    assert bf16_speedup(model, 8, "cpu", images=2) > 0
+    assert torch.equal(state, torch.get_rng_state())
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
 
 
 @pytest.mark.parametrize(
     ("asked", "gives"), [("cpu", "cpu"), ("cuda", "cuda:0"), ("cuda:0", "cuda:0"), ("cuda:1",) * 2]
 )
 def test_a_device_that_is_asked_for_is_taken(asked: str, gives: str) -> None:
-    chosen = choose(CUDA, asked, "auto", None)
+    chosen = choose(CUDA, asked, None)
     assert (chosen.device.value, chosen.device.reason) == (gives, "asked for")
 
 
-def test_the_cpu_beside_a_gpu_computes_in_fp32() -> None:
-    assert choose(CUDA, "cpu", "auto", None).precision.value == "fp32"
-
-
-def test_precision_and_workers_that_are_asked_for_are_taken() -> None:
-    chosen = choose(CPU, "auto", "bf16", 0)
-    assert str(chosen.precision) == "bf16 (asked for)"
-    assert str(chosen.workers) == "0 (asked for)"
+def test_workers_that_are_asked_for_are_taken() -> None:
+    assert str(choose(CPU, "auto", 0).workers) == "0 (asked for)"
 
 
 @pytest.mark.parametrize(
@@ -91,29 +126,27 @@ def test_a_missing_device_is_refused_naming_those_there(
     found: Probe, asked: str, names: str
 ) -> None:
     with pytest.raises(RecipeError) as caught:
-        choose(found, asked, "auto", None)
+        choose(found, asked, None)
     assert caught.value.what == f"--device {asked} is not on this machine; there are: {names}"
     assert caught.value.exit_status == 2
 
 
 @settings(deadline=None)
-@given(PROBES, DEVICES, PRECISIONS, WORKERS)
+@given(PROBES, DEVICES, WORKERS)
 def test_a_choice_is_of_what_is_there_and_has_a_reason(
-    found: Probe, device: str, precision: str, workers: int | None
+    found: Probe, device: str, workers: int | None
 ) -> None:
     wanted = "cuda:0" if device == "cuda" else device
     if wanted not in ("auto", *there(found)):
         with pytest.raises(RecipeError):
-            choose(found, device, precision, workers)
+            choose(found, device, workers)
         return
-    chosen = choose(found, device, precision, workers)
-    assert chosen == choose(found, device, precision, workers)
+    chosen = choose(found, device, workers)
+    assert chosen == choose(found, device, workers)
     assert chosen.device.value in there(found)
     assert wanted in ("auto", chosen.device.value)
-    assert precision in ("auto", chosen.precision.value)
-    assert chosen.precision.value in ("fp32", "bf16")
     assert int(chosen.workers.value) == (min(found.cores, 8) if workers is None else workers)
-    assert all(c.reason for c in (chosen.device, chosen.precision, chosen.workers))
+    assert all(c.reason for c in (chosen.device, chosen.workers))
 
 
 def test_this_machine_is_probed_as_it_is() -> None:
@@ -121,7 +154,7 @@ def test_this_machine_is_probed_as_it_is() -> None:
     assert len(found.cuda) == torch.cuda.device_count()
     assert found.mps == torch.backends.mps.is_available()
     assert found.cores == usable_cores()
-    torch.empty(1, device=choose(found, "auto", "auto", None).device.value)
+    torch.empty(1, device=choose(found, "auto", None).device.value)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no scheduler affinity here")
@@ -132,3 +165,35 @@ def test_cores_that_the_scheduler_withholds_are_not_counted() -> None:
         assert usable_cores() == 1
     finally:
         os.sched_setaffinity(0, before)
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu.cfs_quota_us": "400000\n", "cpu.cfs_period_us": "100000\n"}, 4.0),
+        ({"cpu.cfs_quota_us": "-1\n", "cpu.cfs_period_us": "100000\n"}, None),
+        ({"cpu.max": "rubbish"}, None),
+        ({}, None),
+    ],
+)
+def test_the_quota_of_a_control_group_is_read(
+    tmp_path: Path, files: dict[str, str], cores: float | None
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert quota_of(tmp_path) == cores
+
+
+def test_torch_uses_no_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
+        assert fit_threads(1) is None  # who sets it knows
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        assert fit_threads(2) is None
+        assert fit_threads(1) == torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)

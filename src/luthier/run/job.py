@@ -22,7 +22,7 @@ from luthier.report import Console
 from luthier.run import heads
 from luthier.strategies import Policy
 from luthier.training import Precision
-from luthier.values import Block, Preprocessing
+from luthier.values import Block, Choice, Preprocessing
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Job:
     Attributes:
         recipe: resolved, with what data, weights and machine decided filled in.
         photos: every image readable.
-        chosen: device, precision, workers.
+        chosen: device and workers.
+        precision: where and in which arithmetic the model runs.
         model: on its device, with its new head and the start's weights.
         head: its head.
         blocks: from the input to the head.
@@ -45,6 +46,7 @@ class Job:
     recipe: Recipe
     photos: Photos
     chosen: Chosen
+    precision: Precision
     model: nn.Module
     head: Head
     blocks: tuple[Block, ...]
@@ -52,11 +54,6 @@ class Job:
     preprocessing: Preprocessing
     start: dict[str, Any]
     match: ClassMatch | None = None
-
-    @property
-    def precision(self) -> Precision:
-        """Where and in which arithmetic the model runs."""
-        return Precision(self.chosen.device.value, self.chosen.precision.value)
 
 
 def prepare(
@@ -75,25 +72,38 @@ def prepare(
     Raises:
         LuthierError: anything that keeps the run from starting; see each room.
     """
-    machine = wanted.machine
-    chosen = devices.choose(
-        devices.probe(), decided(machine.device), decided(machine.precision), machine.workers
-    )
+    found = devices.probe()
+    chosen = devices.choose(found, decided(wanted.machine.device), wanted.machine.workers)
     console.say(str(chosen))
+    if devices.fit_threads(found.cores):
+        console.say(
+            f"  torch computes with {found.cores} threads, as many as there are cores for it"
+        )
     listing = data.list_images(Path(decided(wanted.data.data)))
     start = _start(wanted, resumed)
     match = _match(wanted, listing.classes, start)
     model, head, plan = _fit(wanted, len(listing.classes), start, match)
     photos = _photos(wanted, listing, console, known)
-    complete = _complete(wanted, photos, chosen, start)
     blocks = strategies.blocks_of(model, head.name)
-    policy = strategies.policy_of(decided(complete.strategy.strategy), recipe.values(complete))
+    policy = strategies.policy_of(decided(wanted.strategy.strategy), recipe.values(wanted))
+    strategies.apply_rates(model, blocks, policy.rates(len(blocks) - 1, 0))
+    device = chosen.device.value
+    Precision(device).prepare(model)
+    arithmetic = devices.choose_precision(
+        found,
+        device,
+        decided(wanted.machine.precision),
+        lambda: devices.bf16_speedup(model, decided(wanted.data.image_size), device),
+    )
+    complete = _complete(wanted, photos, chosen, arithmetic, start)
     _say(console, complete, photos, start, plan)
+    console.say(f"precision {arithmetic}")
     _say_classes(console, photos.classes, start, match)
-    job = Job(
+    return Job(
         recipe=complete,
         photos=photos,
         chosen=chosen,
+        precision=Precision(device, arithmetic.value),
         model=model,
         head=head,
         blocks=blocks,
@@ -102,8 +112,6 @@ def prepare(
         start=_describe(start, plan, match),
         match=match,
     )
-    job.precision.prepare(model)
-    return job
 
 
 def _start(wanted: Recipe, resumed: bool) -> Start:
@@ -161,7 +169,9 @@ def _photos(
         console.stop()
 
 
-def _complete(wanted: Recipe, photos: Photos, chosen: Chosen, start: Start) -> Recipe:
+def _complete(
+    wanted: Recipe, photos: Photos, chosen: Chosen, arithmetic: Choice, start: Start
+) -> Recipe:
     given = wanted.data
     weights = decided(wanted.model.weights)
     is_file = weights != "none" and Path(weights).is_file()
@@ -174,7 +184,7 @@ def _complete(wanted: Recipe, photos: Photos, chosen: Chosen, start: Start) -> R
         interpolation=given.interpolation or start.interpolation,
         weights=str(Path(weights).resolve()) if is_file else weights,
         device=chosen.device.value,
-        precision=chosen.precision.value,
+        precision=arithmetic.value,
         workers=int(chosen.workers.value),
     )
 

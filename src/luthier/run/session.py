@@ -242,8 +242,11 @@ class Session:
                 self._score_start(keeper)
                 while self.progress.at.epoch < self.epochs and not self._has_stopped_early():
                     self._epoch(keeper)
-            keeper.save()
+            with self._learner.clock.on("saving"):
+                keeper.save()
+            total = time.monotonic() - self._began
             self._before, self._began = self.seconds, None
+            self.console.say(report.time_line(self._learner.clock.seconds, total))
         except KeyboardInterrupt:
             self._saver.close(at_once=True)
             raise
@@ -306,7 +309,9 @@ class Session:
 
     def _boundary(self, keeper: Keeper) -> None:
         at = self.progress.at
-        if keeper.boundary(at):
+        with self._learner.clock.on("saving"):
+            stops = keeper.boundary(at)
+        if stops:
             raise InterruptedRunError(
                 f"stopped and saved at {at}",
                 cure=f"continue with: luthier resume {self.folder.path}",
@@ -351,7 +356,9 @@ class Session:
     def _validate(self) -> Tally:
         job, average = self.job, self._learner.average
         with average.in_place_of_weights() if average else contextlib.nullcontext():
-            return training.evaluate(job.model, self._val.epoch(), job.precision)
+            return training.evaluate(
+                job.model, self._val.epoch(), job.precision, self._learner.clock
+            )
 
     def _judge(self, score: Score) -> None:
         progress = self.progress
@@ -359,7 +366,8 @@ class Session:
         progress.stale += 1
         if score.better_than(progress.best):
             progress.best, progress.stale = score, 0
-            self._publish(score)
+            with self._learner.clock.on("saving"):
+                self._publish(score)
 
     def _has_stopped_early(self) -> bool:
         patience = self.job.recipe.training.patience

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from luthier.training.clock import Clock
 from luthier.training.precision import Precision
 from luthier.values import Tally
 
@@ -17,6 +18,7 @@ def evaluate(
     model: nn.Module,
     batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
     precision: Precision,
+    clock: Clock | None = None,
 ) -> Tally:
     """Return the plain cross-entropy (no smoothing, no weights) and accuracy.
 
@@ -24,10 +26,11 @@ def evaluate(
     """
     modes = {module: module.training for module in model.modules()}
     model.eval()
-    tally = Tally()
+    tally, clock = Tally(), clock or Clock()
     try:
-        for images, labels in batches:
-            inputs, targets = precision.place(images), precision.place(labels)
+        for images, labels in clock.awaited("waiting for data", batches):
+            with clock.on("copying"):
+                inputs, targets = precision.place(images), precision.place(labels)
             with precision.autocast():
                 scores = model(inputs).float()
             loss = F.cross_entropy(scores, targets).item()
