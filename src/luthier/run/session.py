@@ -21,6 +21,7 @@ from luthier.files import durable, writing
 from luthier.recipe import decided, parse_interval
 from luthier.report import Console
 from luthier.run import results
+from luthier.run.forward import Forward
 from luthier.run.folder import Metrics, RunFolder
 from luthier.run.heads import starting_weights
 from luthier.run.job import Job
@@ -55,6 +56,7 @@ class Session:
         self._sizes = self._train.sizes()
         self._frozen = strategies.frozen_blocks(job.policy, len(job.blocks) - 1, self.epochs)
         self._rates = job.policy.rates(len(job.blocks) - 1, 0)
+        self._forward = Forward(job.model, job.precision, console.say)
         self._learner = self._make_learner()
         self._names = checkpoint.names_of({"model": job.model})
         how = job.recipe.training
@@ -108,6 +110,7 @@ class Session:
             mix=training.make_mix(recipe.regularisation, len(job.photos.classes)),
             average=WeightAverage(job.model, ema) if ema is not None else None,
             toward=toward,
+            forward=self._forward.scores,
         )
 
     def _toward_start(self) -> TowardStart | None:
@@ -184,6 +187,8 @@ class Session:
         for group in self._new_groups(rates, self._rates, self._learner.toward):
             self._learner.optimizer.add_param_group(group)
         strategies.apply_rates(job.model, job.blocks, rates)
+        if rates != self._rates:
+            self._forward.enter()
         self._rates = rates
 
     def _capture(self) -> State:
@@ -354,11 +359,9 @@ class Session:
         self._saver.patiently("metrics.jsonl", self._metrics.flush)
 
     def _validate(self) -> Tally:
-        job, average = self.job, self._learner.average
+        average = self._learner.average
         with average.in_place_of_weights() if average else contextlib.nullcontext():
-            return training.evaluate(
-                job.model, self._val.epoch(), job.precision, self._learner.clock
-            )
+            return self._forward.validate(self._val.epoch, self._learner.clock)
 
     def _judge(self, score: Score) -> None:
         progress = self.progress
