@@ -1,58 +1,39 @@
-"""What an image goes through in training beside crop and flip, each drawn from the image's key.
+"""What a training image goes through beside crop and flip, each drawn from the image's key.
 
-RandAugment (Cubuk et al. 2020, arXiv:1909.13719), colour jitter (Krizhevsky et al. 2012; as
-torchvision's ``ColorJitter``) and random erasing (Zhong et al. 2020, arXiv:1708.04896), in this
-order. Parameters and arithmetic are those of ``torchvision.transforms.v2`` on float images.
-
-An image comes out with the same bits whatever batch it is in: nothing is computed across images,
-and the sums within one are exact, so that no order of adding and no number of threads matters.
+RandAugment (Cubuk et al. 2020, arXiv:1909.13719), then colour jitter (as torchvision's
+``ColorJitter``), then random erasing (Zhong et al. 2020, arXiv:1708.04896). Distributions and
+operations are torchvision's. What an image becomes is a function of the image and its key, to
+the bit, whatever batch it is in.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from luthier.data import operators
 from luthier.keys import key
 
-OPERATIONS = (  # torchvision's list, which leaves out Invert and Cutout of the paper's
-    "identity",
-    "shear-x",
-    "shear-y",
-    "translate-x",
-    "translate-y",
-    "rotate",
-    "brightness",
-    "color",
-    "contrast",
-    "sharpness",
-    "posterize",
-    "solarize",
-    "autocontrast",
-    "equalize",
-)
-JITTERS = ("brightness", "contrast", "color")
-_TRIES = 10  # rectangles drawn until one fits, as in torchvision
-_LEVELS = 30  # the greatest magnitude
+_STEPS = 2  # operations of RandAugment on an image
+_TRIES = 10  # rectangles drawn until one fits
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """What was drawn for ``B`` images; what is off is None.
+    """What was drawn for ``B`` images, on the CPU; what is off is None.
 
     Attributes:
-        operations: int64 ``[B, 2]``, RandAugment's two, places in ``OPERATIONS``.
-        signs: float64 ``[B, 2]``, -1 or 1, of the operations that have a direction.
-        order: int64 ``[B, 3]``, colour jitter's three in their order, places in ``JITTERS``.
-        factors: float64 ``[B, 3]``, their factors, in the order of ``JITTERS``.
+        operations: int64 ``[B, 2]``, RandAugment's, by their places in ``OPERATIONS``.
+        signs: float64 ``[B, 2]``, -1 or 1: their direction, where they have one.
+        order: int64 ``[B, 3]``, which of ``JITTERS`` is first, second and last.
+        factors: float64 ``[B, 3]``, the factors of brightness, contrast and saturation.
         erased: bool ``[B]``, whether a rectangle is erased.
-        rectangles: float64 ``[B, tries, 4]`` in [0, 1): area, ratio, top and left of every try.
+        rectangles: float64 ``[B, tries, 4]`` in [0, 1), see ``rectangle``.
     """
 
     operations: Tensor | None
@@ -65,13 +46,13 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Extras:
-    """Which of them there are; false where there is none.
+    """Which there are; false where there is none.
 
     Attributes:
-        color_jitter: brightness, contrast and saturation change by factors within
-            1 ± this (but not below 0), in random order.
+        color_jitter: brightness, contrast and saturation are multiplied, in random order, by
+            factors from 1 - this (but not below 0) to 1 + this.
         rand_augment: magnitude, of 30, of two operations out of ``OPERATIONS``.
-        erase: probability of painting a random rectangle (2 to 33 % of the area) in the mean.
+        erase: probability of painting a rectangle over, of 2 to 33 % of the area.
     """
 
     color_jitter: float | None = None
@@ -79,80 +60,110 @@ class Extras:
     erase: float | None = None
 
     def __bool__(self) -> bool:
-        return not (self.color_jitter is None and self.rand_augment is None and self.erase is None)
+        return any(x is not None for x in (self.color_jitter, self.rand_augment, self.erase))
 
     def draw(self, keys: Sequence[int]) -> Drawn:
-        """Draw for images with these keys; each kind from a stream of its own."""
+        """Draw for the images of these keys; row i is a function of ``keys[i]``.
+
+        Each of the three has a stream of its own, so that what one draws does not depend on
+        whether another is on.
+        """
         operations = signs = order = factors = erased = rectangles = None
         if self.rand_augment is not None:
-            chance = _uniform(keys, "rand-augment", 4)
-            operations = (chance[:, :2] * len(OPERATIONS)).long()
-            signs = torch.where(chance[:, 2:] <= 0.5, -1.0, 1.0).double()
+            chances = _uniform(keys, "rand-augment", 2 * _STEPS)
+            operations = (chances[:, :_STEPS] * len(OPERATIONS)).long()
+            signs = torch.where(chances[:, _STEPS:] < 0.5, -1.0, 1.0).double()
         if self.color_jitter is not None:
-            chance = _uniform(keys, "color-jitter", 6)
-            order = chance[:, :3].argsort(stable=True)
+            chances = _uniform(keys, "color-jitter", 2 * len(JITTERS))
+            order = chances[:, : len(JITTERS)].argsort(stable=True)
             low, high = max(0.0, 1.0 - self.color_jitter), 1.0 + self.color_jitter
-            factors = low + chance[:, 3:] * (high - low)
+            factors = low + chances[:, len(JITTERS) :] * (high - low)
         if self.erase is not None:
-            chance = _uniform(keys, "erase", 1 + 4 * _TRIES)
-            erased = chance[:, 0] < self.erase
-            rectangles = chance[:, 1:].reshape(len(keys), _TRIES, 4)
+            chances = _uniform(keys, "erase", 1 + 4 * _TRIES)
+            erased = chances[:, 0] < self.erase
+            rectangles = chances[:, 1:].reshape(-1, _TRIES, 4)
         return Drawn(operations, signs, order, factors, erased, rectangles)
 
     def apply(self, images: Tensor, drawn: Drawn, fill: Sequence[float]) -> Tensor:
-        """Return the images changed as drawn.
+        """Change images as drawn, in place.
 
         Args:
-            images: float32 ``[B, 3, H, W]`` in [0, 1], of any memory layout; may be overwritten.
+            images: float ``[B, 3, height, width]`` in [0, 1], on any device.
             drawn: what ``draw`` gave for them.
-            fill: RGB in [0, 1] of what comes in from outside, and of erased rectangles.
+            fill: colour, as RGB in [0, 1], of erased rectangles and of what RandAugment moves in
+                from outside: the mean, which is 0 once normalised.
+
+        Returns:
+            ``images``.
         """
+        # One by one on a CPU: an image stays in a core's cache from its first change to the last.
+        together = 1 if images.device.type == "cpu" else len(images)
+        self.apply_in_parts(images, drawn, fill, together)
+        return images
+
+    def apply_in_parts(
+        self, images: Tensor, drawn: Drawn, fill: Sequence[float], together: int
+    ) -> None:
+        """Change images in place, ``together`` of them at a time, which changes no bit."""
         color = torch.tensor(fill, dtype=images.dtype).to(images.device).view(3, 1, 1)
-        if drawn.operations is not None and drawn.signs is not None:
-            magnitude = (self.rand_augment or 0) / _LEVELS
-            for step in range(2):
-                signed = magnitude * drawn.signs[:, step]
-                images = _each(images, drawn.operations[:, step], signed, _OPERATORS, color)
-        if drawn.order is not None and drawn.factors is not None:
-            for step in range(len(JITTERS)):
-                chosen = drawn.order[:, step]
-                factors = drawn.factors.gather(1, chosen[:, None])[:, 0]
-                images = _each(images, chosen, factors, _JITTER_OPERATORS, color)
+        steps = [*self._rand_augment_steps(drawn), *self._color_jitter_steps(drawn)]
+        for first in range(0, len(images) if steps else 0, together):
+            places = slice(first, first + together)
+            part = images[places].contiguous()  # planes of a colour are faster than pixels
+            for step in steps:
+                part = step.changed(part, places, color)
+            images[places] = part
         if drawn.erased is not None and drawn.rectangles is not None:
             height, width = images.shape[-2:]
             for index in drawn.erased.nonzero()[:, 0].tolist():
-                box = rectangle(drawn.rectangles[index].tolist(), height, width)
-                if box is not None:
-                    top, left, rows, columns = box
-                    images[index, :, top : top + rows, left : left + columns] = color
-        return images
+                top, left, rows, columns = rectangle(drawn.rectangles[index], height, width)
+                images[index, :, top : top + rows, left : left + columns] = color
+
+    def _rand_augment_steps(self, drawn: Drawn) -> list[_Step]:
+        if self.rand_augment is None or drawn.operations is None or drawn.signs is None:
+            return []
+        amounts = drawn.signs * (self.rand_augment / 30.0)
+        return [
+            _Step(OPERATIONS, chosen, amount)
+            for chosen, amount in zip(drawn.operations.T, amounts.T, strict=True)
+        ]
+
+    def _color_jitter_steps(self, drawn: Drawn) -> list[_Step]:
+        if drawn.order is None or drawn.factors is None:
+            return []
+        amounts = drawn.factors.gather(1, drawn.order)
+        return [
+            _Step(JITTERS, chosen, amount)
+            for chosen, amount in zip(drawn.order.T, amounts.T, strict=True)
+        ]
 
 
-def rectangle(
-    tries: Sequence[Sequence[float]], height: int, width: int
-) -> tuple[int, int, int, int] | None:
-    """Return the first rectangle that fits as (top, left, height, width); None if none does.
+def rectangle(tries: Tensor, height: int, width: int) -> tuple[int, int, int, int]:
+    """Return the first rectangle that is smaller than the image as (top, left, height, width).
 
     Args:
-        tries: (area, ratio, top, left) in [0, 1), ``scale=(0.02, 0.33), ratio=(0.3, 3.3)``.
+        tries: ``[tries, 4]`` in [0, 1): where between the least and the greatest are area
+            (2 to 33 %), logarithm of the ratio height:width (0.3 to 3.3), top and left.
         height: of the image, pixels.
         width: of the image, pixels.
+
+    Returns:
+        One of no pixels where none is smaller.
     """
-    low, high = math.log(0.3), math.log(3.3)
-    for area, ratio, top, left in tries:
+    least, greatest = math.log(0.3), math.log(3.3)
+    for area, ratio, top, left in tries.tolist():
         pixels = height * width * (0.02 + area * (0.33 - 0.02))
-        aspect = math.exp(low + ratio * (high - low))
+        aspect = math.exp(least + ratio * (greatest - least))
         rows, columns = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
         if rows < height and columns < width:
-            place = int(top * (height - rows + 1)), int(left * (width - columns + 1))
-            return *place, rows, columns
-    return None
+            return int(top * (height - rows + 1)), int(left * (width - columns + 1)), rows, columns
+    return 0, 0, 0, 0
 
 
 def _uniform(keys: Sequence[int], purpose: str, count: int) -> Tensor:
-    """Return float64 ``[len(keys), count]`` in [0, 1): row i depends on ``keys[i]`` alone.
+    """Return float64 ``[len(keys), count]`` in [0, 1), row i a function of ``keys[i]``.
 
-    From raw Philox numbers (Salmon et al. 2011), a stream that numpy keeps stable.
+    Made of raw Philox numbers (Salmon et al. 2011), a stream that numpy keeps stable.
     """
     raw = np.empty((len(keys), count), dtype=np.uint64)
     for row, of_image in zip(raw, keys, strict=True):
@@ -160,176 +171,103 @@ def _uniform(keys: Sequence[int], purpose: str, count: int) -> Tensor:
     return torch.from_numpy((raw >> np.uint64(11)) * 2.0**-53)
 
 
-# An operator takes images [n, 3, H, W], n signed magnitudes or factors on the CPU, and the fill.
+# Images, an amount for each, and the colour of what lies outside → the images changed.
 _Operator = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def _each(
-    images: Tensor, chosen: Tensor, amounts: Tensor, operators: Sequence[_Operator], fill: Tensor
-) -> Tensor:
-    for choice, members in _groups(chosen, one_by_one=images.device.type == "cpu"):
-        places = members.to(images.device)
-        changed = operators[choice](images[places], amounts[members], fill)
-        images[places] = changed
-    return images
+@dataclass(frozen=True)
+class _Step:
+    """One change of every image: which of ``operators``, and how much."""
 
+    operators: Mapping[str, _Operator]
+    chosen: Tensor
+    amounts: Tensor
 
-def _groups(chosen: Tensor, one_by_one: bool) -> Iterator[tuple[int, Tensor]]:
-    """Give (choice, which images) until every image was given once.
-
-    One by one is faster where an image fits into a core's cache; else few launches are.
-    """
-    if one_by_one:
-        for index, choice in enumerate(chosen.tolist()):
-            yield choice, torch.tensor([index])
-        return
-    for choice in chosen.unique().tolist():
-        yield choice, (chosen == choice).nonzero()[:, 0]
-
-
-def _scalars(amounts: Tensor, images: Tensor) -> Tensor:
-    return amounts.to(images.dtype).to(images.device).view(-1, 1, 1, 1)
-
-
-def _blend(images: Tensor, other: Tensor | float, factors: Tensor) -> Tensor:
-    share = _scalars(factors, images)
-    return (images * share + other * (1.0 - share)).clamp_(0.0, 1.0)
-
-
-def _gray(images: Tensor) -> Tensor:
-    red, green, blue = images.unbind(1)
-    return (red * 0.2989 + green * 0.587 + blue * 0.114)[:, None]
-
-
-def _exact_mean(images: Tensor) -> Tensor:
-    """Return each image's mean, to 2^-21, with the same bits for every order of adding."""
-    whole = (images * 2.0**20).round_().sum((1, 2, 3), keepdim=True, dtype=torch.float64)
-    return (whole / (2.0**20 * images[0].numel())).to(images.dtype)
-
-
-def _brightness(images: Tensor, factors: Tensor, fill: Tensor) -> Tensor:
-    return (images * _scalars(factors, images)).clamp_(0.0, 1.0)
-
-
-def _contrast(images: Tensor, factors: Tensor, fill: Tensor) -> Tensor:
-    return _blend(images, _exact_mean(_gray(images)), factors)
-
-
-def _color(images: Tensor, factors: Tensor, fill: Tensor) -> Tensor:
-    return _blend(images, _gray(images), factors)
-
-
-def _sharpness(images: Tensor, factors: Tensor, fill: Tensor) -> Tensor:
-    if min(images.shape[-2:]) <= 2:
+    def changed(self, images: Tensor, places: slice, color: Tensor) -> Tensor:
+        """Return the images that are at ``places`` of the batch, changed."""
+        change = list(self.operators.values())
+        chosen, amounts = self.chosen[places], self.amounts[places]
+        for choice in sorted(set(chosen.tolist())):
+            members = (chosen == choice).nonzero()[:, 0]
+            if len(members) == len(images):
+                return change[choice](images, amounts, color)
+            on_device = members.to(images.device)
+            images[on_device] = change[choice](images[on_device], amounts[members], color)
         return images
-    rows = images[..., :-2, :] + images[..., 1:-1, :] + images[..., 2:, :]
-    ones = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
-    inner = images[..., 1:-1, 1:-1]
-    result = images.clone()
-    result[..., 1:-1, 1:-1] = _blend(inner, (ones + inner * 4.0) / 13.0, factors)
-    return result
 
 
-def _posterize(images: Tensor, amounts: Tensor, fill: Tensor) -> Tensor:
-    levels = 2.0 ** (8 - (amounts.abs() * 4).round())
-    share = _scalars(levels, images)
-    return torch.minimum((images * share).floor_(), share - 1) / share
+# RandAugment's operations. Magnitudes are -1 to 1; the greatest change of each is torchvision's.
 
 
-def _solarize(images: Tensor, amounts: Tensor, fill: Tensor) -> Tensor:
-    return torch.where(images >= _scalars(1.0 - amounts.abs(), images), 1.0 - images, images)
-
-
-def _autocontrast(images: Tensor, amounts: Tensor, fill: Tensor) -> Tensor:
-    low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
-    flat = low == high
-    low, span = low.masked_fill(flat, 0.0), (high - low).masked_fill(flat, 1.0)
-    return ((images - low) / span).clamp_(0.0, 1.0)
-
-
-def _equalize(images: Tensor, amounts: Tensor, fill: Tensor) -> Tensor:
-    """Equalise each channel's histogram of 256 grey levels, as Pillow does."""
-    levels = (images * 255.999).long().flatten(2)
-    counts = torch.zeros(*levels.shape[:2], 256, dtype=torch.int64, device=images.device)
-    counts.scatter_add_(2, levels, torch.ones_like(levels))
-    below = counts.cumsum(2)
-    brightest = counts.gather(2, levels.amax(2, keepdim=True))
-    step = (levels.shape[2] - brightest) // 255
-    table = (below - counts + step // 2) // step.clamp(min=1)
-    table = torch.where(step == 0, torch.arange(256, device=images.device), table.clamp(0, 255))
-    return (table.to(images.dtype) / 255.0).gather(2, levels).view(images.shape)
-
-
-def _identity(images: Tensor, amounts: Tensor, fill: Tensor) -> Tensor:
-    return images
-
-
-# Where a pixel comes from: (magnitudes, height, width) → its place, in pixels from the image's
-# centre, as a function of the place in the result: x' = a·x + b·y + c, y' = d·x + e·y + f.
-_Map = Callable[[Tensor, int, int], tuple[Tensor | float, ...]]
-
-
-def _shear_x(magnitudes: Tensor, height: int, width: int) -> tuple[Tensor | float, ...]:
+def _shear_x(images: Tensor, magnitudes: Tensor, color: Tensor) -> Tensor:
     slope = 0.3 * magnitudes
-    return 1.0, slope, slope * (0.5 * height), 0.0, 1.0, 0.0
+    return _moved(images, color, x=(1.0, slope, slope * images.shape[-2] / 2))
 
 
-def _shear_y(magnitudes: Tensor, height: int, width: int) -> tuple[Tensor | float, ...]:
+def _shear_y(images: Tensor, magnitudes: Tensor, color: Tensor) -> Tensor:
     slope = 0.3 * magnitudes
-    return 1.0, 0.0, 0.0, slope, 1.0, slope * (0.5 * width)
+    return _moved(images, color, y=(slope, 1.0, slope * images.shape[-1] / 2))
 
 
-def _translate_x(magnitudes: Tensor, height: int, width: int) -> tuple[Tensor | float, ...]:
-    return 1.0, 0.0, -(150.0 / 331.0 * width * magnitudes).trunc(), 0.0, 1.0, 0.0
+def _translate_x(images: Tensor, magnitudes: Tensor, color: Tensor) -> Tensor:
+    return _moved(images, color, x=(1.0, 0.0, -_whole_pixels(images.shape[-1], magnitudes)))
 
 
-def _translate_y(magnitudes: Tensor, height: int, width: int) -> tuple[Tensor | float, ...]:
-    return 1.0, 0.0, 0.0, 0.0, 1.0, -(150.0 / 331.0 * height * magnitudes).trunc()
+def _translate_y(images: Tensor, magnitudes: Tensor, color: Tensor) -> Tensor:
+    return _moved(images, color, y=(0.0, 1.0, -_whole_pixels(images.shape[-2], magnitudes)))
 
 
-def _rotate(magnitudes: Tensor, height: int, width: int) -> tuple[Tensor | float, ...]:
-    angle = magnitudes * math.radians(30.0)
-    return angle.cos(), -angle.sin(), 0.0, angle.sin(), angle.cos(), 0.0
+def _rotate(images: Tensor, magnitudes: Tensor, color: Tensor) -> Tensor:
+    angle = math.radians(30.0) * magnitudes
+    cosine, sine = angle.cos(), angle.sin()
+    return _moved(images, color, x=(cosine, -sine, 0.0), y=(sine, cosine, 0.0))
 
 
-def _moved(place: _Map) -> _Operator:
-    def move(images: Tensor, magnitudes: Tensor, fill: Tensor) -> Tensor:
-        height, width = images.shape[-2:]
-        a, b, c, d, e, f = (
-            _scalars(torch.as_tensor(x, dtype=torch.float64).expand(len(images)), images)[:, 0]
-            for x in place(magnitudes, height, width)
-        )
-        x = torch.arange(width, dtype=images.dtype, device=images.device) - (width - 1) / 2
-        y = torch.arange(height, dtype=images.dtype, device=images.device) - (height - 1) / 2
-        y = y[:, None]
-        grid = torch.stack(
-            [(a * x + b * y + c) / (width / 2), (d * x + e * y + f) / (height / 2)], dim=-1
-        )
-        # Outside there are zeros, so what is sampled is the difference from the fill.
-        sampled = F.grid_sample(images - fill, grid, mode="bilinear", align_corners=False)
-        return sampled.add_(fill)
-
-    return move
+def _whole_pixels(edge: int, magnitudes: Tensor) -> Tensor:
+    return (150.0 / 331.0 * edge * magnitudes).trunc()
 
 
-def _enhanced(blend: _Operator) -> _Operator:
-    return lambda images, magnitudes, fill: blend(images, 1.0 + 0.9 * magnitudes, fill)
+_Row = tuple[float | Tensor, float | Tensor, float | Tensor]
 
 
-_OPERATORS: tuple[_Operator, ...] = (
-    _identity,
-    _moved(_shear_x),
-    _moved(_shear_y),
-    _moved(_translate_x),
-    _moved(_translate_y),
-    _moved(_rotate),
-    _enhanced(_brightness),
-    _enhanced(_color),
-    _enhanced(_contrast),
-    _enhanced(_sharpness),
-    _posterize,
-    _solarize,
-    _autocontrast,
-    _equalize,
-)
-_JITTER_OPERATORS: tuple[_Operator, ...] = (_brightness, _contrast, _color)
+def _moved(
+    images: Tensor, color: Tensor, x: _Row = (1.0, 0.0, 0.0), y: _Row = (0.0, 1.0, 0.0)
+) -> Tensor:
+    entries = [torch.as_tensor(entry, dtype=torch.float64) for entry in (*x, *y)]
+    matrices = torch.stack([entry.expand(len(images)) for entry in entries], dim=-1)
+    return operators.affine(images, matrices.view(-1, 2, 3), color)
+
+
+def _enhanced(operator: Callable[[Tensor, Tensor], Tensor]) -> _Operator:
+    return lambda images, magnitudes, _: operator(images, 1.0 + 0.9 * magnitudes)
+
+
+def _posterize(images: Tensor, magnitudes: Tensor, _: Tensor) -> Tensor:
+    return operators.posterize(images, 8.0 - (4.0 * magnitudes.abs()).round())
+
+
+def _solarize(images: Tensor, magnitudes: Tensor, _: Tensor) -> Tensor:
+    return operators.solarize(images, 1.0 - magnitudes.abs())
+
+
+OPERATIONS: dict[str, _Operator] = {  # torchvision's list: the paper's but Invert and Cutout
+    "identity": lambda images, _magnitudes, _color: images,
+    "shear-x": _shear_x,
+    "shear-y": _shear_y,
+    "translate-x": _translate_x,
+    "translate-y": _translate_y,
+    "rotate": _rotate,
+    "brightness": _enhanced(operators.brightness),
+    "saturation": _enhanced(operators.saturation),
+    "contrast": _enhanced(operators.contrast),
+    "sharpness": _enhanced(operators.sharpness),
+    "posterize": _posterize,
+    "solarize": _solarize,
+    "autocontrast": lambda images, _magnitudes, _color: operators.autocontrast(images),
+    "equalize": lambda images, _magnitudes, _color: operators.equalize(images),
+}
+JITTERS: dict[str, _Operator] = {
+    "brightness": lambda images, factors, _: operators.brightness(images, factors),
+    "contrast": lambda images, factors, _: operators.contrast(images, factors),
+    "saturation": lambda images, factors, _: operators.saturation(images, factors),
+}
