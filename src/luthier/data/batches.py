@@ -1,33 +1,38 @@
 """Samples → batches of normalised images, as a function of (seed, epoch, position).
 
-Photos are decoded once (``decoded``), views are cut from them by threads (``rendering``), and
-whole batches are normalised on the device.
+Photos are decoded once (``decoded``), threads cut views from them (``rendering``), and whole
+batches are normalised where the model is. An accelerator cuts the views itself (``resident``)
+where it can hold all photos.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 
+from luthier.data.augment import Extras
+from luthier.data.crew import Crew, Task
 from luthier.data.decoded import Decoded
 from luthier.data.images import decoded_edge, quiet
 from luthier.data.order import batch_bounds, order
 from luthier.data.photos import Sample
 from luthier.data.rendering import Normaliser, Pixels, centre, cut
-from luthier.data.views import Augment, draw_view
+from luthier.data.resident import Resident
+from luthier.data.views import Augment, View, draw_view
 from luthier.keys import key
 from luthier.values import Preprocessing
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
-_AS_LISTED = Augment(crop=False, flip=False)
+_AHEAD = 3  # batches that are read ahead of an accelerator; a CPU would lose cores to them
+_RESIDENT = 2**32  # bytes of photos that a GPU holds; fixed, as it decides the images' last bits
 
 
 class Batches:
-    """Batches of a list of samples, the same for any number of workers.
+    """Batches of a list of samples, the same for any number of workers and any cache.
 
     Args:
         samples: what to read; the order of "not shuffled".
@@ -36,13 +41,15 @@ class Batches:
         batch_size: images a batch.
         seed: decides order and augmentation.
         shuffle: give every epoch an order of its own.
-        workers: threads that read images; 0 is one, too, as the caller's computes with several.
+        workers: threads that read images; 0 is one, too.
         device: of the batches.
-        pin_memory: copy to the device from page-locked memory.
-        decoded: photos that are kept; by default none are.
+        pin_memory: copy to a GPU from page-locked memory.
+        decoded: where photos are kept; by default none are.
+        resident: bytes of photos that the device may hold to cut views from; by default 4 GiB on
+            a GPU, and 0 elsewhere. Views that are cut there differ in their last bits.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a batch depends on as much
         self,
         samples: Sequence[Sample],
         how: Preprocessing,
@@ -55,17 +62,30 @@ class Batches:
         device: str = "cpu",
         pin_memory: bool = False,
         decoded: Decoded | None = None,
+        resident: int | None = None,
     ) -> None:
+        self._augment = Augment(crop=False, flip=False) if augment is None else augment
+        self._extras = Extras(
+            self._augment.color_jitter, self._augment.rand_augment, self._augment.erase
+        )
         self._samples, self._how = samples, how
-        self._augment = augment or _AS_LISTED
         self._bounds = batch_bounds(len(samples), batch_size)
         self._seed, self._shuffle = seed, shuffle
-        self._decoded = decoded or Decoded(decoded_edge(how), memory=0)
+        self._decoded = Decoded(decoded_edge(how), memory=0) if decoded is None else decoded
         if self._decoded.shortest != decoded_edge(how):
             raise ValueError(
-                f"photos decoded to {self._decoded.shortest} pixels, expected {decoded_edge(how)}"
+                f"photos are decoded to {self._decoded.shortest} pixels and more, expected"
+                f" decoded_edge(how), which is {decoded_edge(how)}"
             )
         self._device = torch.device(device)
+        is_cuda = self._device.type == "cuda"
+        self._pinned = pin_memory and is_cuda
+        self._stream: torch.cuda.Stream | None = None
+        if is_cuda:
+            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        self._ahead = 0 if self._device.type == "cpu" else _AHEAD
+        self._budget = (_RESIDENT if is_cuda else 0) if resident is None else resident
+        self._resident: Resident | None = None
         self._normalise = Normaliser(how, self._device)
         self._crew = Crew(max(1, workers))
 
@@ -83,90 +103,118 @@ class Batches:
         Yields:
             on the device: images, float32 ``[batch, 3, size, size]``, channels-last, and labels,
             int64 ``[batch]``.
+
+        Raises:
+            DataError: a file is no longer what it was, and has to be read again.
         """
         count = len(self._samples)
         indices = order(count, self._seed, epoch) if self._shuffle else range(count)
-        for start, stop in self._bounds[first:]:
-            yield self._batch(epoch, indices[start:stop])
+        groups = [indices[start:stop] for start, stop in self._bounds[first:]]
+        with quiet():
+            self._bring_photos()
+            for group, squares in zip(groups, self._squares(epoch, groups), strict=True):
+                yield self._images(epoch, group, squares), self._labels(group)
 
-    def _batch(self, epoch: int, indices: Sequence[int]) -> Batch:
+    def _images(self, epoch: int, indices: Sequence[int], squares: torch.Tensor) -> torch.Tensor:
+        if not self._extras:
+            return self._normalise(squares)
+        drawn = self._extras.draw([self._key(epoch, index) for index in indices])
+        mean = self._how.mean
+        return self._normalise(squares, lambda images: self._extras.apply(images, drawn, mean))
+
+    def _labels(self, indices: Sequence[int]) -> torch.Tensor:
+        labels = torch.tensor([self._samples[index].label for index in indices])
+        return labels.to(self._device, non_blocking=True)
+
+    def _key(self, epoch: int, index: int) -> int:
+        return key(self._seed, "augment", epoch, index)
+
+    def _view(self, epoch: int, index: int, height: int, width: int) -> View:
+        return draw_view(self._key(epoch, index), height, width, self._augment)
+
+    # --- squares: what is seen of the photos, in grey levels, [batch, size, size, 3], on the device
+
+    def _squares(self, epoch: int, groups: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
+        if self._resident is not None:
+            for indices in groups:
+                photos = [self._resident[index] for index in indices]
+                views = [
+                    self._view(epoch, index, photo.shape[0], photo.shape[1])
+                    for index, photo in zip(indices, photos, strict=True)
+                ]
+                yield self._resident.squares(photos, views)
+            return
+        begun: deque[_Begun] = deque()
+        try:
+            for indices in groups:
+                begun.append(self._begin(epoch, indices))
+                if len(begun) > self._ahead:
+                    yield self._sent(begun.popleft())
+            while begun:
+                yield self._sent(begun.popleft())
+        finally:
+            for one in begun:
+                one.task.cancel()
+
+    def _begin(self, epoch: int, indices: Sequence[int]) -> _Begun:
         size = self._how.image_size
-        squares = torch.empty((len(indices), size, size, 3), dtype=torch.uint8)
+        shape = (len(indices), size, size, 3)
+        squares = torch.empty(shape, dtype=torch.uint8, pin_memory=self._pinned)
         slots = squares.numpy()
 
         def fill(slot: int) -> None:
             self._show(epoch, indices[slot], slots[slot])
 
-        with quiet():
-            self._crew.do(fill, len(indices))
-        labels = torch.tensor([self._samples[index].label for index in indices])
-        return self._normalise(squares.to(self._device)), labels.to(self._device)
+        return _Begun(squares, self._crew.begin(fill, len(indices)))
+
+    def _sent(self, begun: _Begun) -> torch.Tensor:
+        begun.task.finish()
+        if self._stream is None:
+            return begun.squares.to(self._device)
+        with torch.cuda.stream(self._stream):
+            squares = begun.squares.to(self._device, non_blocking=True)
+        current = torch.cuda.current_stream(self._device)
+        current.wait_stream(self._stream)
+        squares.record_stream(current)
+        return squares
 
     def _show(self, epoch: int, index: int, slot: Pixels) -> None:
         """Write a sample's square into a batch."""
-        number = key(self._seed, "augment", epoch, index)
-        sample, augment = self._samples[index], self._augment
-        if augment.crop:
-            photo = self._decoded.photo(sample.path, sample.found)
-            box, flip = draw_view(number, photo.shape[0], photo.shape[1], augment)
-            square = cut(photo, box, self._how) if box is not None else centre(photo, self._how)
-        else:
-            square = self._centre(sample)
-            flip = draw_view(number, square.shape[0], square.shape[1], augment).flip
+        pixels = self._pixels(index)
+        box, flip = self._view(epoch, index, pixels.shape[0], pixels.shape[1])
+        square = cut(pixels, box, self._how) if self._augment.crop else pixels
         shown = torch.from_numpy(square)
         torch.from_numpy(slot).copy_(shown.flip(1) if flip else shown)
 
-    def _centre(self, sample: Sample) -> Pixels:
-        """Return what is always shown of a sample; it is kept in place of the photo."""
+    def _pixels(self, index: int) -> Pixels:
+        """Return what views are cut from: the photo, or its centre if that is all they show."""
+        sample = self._samples[index]
+        if self._augment.crop:
+            return self._decoded.photo(sample.path, sample.found)
         name = (sample.path, self._how)
         square = self._decoded.find(name)
         if square is None:
             photo = self._decoded.photo(sample.path, sample.found, keep=False)
             square = centre(photo, self._how)
-            self._decoded.drop(sample.path)
+            self._decoded.drop(sample.path)  # the square is kept in its place
             self._decoded.keep(name, square)
         return square
 
-
-class Crew:
-    """Threads that do the parts of a task, each with one thread of torch's own.
-
-    Args:
-        size: how many.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._pool = _pool(size)
-
-    def do(self, part: Callable[[int], object], parts: int) -> None:
-        """Call ``part`` with each number below ``parts``; the first error is raised at the end."""
-        remaining = iter(range(parts))
-        shares = [self._pool.submit(_work, part, remaining) for _ in range(min(self._size, parts))]
-        wait(shares)
-        for share in shares:
-            share.result()
-
-    def close(self) -> None:
-        """End the threads."""
-        self._pool.shutdown()
+    def _bring_photos(self) -> None:
+        """Bring all photos to the device once, if they fit."""
+        if self._budget <= 0:
+            return
+        resident = Resident(self._how, self._augment.crop, self._device, self._budget)
+        self._crew.begin(
+            lambda index: resident.add(index, self._pixels(index)), len(self._samples)
+        ).finish()
+        self._resident = resident if resident.fits else None
+        self._budget = 0
 
 
-def _work(part: Callable[[int], object], numbers: Iterator[int]) -> None:
-    for number in numbers:
-        part(number)
+@dataclass(frozen=True)
+class _Begun:
+    """A batch that is being filled."""
 
-
-def _pool(size: int) -> ThreadPoolExecutor:
-    # torch keeps the number for threads that begin later, beside that of the thread which sets it:
-    # so all begin now, and then the number is put back.
-    threads = torch.get_num_threads()
-    ready = threading.Barrier(size + 1)
-    pool = ThreadPoolExecutor(
-        size, thread_name_prefix="photos", initializer=torch.set_num_threads, initargs=(1,)
-    )
-    for _ in range(size):
-        pool.submit(ready.wait)
-    ready.wait()
-    torch.set_num_threads(threads)
-    return pool
+    squares: torch.Tensor
+    task: Task

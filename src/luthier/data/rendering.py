@@ -6,6 +6,8 @@ validation and prediction have in common.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -78,23 +80,32 @@ class Normaliser:
 
     def __init__(self, how: Preprocessing, device: torch.device | str = "cpu") -> None:
         mean, std = torch.tensor([how.mean, how.std], dtype=torch.float64)
-        self._scale = _row(1 / (255 * std), how.image_size, device)
-        self._bias = _row(-mean / std, how.image_size, device)
+        factors = (1 / (255 * std), 1 / std, -mean / std)
+        # Rows of pixels, as three channels would make an inner loop of three.
+        rows = [factor.float().repeat(how.image_size).to(device) for factor in factors]
+        self._of_grey, self._of_unit, self._bias = rows
 
-    def __call__(self, squares: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, squares: torch.Tensor, change: Callable[[torch.Tensor], object] | None = None
+    ) -> torch.Tensor:
         """Normalise a batch.
 
         Args:
-            squares: uint8 ``[batch, size, size, 3]``.
+            squares: grey levels, uint8 or float ``[batch, size, size, 3]``.
+            change: is given the images, float ``[batch, 3, size, size]`` in [0, 1], before they
+                are normalised, and changes them in place.
 
         Returns:
             float32 ``[batch, 3, size, size]``, channels-last.
         """
-        # Rows of pixels, as three channels would be an inner loop of three; and two roundings,
-        # as in one the last bit would depend on whether the compiler fused both.
-        rows = squares.flatten(2).float().mul_(self._scale).add_(self._bias)
-        return rows.view(squares.shape).permute(0, 3, 1, 2)
-
-
-def _row(channels: torch.Tensor, size: int, device: torch.device | str) -> torch.Tensor:
-    return channels.float().repeat(size).to(device)
+        rows = squares.flatten(2).float()
+        images = rows.view(squares.shape).permute(0, 3, 1, 2)
+        if change is None:
+            rows.mul_(self._of_grey)
+        else:
+            rows.div_(255)
+            change(images)
+            rows.mul_(self._of_unit)
+        # Two roundings: whether a product and a sum are fused is the compiler's choice.
+        rows.add_(self._bias)
+        return images

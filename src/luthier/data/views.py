@@ -23,9 +23,9 @@ class Box(NamedTuple):
 
 
 class View(NamedTuple):
-    """What of a photo is shown (None: its centre, as in validation), and whether mirrored."""
+    """What is shown, and whether left and right are exchanged."""
 
-    box: Box | None
+    box: Box
     flip: bool
 
 
@@ -63,14 +63,13 @@ class Augment:
             rand_augment: likewise.
             erase: likewise.
         """
-        crop, flip = {"crop-flip": (True, True), "crop": (True, False), "none": (False, False)}[
-            name
-        ]
-        return cls(crop, flip, color_jitter or 0.0, rand_augment or 0, erase or 0.0)
+        return cls(
+            "crop" in name, "flip" in name, color_jitter or 0.0, rand_augment or 0, erase or 0.0
+        )
 
 
 def draw_view(number: int, height: int, width: int, augment: Augment) -> View:
-    """Draw the view of a photo.
+    """Draw a view of a photo, or of its centre where nothing is cropped.
 
     A box is drawn as by torchvision's ``RandomResizedCrop`` (Szegedy et al. 2015): area and shape
     at random, up to ten times until they fit, and then the largest central part of a shape that is
@@ -83,11 +82,12 @@ def draw_view(number: int, height: int, width: int, augment: Augment) -> View:
         width: likewise.
         augment: what is varied.
     """
+    whole = Box(0, 0, height, width)
     if not augment.crop and not augment.flip:
-        return View(None, False)
+        return View(whole, False)
     raw = np.random.Philox(key=number).random_raw(1 + 4 * _TRIES)
     uniform: list[float] = ((raw >> np.uint64(11)) * 2.0**-53).tolist()
-    box = _box(uniform[1:], height, width) if augment.crop else None
+    box = _box(uniform[1:], height, width) if augment.crop else whole
     return View(box, augment.flip and uniform[0] < 0.5)
 
 
