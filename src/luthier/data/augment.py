@@ -46,21 +46,21 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Extras:
-    """Which there are; false where there is none.
+    """Which there are, and how strong; false where all are off, which is 0.
 
     Attributes:
-        color_jitter: brightness, contrast and saturation are multiplied, in random order, by
+        color_jitter: brightness, contrast and saturation are changed, in random order, by
             factors from 1 - this (but not below 0) to 1 + this.
         rand_augment: magnitude, of 30, of two operations out of ``OPERATIONS``.
         erase: probability of painting a rectangle over, of 2 to 33 % of the area.
     """
 
-    color_jitter: float | None = None
-    rand_augment: int | None = None
-    erase: float | None = None
+    color_jitter: float = 0.0
+    rand_augment: int = 0
+    erase: float = 0.0
 
     def __bool__(self) -> bool:
-        return any(x is not None for x in (self.color_jitter, self.rand_augment, self.erase))
+        return bool(self.color_jitter or self.rand_augment or self.erase)
 
     def draw(self, keys: Sequence[int]) -> Drawn:
         """Draw for the images of these keys; row i is a function of ``keys[i]``.
@@ -69,16 +69,16 @@ class Extras:
         whether another is on.
         """
         operations = signs = order = factors = erased = rectangles = None
-        if self.rand_augment is not None:
+        if self.rand_augment:
             chances = _uniform(keys, "rand-augment", 2 * _STEPS)
             operations = (chances[:, :_STEPS] * len(OPERATIONS)).long()
             signs = torch.where(chances[:, _STEPS:] < 0.5, -1.0, 1.0).double()
-        if self.color_jitter is not None:
+        if self.color_jitter:
             chances = _uniform(keys, "color-jitter", 2 * len(JITTERS))
             order = chances[:, : len(JITTERS)].argsort(stable=True)
             low, high = max(0.0, 1.0 - self.color_jitter), 1.0 + self.color_jitter
             factors = low + chances[:, len(JITTERS) :] * (high - low)
-        if self.erase is not None:
+        if self.erase:
             chances = _uniform(keys, "erase", 1 + 4 * _TRIES)
             erased = chances[:, 0] < self.erase
             rectangles = chances[:, 1:].reshape(-1, _TRIES, 4)
@@ -120,7 +120,7 @@ class Extras:
                 images[index, :, top : top + rows, left : left + columns] = color
 
     def _rand_augment_steps(self, drawn: Drawn) -> list[_Step]:
-        if self.rand_augment is None or drawn.operations is None or drawn.signs is None:
+        if drawn.operations is None or drawn.signs is None:
             return []
         amounts = drawn.signs * (self.rand_augment / 30.0)
         return [
@@ -187,7 +187,8 @@ class _Step:
         """Return the images that are at ``places`` of the batch, changed."""
         change = list(self.operators.values())
         chosen, amounts = self.chosen[places], self.amounts[places]
-        for choice in sorted(set(chosen.tolist())):
+        choices: list[int] = sorted(set(chosen.tolist()))
+        for choice in choices:
             members = (chosen == choice).nonzero()[:, 0]
             if len(members) == len(images):
                 return change[choice](images, amounts, color)
