@@ -15,7 +15,7 @@ import torch
 
 from luthier import checkpoint, data, recipe, report, strategies, training
 from luthier.checkpoint import Captured, Checkpoint, Saver, State
-from luthier.data.loader import Batch
+from luthier.data import Batch
 from luthier.errors import DoesNotFitError, InterruptedRunError
 from luthier.files import durable, writing
 from luthier.recipe import decided, parse_interval
@@ -82,11 +82,12 @@ class Session:
             batch_size=decided(how.batch_size),
             seed=decided(how.seed),
             workers=int(job.chosen.workers.value),
+            device=job.chosen.device.value,
             pin_memory=job.chosen.device.value.startswith("cuda"),
         )
-        learn = data.training_transform(job.preprocessing, decided(job.recipe.data.augment))
-        look = data.evaluation_transform(job.preprocessing)
-        return make(job.photos.train, learn, shuffle=True), make(job.photos.val, look)
+        look = job.preprocessing
+        augment = data.Augment.of(decided(job.recipe.data.augment))
+        return make(job.photos.train, look, augment, shuffle=True), make(job.photos.val, look)
 
     def _make_learner(self) -> Learner:
         job, recipe = self.job, self.job.recipe
