@@ -16,10 +16,10 @@ from luthier.devices import (
     bf16_speedup,
     choose,
     choose_precision,
+    cores_allowed,
     fit_threads,
+    memory_allowed,
     probe,
-    quota_of,
-    usable_cores,
 )
 from luthier.errors import RecipeError
 
@@ -153,7 +153,7 @@ def test_this_machine_is_probed_as_it_is() -> None:
     found = probe()
     assert len(found.cuda) == torch.cuda.device_count()
     assert found.mps == torch.backends.mps.is_available()
-    assert found.cores == usable_cores()
+    assert found.cores == cores_allowed()
     torch.empty(1, device=choose(found, "auto", None).device.value)
 
 
@@ -162,28 +162,56 @@ def test_cores_that_the_scheduler_withholds_are_not_counted() -> None:
     before = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(before)})
-        assert usable_cores() == 1
+        assert cores_allowed() == 1
     finally:
         os.sched_setaffinity(0, before)
 
 
-@pytest.mark.parametrize(
-    ("files", "cores"),
-    [
-        ({"cpu.max": "150000 100000\n"}, 1.5),
-        ({"cpu.max": "max 100000\n"}, None),
-        ({"cpu.cfs_quota_us": "400000\n", "cpu.cfs_period_us": "100000\n"}, 4.0),
-        ({"cpu.cfs_quota_us": "-1\n", "cpu.cfs_period_us": "100000\n"}, None),
-        ({"cpu.max": "rubbish"}, None),
-        ({}, None),
-    ],
-)
-def test_the_quota_of_a_control_group_is_read(
-    tmp_path: Path, files: dict[str, str], cores: float | None
+GROUPS = {  # /proc/self/cgroup, the groups' files, and the cores and bytes that they allow
+    "v2": (
+        "0::/job/step\n",
+        {"job/cpu.max": "150000 100000", "job/step/cpu.max": "max 100000"},
+        1,
+        None,
+    ),
+    "v1": (
+        "3:memory:/job\n2:cpu,cpuacct:/job\n",
+        {
+            "cpu/job/cpu.cfs_quota_us": "100000",
+            "cpu/job/cpu.cfs_period_us": "100000",
+            "memory/job/memory.limit_in_bytes": "1000",
+            "memory/job/memory.usage_in_bytes": "700",
+            "memory/job/memory.stat": "total_inactive_file 100\n",
+        },
+        1,
+        400,
+    ),
+    "a container's own": (
+        "0::/not/seen/inside\n",
+        {"memory.max": "900", "memory.current": "100"},
+        None,
+        800,
+    ),
+    "no limit": ("0::/\n", {"cpu.max": "max 100000", "memory.max": "max"}, None, None),
+    "rubbish": ("0::/\n", {"cpu.max": "rubbish", "memory.max": "-"}, None, None),
+}
+
+
+@pytest.mark.parametrize(("own", "files", "cores", "memory"), GROUPS.values(), ids=GROUPS)
+def test_limits_of_control_groups_are_kept(
+    tmp_path: Path, own: str, files: dict[str, str], cores: int | None, memory: int | None
 ) -> None:
+    (tmp_path / "own").write_text(own)
     for name, text in files.items():
-        (tmp_path / name).write_text(text)
-    assert quota_of(tmp_path) == cores
+        path = tmp_path / "groups" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    place = tmp_path / "groups", tmp_path / "own"
+    free = cores_allowed(tmp_path / "none", tmp_path / "none")
+    assert cores_allowed(*place) == min(cores or free, free)
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:   5 kB\n")
+    assert memory_allowed(*place, tmp_path / "meminfo") == min(memory or 5120, 5120)
+    assert memory_allowed(*place, tmp_path / "absent") == memory
 
 
 def test_torch_uses_no_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,9 +219,10 @@ def test_torch_uses_no_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch) 
     try:
         torch.set_num_threads(2)
         monkeypatch.setenv("OMP_NUM_THREADS", "2")
-        assert fit_threads(1) is None  # who sets it knows
+        assert not fit_threads(1)  # who sets it knows
         monkeypatch.delenv("OMP_NUM_THREADS")
-        assert fit_threads(2) is None
-        assert fit_threads(1) == torch.get_num_threads() == 1
+        assert not fit_threads(2)
+        assert fit_threads(1)
+        assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)

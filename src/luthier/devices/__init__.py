@@ -1,7 +1,7 @@
 """Which device, precision and number of workers, and why."""
 
+from luthier.devices.allowed import cores_allowed, fit_threads, memory_allowed
 from luthier.devices.choose import WORTH, Chosen, Probe, choose, choose_precision, probe
-from luthier.devices.cores import fit_threads, quota_of, usable_cores
 from luthier.devices.measure import bf16_speedup
 
 __all__ = [
@@ -11,8 +11,8 @@ __all__ = [
     "bf16_speedup",
     "choose",
     "choose_precision",
+    "cores_allowed",
     "fit_threads",
+    "memory_allowed",
     "probe",
-    "quota_of",
-    "usable_cores",
 ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from luthier.devices.cores import usable_cores
+from luthier.devices.allowed import cores_allowed
 from luthier.errors import RecipeError
 from luthier.values import Choice
 
@@ -51,7 +51,7 @@ def probe() -> Probe:
         cuda=tuple(torch.cuda.get_device_name(i) for i in range(count)),
         cuda_bf16=count > 0 and torch.cuda.is_bf16_supported(including_emulation=False),
         mps=torch.backends.mps.is_available(),
-        cores=usable_cores(),
+        cores=cores_allowed(),
         cpu_bf16=_cpu_bf16(),
     )
 

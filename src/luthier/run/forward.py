@@ -83,9 +83,7 @@ class Forward:
             self._split = None
         return self._split
 
-    def _features(
-        self, split: Split, batches: Callable[[], Generator[Batch]]
-    ) -> Iterator[Batch]:
+    def _features(self, split: Split, batches: Callable[[], Generator[Batch]]) -> Iterator[Batch]:
         if self._stored is not None:
             yield from self._stored
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import shutil
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -21,8 +22,8 @@ from luthier.files import durable, writing
 from luthier.recipe import decided, parse_interval
 from luthier.report import Console
 from luthier.run import results
-from luthier.run.forward import Forward
 from luthier.run.folder import Metrics, RunFolder
+from luthier.run.forward import Forward
 from luthier.run.heads import starting_weights
 from luthier.run.job import Job
 from luthier.run.keeper import Keeper
@@ -76,18 +77,26 @@ class Session:
 
     def _batches(self) -> tuple[data.Batches, data.Batches]:
         job = self.job
-        how = job.recipe.training
+        how, machine = job.recipe.training, job.recipe.machine
         make = functools.partial(
             data.Batches,
             batch_size=decided(how.batch_size),
             seed=decided(how.seed),
             workers=int(job.chosen.workers.value),
             device=job.chosen.device.value,
-            pin_memory=job.chosen.device.value.startswith("cuda"),
+            pin_memory=machine.pin_memory is not False,
+            decoded=job.decoded,
         )
-        look = job.preprocessing
-        augment = data.Augment.of(decided(job.recipe.data.augment))
+        look, shown = job.preprocessing, job.recipe.data
+        augment = data.Augment.of(
+            decided(shown.augment), shown.color_jitter, shown.rand_augment, shown.erase
+        )
         return make(job.photos.train, look, augment, shuffle=True), make(job.photos.val, look)
+
+    def _disk_for_photos(self) -> int:
+        given = self.job.recipe.machine.cache_disk
+        free = shutil.disk_usage(self.folder.path).free
+        return free // 10 if given is None else int(given * 2**30)
 
     def _make_learner(self) -> Learner:
         job, recipe = self.job, self.job.recipe
@@ -237,6 +246,7 @@ class Session:
         self._metrics = self._saver.patiently(
             "metrics.jsonl", lambda: Metrics(self.folder.metrics, self.progress.lines)
         )
+        self.job.decoded.spill_to(self.folder.path, self._disk_for_photos())
         every = parse_interval(decided(self.job.recipe.training.save_every))
         keeper = Keeper(self._saver, every, stop, self._capture)
         self._saver.watch(self._learner.optimizer)
@@ -260,6 +270,7 @@ class Session:
             with contextlib.ExitStack() as ends:
                 ends.callback(self._val.close)
                 ends.callback(self._train.close)
+                ends.callback(self.job.decoded.close)
                 ends.callback(self.console.stop)
                 ends.callback(self._metrics.close)
                 ends.callback(self._saver.close)
