@@ -80,7 +80,9 @@ def choose(found: Probe, device: str, workers: int | None) -> Chosen:
     return Chosen(_device(found, device), _workers(found, workers))
 
 
-def choose_precision(found: Probe, device: str, asked: str, speedup: Callable[[], float]) -> Choice:
+def choose_precision(
+    found: Probe, device: str, asked: str, speedup: Callable[[], float | None]
+) -> Choice:
     """Decide the arithmetic.
 
     Args:
@@ -88,7 +90,7 @@ def choose_precision(found: Probe, device: str, asked: str, speedup: Callable[[]
         device: that was chosen.
         asked: "auto", "fp32" or "bf16".
         speedup: measures how many times as fast as fp32 the model runs in bfloat16; it is called
-            only where the processor has instructions for that.
+            only where the processor has instructions for that; None is too small to tell.
     """
     if asked != "auto":
         return Choice(asked, "asked for")
@@ -100,6 +102,8 @@ def choose_precision(found: Probe, device: str, asked: str, speedup: Callable[[]
     if found.cpu_bf16 is None:
         return Choice("fp32", "this processor has no instructions for bf16")
     times = speedup()
+    if times is None:
+        return Choice("fp32", "the model is too small to gain by bf16")
     measured = f"{found.cpu_bf16}; bf16 is {times:.1f} x as fast as fp32 with this model here"
     return Choice("bf16" if times >= WORTH else "fp32", measured)
 

@@ -10,9 +10,12 @@ from torch import nn
 
 IMAGES = 8  # fewer measure how weights are cast more than how images are computed
 _CLEAR = 1.5
+_SMALL = 0.01  # seconds a batch, below which chance would decide
 
 
-def bf16_speedup(model: nn.Module, image_size: int, device: str, *, images: int = IMAGES) -> float:
+def bf16_speedup(
+    model: nn.Module, image_size: int, device: str, *, images: int = IMAGES
+) -> float | None:
     """Return how many times as fast as in fp32 a model runs under autocast to bfloat16.
 
     What asks for gradients is run backward too, as in training. Nothing of the model is changed,
@@ -24,6 +27,9 @@ def bf16_speedup(model: nn.Module, image_size: int, device: str, *, images: int 
         image_size: edge of the images, in pixels.
         device: where the model is.
         images: in a batch.
+
+    Returns:
+        None for a model so small that nothing can be gained, or measured.
     """
     modes = {module: module.training for module in model.modules()}
     batch = torch.zeros(images, 3, image_size, image_size, device=device)
@@ -37,7 +43,8 @@ def bf16_speedup(model: nn.Module, image_size: int, device: str, *, images: int 
     finally:
         for module, mode in modes.items():
             module.training = mode
-    return min(full for full, _ in pairs) / min(half for _, half in pairs)
+    full, half = min(full for full, _ in pairs), min(half for _, half in pairs)
+    return full / half if full > _SMALL else None
 
 
 def _seconds(model: nn.Module, batch: torch.Tensor, *, bf16: bool = False) -> float:

@@ -76,9 +76,9 @@ class Forward:
 
     def _check(self, split: Split, images: torch.Tensor) -> Split | None:
         with self._precision.autocast():
-            found = models.check(split, self._model, images)
-        self._trusted = found.equal
-        if not found.equal:
+            found = models.check_split(split, self._model, images)
+        self._trusted = found.explained
+        if not found.explained:
             self._say(f"  the frozen part is computed as it stands: made fast, {found}")
             self._split = None
         return self._split
