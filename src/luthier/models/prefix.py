@@ -364,7 +364,7 @@ def _prefix(
     for node in reversed(trace.nodes):
         if node in wanted:
             sources = node.all_input_nodes
-            fused = _fold(trace, node)
+            fused = _fold(trace, node, wanted)
             if fused is not None:
                 norms.add(node)
                 sources = sources[:1]
@@ -408,11 +408,13 @@ def _has_dtype(module: nn.Module, dtype: torch.dtype) -> bool:
 
 
 @torch.no_grad()
-def _fold(trace: _Trace, node: fx.Node) -> nn.Module | None:
+def _fold(trace: _Trace, node: fx.Node, wanted: Collection[fx.Node]) -> nn.Module | None:
     """Return the convolution before a batch normalisation with that taken in, or None."""
     norm = _norm(trace, node)
     source = node.all_input_nodes[0] if norm is not None else None
-    if norm is None or source is None or source.op != "call_module" or len(source.users) > 1:
+    if norm is None or source is None or source.op != "call_module":
+        return None
+    if sum(user in wanted for user in source.users) > 1:
         return None
     convolution = trace.part(source)
     if type(convolution) not in _CONVOLUTIONS:
@@ -563,10 +565,11 @@ def _distances(
         plain = run(model, (images * (1 + 2**-20),), dtype=torch.float32)
     else:
         plain = run(model, (images,), dtype=split.dtype)
-    eps = torch.finfo(split.dtype).eps
+    rounding = math.sqrt(torch.finfo(split.dtype).eps) / 4
+    floors = rounding, max(rounding, 2**-6)  # a rectifier that just opens moves a gradient far
     return [
-        (_apart(mine, wanted), 8 * _apart(like, wanted) + math.sqrt(eps) / 4)
-        for mine, wanted, like in zip(own, exact, plain, strict=True)
+        (_apart(mine, wanted), floor + 4 * _apart(like, wanted))
+        for mine, wanted, like, floor in zip(own, exact, plain, floors, strict=True)
     ]
 
 
