@@ -79,6 +79,7 @@ def test_what_lies_outside_of_the_box_is_not_seen() -> None:
         torch.testing.assert_close(first, second, rtol=0, atol=1e-3)
 
 
+@settings(deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 300), min_size=1, max_size=4),
     size=st.integers(1, 64),
@@ -104,6 +105,7 @@ def test_a_window_is_as_wide_as_its_tile_needs_and_no_wider() -> None:
     assert places.shape[2] < 1000 / 224 * (16 + 2)
 
 
+@settings(deadline=None)
 @given(
     sizes=st.lists(st.tuples(st.integers(1, 50), st.integers(1, 50)), min_size=1, max_size=20),
     most=st.integers(1, 20000),
