@@ -115,9 +115,12 @@ def test_the_operations_are_torchvisions_in_their_order() -> None:
     assert [their_name(name) for name in OPERATIONS] == list(space)
 
 
+@settings(deadline=None)
 @given(chances=st.lists(st.floats(0, 1, exclude_max=True), min_size=40, max_size=40), size=SIZES)
 def test_a_rectangle_lies_inside_the_image(chances: list[float], size: tuple[int, int]) -> None:
-    top, left, height, width = rectangle(torch.tensor(chances).view(10, 4).double(), *size)
+    top, left, height, width = rectangle(
+        torch.tensor(chances, dtype=torch.float64).view(10, 4), *size
+    )
     assert 0 <= top <= top + height <= size[0]
     assert 0 <= left <= left + width <= size[1]
     assert height < size[0]

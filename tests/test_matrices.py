@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from luthier.data.matrices import Box, resample, resize_matrices
+from luthier.data import matrices
+from luthier.data.matrices import Box, band, parts, resample
 
 MODES = ("bilinear", "bicubic")
 
@@ -78,15 +79,58 @@ def test_what_lies_outside_of_the_box_is_not_seen() -> None:
         torch.testing.assert_close(first, second, rtol=0, atol=1e-3)
 
 
+@settings(deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 300), min_size=1, max_size=4),
     size=st.integers(1, 64),
     mode=st.sampled_from(MODES),
+    flip=st.booleans(),
 )
-def test_rows_of_a_matrix_add_up_to_one_within_the_axis(
-    lengths: list[int], size: int, mode: str
+def test_a_band_weighs_only_its_own_axis_and_in_all_by_one(
+    lengths: list[int], size: int, mode: str, flip: bool
 ) -> None:
-    matrices = resize_matrices(torch.tensor(lengths), size, mode)
-    torch.testing.assert_close(matrices.double().sum(-1), torch.ones(len(lengths), size).double())
-    for matrix, length in zip(matrices, lengths, strict=True):
-        assert not matrix[:, length:].any()
+    flipped = torch.tensor([flip] * len(lengths))
+    places, weights = band(torch.tensor(lengths), size, mode, flipped)
+    assert weights.flatten(1, 2).shape[1] >= size
+    torch.testing.assert_close(weights.double().sum(-1), torch.ones(weights.shape[:3]).double())
+    for where, weight, length in zip(places, weights, lengths, strict=True):
+        seen = where[:, None].expand_as(weight)[weight != 0]
+        assert seen.min() >= 0
+        assert seen.max() < length
+    assert places.max() < max(lengths)
+
+
+def test_a_window_is_as_wide_as_its_tile_needs_and_no_wider() -> None:
+    places, _ = band(torch.tensor([1000]), 224, "bilinear")
+    assert places.shape[2] < 1000 / 224 * (16 + 2)
+
+
+@settings(deadline=None)
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 50), st.integers(1, 50)), min_size=1, max_size=20),
+    most=st.integers(1, 20000),
+)
+def test_parts_fit_and_leave_no_crop_out(sizes: list[tuple[int, int]], most: int) -> None:
+    boxes = [(0, 0, *size) for size in sizes]
+    divided = parts(boxes, most)
+    assert sorted(index for part in divided for index in part) == list(range(len(boxes)))
+    for part in divided:
+        height, width = (max(sizes[index][edge] for index in part) for edge in (0, 1))
+        assert len(part) == 1 or 3 * len(part) * height * width <= most
+
+
+def test_a_batch_in_several_parts_comes_in_its_own_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [(30, 40), (9, 9), (60, 50), (20, 10)]
+    given_photos = [photo(*size) for size in sizes]
+    boxes, flips = [(0, 0, *size) for size in sizes], [True, False, False, True]
+    monkeypatch.setattr(matrices, "_PART", 3 * 30 * 40 * 2)
+    result = resample(given_photos, boxes, flips, 16, "bilinear")
+    for square, *case in zip(result, given_photos, boxes, flips, strict=True):
+        torch.testing.assert_close(square, expected(*case, 16, "bilinear"), rtol=0, atol=1e-3)
+
+
+def test_autocast_makes_no_grey_less_precise() -> None:
+    case = photo(70, 90), (1, 2, 60, 80), True
+    with torch.autocast("cpu", torch.bfloat16):
+        result = resample(*([x] for x in case), 24, "bicubic")
+    torch.testing.assert_close(result[0], expected(*case, 24, "bicubic"), rtol=0, atol=1e-3)

@@ -97,7 +97,7 @@ class Extras:
             ``images``.
         """
         # One by one on a CPU: an image stays in a core's cache from its first change to the last.
-        together = 1 if images.device.type == "cpu" else len(images)
+        together = 1 if images.device.type == "cpu" else max(1, len(images))
         self.apply_in_parts(images, drawn, fill, together)
         return images
 

@@ -83,22 +83,29 @@ def affine(images: Tensor, matrices: Tensor, fill: Tensor) -> Tensor:
 
     Args:
         images: as above.
-        matrices: ``[n, 2, 3]``: place in the result → place in the image, both (x, y) in pixels
-            from the centre.
+        matrices: ``[n, 2, 3]`` on the CPU: place in the result → place in the image, both (x, y)
+            in pixels from the centre.
         fill: colour ``[3, 1, 1]`` of what lies outside of the image.
     """
     height, width = images.shape[-2:]
-    x, y = _centred(width, images), _centred(height, images)[:, None]
+    # What a column and a row add to a place; grid_sample counts in halves of the image.
+    halves = torch.tensor([[2.0 / width], [2.0 / height]], dtype=torch.float64)
+    by_x, by_y, offset = (matrices.double() * halves)[..., None].unbind(2)
+    across = _pairs(by_x * _centred(width), images)
+    down = _pairs(by_y * _centred(height) + offset, images)
     # Not by a matrix product, whose bits may depend on the number of images.
-    by_x, by_y, offset = matrices.to(images)[..., None, None].unbind(2)
-    places = by_x * x + by_y * y + offset
-    grid = torch.stack([places[:, 0] * (2.0 / width), places[:, 1] * (2.0 / height)], dim=-1)
+    grid = torch.view_as_real(across[:, None, :] + down[:, :, None])
     # Sampling gives 0 outside of the image, so it is the difference from the fill that is sampled.
     return F.grid_sample(images - fill, grid, align_corners=False).add_(fill)
 
 
-def _centred(edge: int, like: Tensor) -> Tensor:
-    return torch.arange(edge, dtype=like.dtype, device=like.device) - (edge - 1) / 2
+def _centred(edge: int) -> Tensor:
+    return torch.arange(edge, dtype=torch.float64) - (edge - 1) / 2
+
+
+def _pairs(places: Tensor, like: Tensor) -> Tensor:
+    """Return (x, y) as complex numbers, which are added many times faster than pairs."""
+    return torch.view_as_complex(places.to(like).transpose(1, 2).contiguous())
 
 
 def _each(parameters: Tensor, images: Tensor) -> Tensor:
