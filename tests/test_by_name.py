@@ -100,7 +100,7 @@ def test_the_score_before_the_first_step_is_shown_everywhere(
 
 def test_the_best_model_may_be_the_start_itself(photos: Path, zoo: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    knobs = {"lr": 3.0, "momentum": 0.0, "epochs": 1, "clip_norm": 1.0}  # leaps away from it
+    knobs = {"lr": 30.0, "momentum": 0.0, "epochs": 1, "clip_norm": 1.0}  # leaps away from it
     result = finetune(photos, run, weights=str(zoo), head="by-name", **knobs)
     assert result.before is not None
     assert result.before.better_than(result.last)
@@ -119,7 +119,7 @@ def test_the_best_model_may_be_the_start_itself(photos: Path, zoo: Path, tmp_pat
 
 
 def test_patience_counts_from_the_start(photos: Path, zoo: Path, tmp_path: Path) -> None:
-    knobs = {"lr": 3.0, "momentum": 0.0, "epochs": 9, "clip_norm": 1.0, "patience": 1}
+    knobs = {"lr": 30.0, "momentum": 0.0, "epochs": 9, "clip_norm": 1.0, "patience": 1}
     result = finetune(photos, tmp_path / "run", weights=str(zoo), head="by-name", **knobs)
     assert (result.best.epoch, result.last.epoch) == (0, 1)
 

@@ -105,7 +105,7 @@ def test_measuring_changes_nothing_of_a_model(frozen: bool) -> None:
     modes = [module.training for module in model.modules()]
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    assert bf16_speedup(model, 8, "cpu", images=2) is None  # in microseconds chance would decide
+    assert bf16_speedup(model, 8, "cpu", images=2) is None  # chance would decide
     assert torch.equal(state, torch.get_rng_state())
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())

@@ -10,7 +10,7 @@ from torch import nn
 
 IMAGES = 8  # fewer measure how weights are cast more than how images are computed
 _CLEAR = 1.5
-_SMALL = 0.01  # seconds a batch, below which chance would decide
+_SMALL = 1e7  # multiplications an image: in fewer, little can be gained
 
 
 def bf16_speedup(
@@ -29,13 +29,15 @@ def bf16_speedup(
         images: in a batch.
 
     Returns:
-        None for a model so small that nothing can be gained, or measured.
+        None for a model so small that chance would decide.
     """
     modes = {module: module.training for module in model.modules()}
     batch = torch.zeros(images, 3, image_size, image_size, device=device)
     batch = batch.to(memory_format=torch.channels_last)
     model.eval()
     try:
+        if _products(model, batch[:1]) < _SMALL:
+            return None
         _seconds(model, batch, bf16=True)
         pairs = [(_seconds(model, batch), _seconds(model, batch, bf16=True))]
         if pairs[0][0] < _CLEAR * pairs[0][1]:
@@ -44,7 +46,27 @@ def bf16_speedup(
         for module, mode in modes.items():
             module.training = mode
     full, half = min(full for full, _ in pairs), min(half for _, half in pairs)
-    return full / half if full > _SMALL else None
+    return full / half
+
+
+@torch.no_grad()
+def _products(model: nn.Module, image: torch.Tensor) -> int:
+    """Return the multiplications of a model's convolutions and linear layers for an image."""
+    counts = []
+
+    def count(layer: nn.Module, _given: object, output: torch.Tensor) -> None:
+        outputs = output.shape[-1 if isinstance(layer, nn.Linear) else 1]
+        counts.append(layer.get_parameter("weight").numel() * output.numel() // outputs)
+
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    layers = [layer for layer in model.modules() if isinstance(layer, kinds)]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    try:
+        model(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sum(counts)
 
 
 def _seconds(model: nn.Module, batch: torch.Tensor, *, bf16: bool = False) -> float:

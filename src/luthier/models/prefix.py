@@ -355,9 +355,7 @@ def _copy(
 # --- the prefix -------------------------------------------------------------------------------
 
 
-def _prefix(
-    trace: _Trace, ends: list[fx.Node], dtype: torch.dtype
-) -> tuple[fx.GraphModule, int]:
+def _prefix(trace: _Trace, ends: list[fx.Node], dtype: torch.dtype) -> tuple[fx.GraphModule, int]:
     """Return the nodes up to ``ends``, and how many bytes of weights were copied for them."""
     wanted, norms = set(ends), set()
     folded: dict[fx.Node, nn.Module] = {}
@@ -495,6 +493,7 @@ def _cut_at_head(model: nn.Module, dtype: torch.dtype) -> Split | None:
 
 # --- the proof --------------------------------------------------------------------------------
 
+
 @dataclass(frozen=True)
 class Difference:
     """How far a split is from its model, in scores and in gradients.
@@ -517,7 +516,9 @@ class Difference:
     def __str__(self) -> str:
         if not self.steady:
             return "the frozen part gives other features each time"
-        return f"they differ by {self.found:.1e} of their size, rounding explains {self.allowed:.1e}"
+        return (
+            f"they differ by {self.found:.1e} of their size, rounding explains {self.allowed:.1e}"
+        )
 
 
 def check_split(split: Split, model: nn.Module, images: torch.Tensor) -> Difference:
@@ -580,11 +581,12 @@ def _outcome(
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
     device = inputs[0].device.type
     seed_everything(0)
-    with torch.enable_grad(), torch.autocast(device, dtype, enabled=dtype != torch.float32):
-        scores = torch.func.functional_call(module, buffers, inputs)
-    scores = scores.float()
-    mix = torch.linspace(-1, 1, scores.numel(), device=scores.device).view_as(scores)
-    gradients = torch.autograd.grad((scores * mix).sum(), learning, allow_unused=True)
+    autocast = torch.autocast(device, dtype, enabled=dtype != torch.float32)
+    with torch.enable_grad():
+        with autocast:
+            scores = torch.func.functional_call(module, buffers, inputs).float()
+        mix = torch.linspace(-1, 1, scores.numel(), device=scores.device).view_as(scores)
+        gradients = torch.autograd.grad((scores * mix).sum(), learning, allow_unused=True)
     flat = [g.float().flatten() for g in gradients if g is not None]
     return scores.detach().flatten(), torch.cat(flat)
 
