@@ -113,12 +113,18 @@ class Decoded:
             if isinstance(kept, np.ndarray):
                 self._memory += kept.nbytes
 
-    def spill_to(self, folder: Path) -> None:
+    def spill_to(self, folder: Path, disk: int | None = None) -> None:
         """Keep on the disk of a folder what memory cannot hold.
+
+        Args:
+            folder: on the disk.
+            disk: bytes to keep there, in place of those given before.
 
         The file has no name, so that it is gone with the process, however that ends. Where none
         can be made nothing is kept on the disk.
         """
+        if disk is not None:
+            self._disk = disk
         if self._file is not None or self._disk <= 0:
             return
         try:
