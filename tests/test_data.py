@@ -19,26 +19,13 @@ from PIL import Image
 
 from conftest import write_photos
 from luthier import vision
-from luthier.data import (
-    Batches,
-    Photos,
-    Sample,
-    decode,
-    evaluation_transform,
-    list_images,
-    open_photos,
-    preprocess,
-    training_transform,
-)
+from luthier.data import Photos, Sample, decode, list_images, open_photos
 from luthier.data.images import Inspection, inspect_all
 from luthier.data.order import batch_bounds, order
 from luthier.data.split import held_out
 from luthier.errors import DataError
 from luthier.keys import key
 from luthier.randomness import keyed_randomness
-from luthier.values import Preprocessing
-
-SMALL = Preprocessing(10, 8, "bilinear", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 def encoded(image: Image.Image, kind: str, **how: Any) -> bytes:
@@ -682,116 +669,3 @@ def test_keyed_randomness_reaches_and_restores_all_generators(number: int, start
     with pytest.raises(KeyError):
         fail_after_drawing(number ^ 1, first)
     assert (before, draws()) == untouched
-
-
-def test_evaluation_sees_the_centre_as_torchvision_does() -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8)
-    image = Image.fromarray(pixels)
-    seen = preprocess(image, Preprocessing(30, 30, "bilinear", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)))
-    centre = pixels[:, 10:40].astype(np.float32) / 255
-    expected = (centre - np.float32([0.5, 0.4, 0.3])) / np.float32([0.2, 0.3, 0.4])
-    assert torch.allclose(seen, torch.from_numpy(expected).permute(2, 0, 1), atol=1e-5)
-
-
-@pytest.mark.parametrize("augment", ["crop-flip", "crop", "none"])
-def test_only_asked_for_augmentation_is_random(augment: str) -> None:
-    image = Image.linear_gradient("L").rotate(90).resize((40, 40)).convert("RGB")
-    assert image.getpixel((1, 20)) < image.getpixel((38, 20))
-    transform = training_transform(SMALL, augment)
-    seen = []
-    for number in range(16):
-        with keyed_randomness(number):
-            seen.append(transform(image))
-    assert all(view.shape == (3, 8, 8) for view in seen)
-    assert (len({view.numpy().tobytes() for view in seen}) == 1) == (augment == "none")
-    flipped = [bool(view[0, :, 0].mean() > view[0, :, -1].mean()) for view in seen]
-    assert any(flipped) == (augment == "crop-flip")
-    assert not all(flipped)
-
-
-@pytest.fixture(scope="module")
-def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
-    """Seven images of two classes."""
-    root = write_photos(tmp_path_factory.mktemp("samples"), {"x": 4, "y": 3}, size=16)
-    return [Sample(path, "xy".index(path.parent.name)) for path in sorted(root.glob("*/*.png"))]
-
-
-def batches(samples: list[Sample], **how: Any) -> Batches:
-    transform = training_transform(SMALL, "crop-flip")
-    settings_of_all = {"batch_size": 2, "seed": 5, "shuffle": True}
-    return Batches(samples, transform, **(settings_of_all | how))
-
-
-def bits(epoch: Any) -> list[tuple[bytes, list[int]]]:
-    return [(images.numpy().tobytes(), labels.tolist()) for images, labels in epoch]
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_an_epoch_from_its_middle_is_the_tail_of_the_whole(
-    samples: list[Sample], workers: int
-) -> None:
-    loader = batches(samples, workers=workers)
-    whole = [bits(batches(samples).epoch(epoch)) for epoch in range(2)]
-    assert loader.sizes() == [len(labels) for _, labels in whole[0]] == [2, 2, 3]
-    assert whole[0] != whole[1]
-    for epoch, first in ((0, 0), (1, 0), (1, 1), (1, 2), (0, 2), (0, 3)):
-        assert bits(loader.epoch(epoch, first=first)) == whole[epoch][first:]
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_an_epoch_that_was_given_up_leaves_no_trace(samples: list[Sample], workers: int) -> None:
-    loader = batches(samples, workers=workers)
-    started = loader.epoch(0)
-    next(started)
-    started.close()
-    assert bits(loader.epoch(1)) == bits(batches(samples).epoch(1))
-
-
-def test_the_order_of_an_epoch_is_that_of_its_key(samples: list[Sample]) -> None:
-    labels = [label for _, batch in batches(samples).epoch(3) for label in batch.tolist()]
-    assert labels == [samples[i].label for i in order(7, seed=5, epoch=3)]
-    assert bits(batches(samples, seed=6).epoch(3)) != bits(batches(samples).epoch(3))
-
-
-def test_augmentation_differs_by_sample_and_by_epoch(samples: list[Sample]) -> None:
-    loader = batches([samples[0]] * 6, batch_size=1, shuffle=False)
-    views = [view for epoch in range(2) for view, _ in bits(loader.epoch(epoch))]
-    assert len(set(views)) == 12
-
-
-def test_without_shuffling_images_come_as_listed(samples: list[Sample]) -> None:
-    loader = Batches(samples, evaluation_transform(SMALL), batch_size=3)
-    seen = list(loader.epoch())
-    assert [label for _, batch in seen for label in batch.tolist()] == [s.label for s in samples]
-    assert [tuple(images.shape) for images, _ in seen] == [(3, 3, 8, 8), (4, 3, 8, 8)]
-    assert {(images.dtype, labels.dtype) for images, labels in seen} == {
-        (torch.float32, torch.int64)
-    }
-    first = preprocess(decode(samples[0].path.read_bytes()), SMALL)
-    assert torch.equal(seen[0][0][0], first)
-    assert bits(loader.epoch(1)) == bits(loader.epoch(0))
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_batches_do_not_depend_on_the_global_generators(
-    samples: list[Sample], workers: int
-) -> None:
-    seen = []
-    for start in (1, 2):
-        random.seed(start)
-        np.random.seed(start)
-        torch.manual_seed(start)
-        seen.append(bits(batches(samples, workers=workers).epoch(1)))
-    assert seen[0] == seen[1]
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_batches_before_the_first_are_not_read(tmp_path: Path, workers: int) -> None:
-    root = write_photos(tmp_path, {"x": 7}, size=16)
-    files = [Sample(path, 0) for path in sorted(root.glob("x/*.png"))]
-    whole = bits(batches(files).epoch(2))
-    for index in order(7, seed=5, epoch=2)[:4]:
-        files[index].path.unlink()
-    assert bits(batches(files, workers=workers).epoch(2, first=2)) == whole[2:]
-    with pytest.raises(FileNotFoundError):
-        bits(batches(files, workers=workers).epoch(2, first=1))

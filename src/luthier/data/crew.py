@@ -41,7 +41,7 @@ class Crew:
         threads = torch.get_num_threads()
         ready = threading.Barrier(size + 1)
         self._pool = ThreadPoolExecutor(
-            size, thread_name_prefix="photos", initializer=torch.set_num_threads, initargs=(1,)
+            size, thread_name_prefix="photos", initializer=_compute_alone
         )
         for _ in range(size):
             self._pool.submit(ready.wait)
@@ -57,6 +57,11 @@ class Crew:
     def close(self) -> None:
         """End the threads once they have done what was begun."""
         self._pool.shutdown(cancel_futures=True)
+
+
+def _compute_alone() -> None:
+    torch.set_num_threads(1)
+    torch.get_num_threads()  # a thread's first look takes the number over, which then is its own
 
 
 def _work(part: Callable[[int], object], numbers: Iterator[int]) -> None:

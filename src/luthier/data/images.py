@@ -108,13 +108,15 @@ def decode_quietly(content: bytes, shortest: int | None = None) -> Image.Image:
     """Decode as ``decode`` does, inside of ``quiet``."""
     with Image.open(BytesIO(content)) as opened:
         whole = opened.size
-        if shortest is not None:
-            opened.draft(None, (shortest, shortest))
+        factor = 1 if shortest is None else _power_of_two(min(whole) // shortest)
+        if factor > 1:
+            opened.draft(None, (whole[0] // factor, whole[1] // factor))
         image = _decode_compiled(content) if opened.size == whole else None
         if image is None:
             opened.load()
-            image = _to_rgb(ImageOps.exif_transpose(opened))
-    factor = 1 if shortest is None else _power_of_two(min(image.size) // shortest)
+            factor //= min(factor, 8) if opened.size != whole else 1  # what the decoder did
+            ImageOps.exif_transpose(opened, in_place=True)
+            image = _to_rgb(opened)
     return image.reduce(factor) if factor > 1 else image
 
 
