@@ -100,7 +100,7 @@ def test_the_score_before_the_first_step_is_shown_everywhere(
 
 def test_the_best_model_may_be_the_start_itself(photos: Path, zoo: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    knobs = {"lr": 30.0, "momentum": 0.0, "epochs": 1, "clip_norm": 1.0}  # leaps away from it
+    knobs = {"lr": 0.05, "label_smoothing": 0.9, "epochs": 1}  # unlearns what it knows
     result = finetune(photos, run, weights=str(zoo), head="by-name", **knobs)
     assert result.before is not None
     assert result.before.better_than(result.last)
@@ -119,7 +119,7 @@ def test_the_best_model_may_be_the_start_itself(photos: Path, zoo: Path, tmp_pat
 
 
 def test_patience_counts_from_the_start(photos: Path, zoo: Path, tmp_path: Path) -> None:
-    knobs = {"lr": 30.0, "momentum": 0.0, "epochs": 9, "clip_norm": 1.0, "patience": 1}
+    knobs = {"lr": 0.05, "label_smoothing": 0.9, "epochs": 9, "patience": 1}
     result = finetune(photos, tmp_path / "run", weights=str(zoo), head="by-name", **knobs)
     assert (result.best.epoch, result.last.epoch) == (0, 1)
 
@@ -227,7 +227,7 @@ def test_the_trunk_and_known_rows_are_pulled_to_their_start_and_fresh_rows_to_ze
         n: (e["fc3.weight"][known] - began["fc3.weight"][known]).norm() for n, e in ends.items()
     }
     assert moved["pulled"] < 0.7 * moved["free"]
-    assert pulled["fc3.weight"][fresh].norm() < 0.7 * free["fc3.weight"][fresh].norm()
+    assert pulled["fc3.weight"][fresh].norm() < 0.9 * free["fc3.weight"][fresh].norm()
 
 
 def _without_decay(more: dict[str, Any]) -> dict[str, Any]:
