@@ -86,14 +86,14 @@ def bits(epoch: Any) -> list[tuple[bytes, list[int]]]:
     return [(images.numpy().tobytes(), labels.tolist()) for images, labels in epoch]
 
 
-def kept(how: Preprocessing = SMALL, memory: int = MUCH, disk: int = 0) -> Decoded:
-    return Decoded(decoded_edge(how), memory=memory, disk=disk)
+def kept(how: Preprocessing = SMALL, memory: int = MUCH) -> Decoded:
+    return Decoded(decoded_edge(how), memory=memory)
 
 
 # --- decoding -----------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
     st.integers(1, 400), st.integers(1, 400), st.integers(1, 120), st.sampled_from(["JPEG", "PNG"])
 )
@@ -192,7 +192,7 @@ LEVELS = {"bilinear": 1, "bicubic": 2}
 INTERPOLATIONS = st.sampled_from(list(LEVELS))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(st.integers(8, 300), st.integers(8, 300), st.integers(0, 999), INTERPOLATIONS)
 def test_a_cut_is_torchvisions_to_the_rounding(
     height: int, width: int, number: int, interpolation: str
@@ -205,7 +205,7 @@ def test_a_cut_is_torchvisions_to_the_rounding(
     assert abs(cut(np.asarray(photo), box, how) - theirs).max() <= LEVELS[interpolation]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(st.integers(5, 200), st.integers(5, 200), st.integers(10, 70), INTERPOLATIONS)
 def test_a_centre_is_torchvisions_to_the_rounding(
     height: int, width: int, resize: int, interpolation: str
@@ -317,7 +317,7 @@ def test_batches_do_not_depend_on_the_global_generators(samples: list[Sample]) -
     assert seen[0] == seen[1]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(
     workers=st.integers(0, 3),
     ahead=st.integers(0, 4),
@@ -331,9 +331,9 @@ def test_workers_caches_and_reading_ahead_change_no_bit(
 ) -> None:
     plain = open_photos(list_images(photos)).val
     expected = [bits(batches(list(plain), augment).epoch(epoch)) for epoch in (0, 1)]
-    cache = kept(memory=chance["memory"], disk=chance["disk"])
+    cache = kept(memory=chance["memory"])
     found = open_photos(list_images(photos), decoded=cache if chance["inspected"] else None).val
-    cache.spill_to(tmp_path_factory.mktemp("spill"))
+    cache.spill_to(tmp_path_factory.mktemp("spill"), chance["disk"])
     loader = batches(list(found), augment, workers=chance["workers"], decoded=cache)
     loader._ahead = chance["ahead"]
     assert [bits(loader.epoch(epoch)) for epoch in (0, 1)] == expected
@@ -377,14 +377,14 @@ def test_a_run_decodes_each_photo_once(photos: Path) -> None:
     assert cache.decodes == 28 + 11
 
 
-@pytest.mark.parametrize(("memory", "disk"), [(0, MUCH), (20 * 16 * 16 * 3, MUCH)])
+@pytest.mark.parametrize("memory", [0, 9 * 40 * 40 * 3])
 def test_what_memory_cannot_hold_is_kept_on_the_disk(
-    photos: Path, tmp_path: Path, memory: int, disk: int
+    photos: Path, tmp_path: Path, memory: int
 ) -> None:
     found = open_photos(list_images(photos)).train
-    cache = kept(memory=memory, disk=disk)
+    cache = kept(memory=memory)
     loader = batches(list(found), workers=2, decoded=cache)
-    cache.spill_to(tmp_path)
+    cache.spill_to(tmp_path, MUCH)
     for epoch in range(3):
         assert bits(loader.epoch(epoch)) == bits(batches(list(found)).epoch(epoch))
     assert cache.decodes == len(found)
@@ -415,8 +415,8 @@ def full_disk(free: int) -> Iterator[None]:
 
 def test_a_full_disk_only_costs_time(photos: Path, tmp_path: Path) -> None:
     found = list(open_photos(list_images(photos)).train)
-    cache = kept(memory=0, disk=MUCH)
-    cache.spill_to(tmp_path)
+    cache = kept(memory=0)
+    cache.spill_to(tmp_path, MUCH)
     loader = batches(found, decoded=cache)
     with full_disk(10 * 40 * 40 * 3 + 7):
         seen = [bits(loader.epoch(epoch)) for epoch in range(2)]
@@ -426,8 +426,8 @@ def test_a_full_disk_only_costs_time(photos: Path, tmp_path: Path) -> None:
 
 def test_a_folder_that_takes_no_file_only_costs_time(photos: Path, tmp_path: Path) -> None:
     found = list(open_photos(list_images(photos)).train)
-    cache = kept(memory=0, disk=MUCH)
-    cache.spill_to(tmp_path / "nowhere")
+    cache = kept(memory=0)
+    cache.spill_to(tmp_path / "nowhere", MUCH)
     assert bits(batches(found, decoded=cache).epoch()) == bits(batches(found).epoch())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -27,16 +28,15 @@ class Decoded:
     Args:
         shortest: photos are reduced as far as their shorter edge is no shorter; see ``decode``.
         memory: bytes to keep in memory.
-        disk: bytes to keep on the disk, once ``spill_to`` has said where.
 
     Attributes:
         decodes: photos that were decoded.
     """
 
-    def __init__(self, shortest: int, *, memory: int, disk: int = 0) -> None:
+    def __init__(self, shortest: int, *, memory: int) -> None:
         self.shortest = shortest
         self.decodes = 0
-        self._memory, self._disk = memory, disk
+        self._memory, self._disk = memory, 0
         self._lock = threading.Lock()
         self._kept: dict[Hashable, _Kept] = {}
         self._file: int | None = None
@@ -113,28 +113,23 @@ class Decoded:
             if isinstance(kept, np.ndarray):
                 self._memory += kept.nbytes
 
-    def spill_to(self, folder: Path, disk: int | None = None) -> None:
-        """Keep on the disk of a folder what memory cannot hold.
-
-        Args:
-            folder: on the disk.
-            disk: bytes to keep there, in place of those given before.
+    def spill_to(self, folder: Path, disk: int) -> None:
+        """Keep in a folder what memory cannot hold; said once.
 
         The file has no name, so that it is gone with the process, however that ends. Where none
-        can be made nothing is kept on the disk.
+        can be made, or the system has no such files, nothing is kept on the disk.
+
+        Args:
+            folder: where the file is.
+            disk: bytes that it may have.
         """
-        if disk is not None:
-            self._disk = disk
-        if self._file is not None or self._disk <= 0:
+        if disk <= 0 or not hasattr(os, "preadv"):
             return
-        try:
-            with tempfile.TemporaryFile(dir=folder) as file:
-                self._file = os.dup(file.fileno())
-        except OSError:
-            self._disk = 0
+        with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=folder) as file:
+            self._file, self._disk = os.dup(file.fileno()), disk
 
     def close(self) -> None:
-        """Let go of everything that is kept."""
+        """Let go of everything that is kept, once no thread reads any more."""
         with self._lock:
             self._kept.clear()
             file, self._file = self._file, None

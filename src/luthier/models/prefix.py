@@ -50,8 +50,8 @@ class Split:
 
     Attributes:
         dtype: of the prefix's weights and features.
-        whole: nothing learns but one layer, the only one with weights behind the cut, and the
-            features are one tensor: its input, or what dropout makes its input from.
+        whole: one layer has all the weights behind the cut, and the features are one tensor: its
+            input, or what dropout makes its input from.
         copied: bytes of weights that the prefix holds beside the model's own.
     """
 
@@ -183,13 +183,22 @@ def _arguments(node: fx.Node) -> Mapping[str, Any]:
 
 
 class _Tracer(fx.Tracer):
-    """Opens what is frozen in part or whole; what cannot be traced stays closed."""
+    """Opens modules as far as something to cut off may be inside; what cannot be traced stays closed.
+
+    A module stays closed that learns wholly, while something else learns too: its forward is
+    best left as it is.
+    """
 
     proxy_buffer_attributes = True  # else ``buffer.add_`` is carried out while it is traced
 
+    def __init__(self, learning: int) -> None:
+        super().__init__()
+        self._learning = learning
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        learns_wholly = {p.requires_grad for p in m.parameters()} == {True}
-        return _is_hooked(m) or learns_wholly or super().is_leaf_module(m, module_qualified_name)
+        learns = [p.requires_grad for p in m.parameters()]
+        of_many = bool(learns) and all(learns) and len(learns) < self._learning
+        return _is_hooked(m) or of_many or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self,
@@ -273,7 +282,7 @@ def _twin(model: nn.Module) -> nn.Module:
 def _drawing_nothing(twin: nn.Module) -> fx.Graph:
     with kept_randomness():
         before = _generator_states()
-        graph = _Tracer().trace(twin)
+        graph = _Tracer(sum(p.requires_grad for p in twin.parameters())).trace(twin)
         if _generator_states() != before:
             raise ValueError("a random number would become a part of the graph")
     return graph
@@ -297,10 +306,23 @@ def _cut_graph(model: nn.Module, dtype: torch.dtype) -> Split | None:
     if not any(True for _ in prefix.parameters()):
         return None
     learning, evaluating = (_rest(trace, by_key, cut, model) for trace in (now, later))
-    owners = {m for m in learning.modules() if list(m.parameters(recurse=False))}
-    layer = next(iter(owners), None)
-    whole = len(cut) == len(owners) == 1 and isinstance(layer, nn.Linear | nn.Conv2d)
-    return Split(dtype, whole, copied, model, prefix, learning, evaluating)
+    return Split(dtype, _is_head(learning), copied, model, prefix, learning, evaluating)
+
+
+def _is_head(rest: fx.GraphModule) -> bool:
+    """Tell whether one layer has all weights of a rest, and takes its feature but for dropout."""
+    owners = [m for m in rest.modules() if any(True for _ in m.parameters(recurse=False))]
+    if len(owners) != 1 or not isinstance(owners[0], nn.Linear | nn.Conv2d):
+        return False
+    calls = [node for node in rest.graph.nodes if _called(rest, node) is owners[0]]
+    source = calls[0].all_input_nodes[0]
+    while isinstance(_called(rest, source), _DropoutNd) or source.target is nn.functional.dropout:
+        source = source.all_input_nodes[0]
+    return len(calls) == 1 and source.op == "placeholder"
+
+
+def _called(rest: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    return rest.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 def _crossing(trace: _Trace, prefix: Collection[int]) -> Iterator[int]:
