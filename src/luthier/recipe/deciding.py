@@ -79,7 +79,7 @@ def _value(name: str, filled: Mapping[str, Any]) -> Any:
 
 def _looks_once(filled: Mapping[str, Any]) -> bool:
     """Tell whether each image is seen only as in validation, so that nothing is augmented."""
-    return filled["strategy"] == "probe" and _value("views", filled) == 1
+    return bool(filled["strategy"] == "probe" and _value("views", filled) == 1)
 
 
 def _fill_dependent(given: Mapping[str, Any], filled: dict[str, Any]) -> None:

@@ -13,7 +13,6 @@ import functools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -100,7 +99,8 @@ def check_head(model: nn.Module, head: Head, precision: Precision, size: int) ->
     else:
         return
     raise ModelError(
-        f"--strategy probe fits a Linear that is the last layer of {type(model).__name__}, but {why}",
+        f"--strategy probe fits a Linear that is the last layer of {type(model).__name__}, but"
+        f" {why}",
         cure="take --strategy frozen",
     )
 
@@ -257,7 +257,8 @@ class Probing:
             with contextlib.closing(batches):
                 for chunk in missing:
                     said = f"{len(there)} of {len(chunks)} files of features are saved"
-                    made = self._compute(chunk, batches, lambda s=said: self._heed(stop, s))
+                    heed = functools.partial(self._heed, stop, said)
+                    made = self._compute(chunk, batches, heed)
                     self._write(chunk, made)
                     there[chunk] = self._read(chunk)
         self.console.stop()
@@ -296,7 +297,9 @@ class Probing:
 
     def _there(self, chunks: Sequence[Chunk]) -> dict[Chunk, torch.Tensor]:
         """Return the features that an earlier session has made; say what is odd about them."""
-        there, damaged, notices = {}, [], {}
+        there: dict[Chunk, torch.Tensor] = {}
+        damaged: list[str] = []
+        notices: dict[str, None] = {}
         for chunk in chunks:
             try:
                 found = features.read(chunk.path(self.folder.features), chunk)
@@ -358,8 +361,12 @@ class Probing:
             torch.tensor(folds * self.views),
             torch.tensor(weights * self.views, dtype=torch.float64) / self.views,
         )
-        cut = [column.split([len(t) for t in train]) for column in columns]
-        return [Shown(t, *facts) for t, *facts in zip(train, *cut, strict=True)]
+        shown, first = [], 0
+        for block in train:
+            labelled, folded, weighted = (c[first : first + len(block)] for c in columns)
+            shown.append(Shown(block, labelled, folded, weighted))
+            first += len(block)
+        return shown
 
     # --- results ----------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ bits.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ _RISES = 2  # penalties in a row that are no better before weaker ones are given
 _ROUGH, _FINE = 1e-5, 1e-8  # largest gradient: to compare penalties, and at the end
 _MOST_ITERATIONS = 1000
 _HELD = 1 << 30  # bytes of standardised features that are kept instead of made again each time
+_SMALL = 1 << 22  # features in all, for which a second thread costs more than it brings
 _STEADY = 1e-6  # a feature whose deviation is a smaller part of its mean says nothing
 
 
@@ -123,23 +125,60 @@ def fit_probe(
         penalties: to choose from, strongest first.
         each: called before each evaluation of the loss; may raise, to stop.
     """
-    rows = _Rows(shown, centred=bias)
-    tried = _cross_validate(rows, classes, bias, penalties, each)
+    with _few_threads(sum(piece.features.numel() for piece in shown)):
+        return _fit_probe(shown, classes, bias, penalties, each)
+
+
+@contextlib.contextmanager
+def _few_threads(features: int) -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if features <= _SMALL else threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _fit_probe(
+    shown: Sequence[Shown],
+    classes: int,
+    bias: bool,
+    penalties: Sequence[float],
+    each: Callable[[], object],
+) -> Probe:
+    mean, deviation = _moments(shown)
+    if not bias:
+        mean = torch.zeros_like(mean)
+    rows = _Rows(shown, mean, deviation)
+    some = _taking_part(shown)
+    partly = rows if some is shown else _Rows(some, mean, deviation)
+    tried = _cross_validate(partly, classes, bias, penalties, each)
     penalty = min(tried, key=lambda pair: pair[1])[0] if tried else DEFAULT_PENALTY
     fit = _Fit(rows, classes, bias, None, each)
     stronger = [p for p in penalties if p > penalty][-1:]
     for at in stronger:
         fit.solve(at, _ROUGH)
     fit.solve(penalty, _FINE)
-    weight, offset = rows.unstandardised(fit.weight, fit.bias)
+    weight = fit.weight / deviation
     return Probe(
         weight.float(),
-        offset.float() if bias else None,
+        (fit.bias - weight @ mean).float() if bias else None,
         penalty,
         tuple(tried),
         fit.iterations,
         fit.converged,
     )
+
+
+def _taking_part(shown: Sequence[Shown]) -> Sequence[Shown]:
+    """Return the photos that take part in the cross-validation."""
+    masks = [piece.folds != NEVER for piece in shown]
+    if all(bool(mask.all()) for mask in masks):
+        return shown
+    return [
+        Shown(piece.features[mask], piece.labels[mask], piece.folds[mask], piece.weights[mask])
+        for piece, mask in zip(shown, masks, strict=True)
+    ]
 
 
 def _cross_validate(
@@ -149,7 +188,7 @@ def _cross_validate(
     penalties: Sequence[float],
     each: Callable[[], object],
 ) -> list[tuple[float, float]]:
-    folds = sorted(rows.folds() - {ALWAYS, NEVER})
+    folds = sorted(rows.folds() - {ALWAYS})
     if len(folds) < 2:
         return []
     fits = [_Fit(rows, classes, bias, fold, each) for fold in folds]
@@ -171,12 +210,9 @@ _Piece = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 class _Rows:
     """Standardised features in float64, piece by piece: made when asked for, or held."""
 
-    def __init__(self, shown: Sequence[Shown], *, centred: bool) -> None:
-        self._shown = shown
-        self._mean, self._deviation = _moments(shown)
-        if not centred:
-            self._mean = torch.zeros_like(self._mean)
-        self.features = len(self._mean)
+    def __init__(self, shown: Sequence[Shown], mean: torch.Tensor, deviation: torch.Tensor) -> None:
+        self._shown, self._mean, self._deviation = shown, mean, deviation
+        self.features = len(mean)
         needed = 8 * self.features * sum(len(piece.labels) for piece in shown)
         self._held = list(self._made()) if needed <= _HELD else None
 
@@ -191,22 +227,19 @@ class _Rows:
 
     def folds(self) -> set[int]:
         """Return the folds that there are."""
-        return {fold for piece in self._shown for fold in piece.folds.unique().tolist()}
-
-    def unstandardised(
-        self, weight: torch.Tensor, bias: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return weight and bias that give from features as they are what these give from ours."""
-        wide = weight / self._deviation
-        return wide, bias - wide @ self._mean
+        return {fold for piece in self._shown for fold in piece.folds.tolist()}
 
 
 def _moments(shown: Sequence[Shown]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean and deviation of each feature; the deviation is infinite where nothing varies."""
-    count = sum(piece.weights.sum() for piece in shown)
-    mean = sum(piece.weights @ piece.features.double() for piece in shown) / count
-    spread = sum(piece.weights @ (piece.features.double() - mean).square() for piece in shown)
-    deviation = (spread / count).sqrt()
+    count = sum(float(piece.weights.sum()) for piece in shown)
+    mean = torch.zeros(shown[0].features.shape[1], dtype=torch.float64)
+    for piece in shown:
+        mean += piece.weights @ piece.features.double() / count
+    spread = torch.zeros_like(mean)
+    for piece in shown:
+        spread += piece.weights @ (piece.features.double() - mean).square() / count
+    deviation = spread.sqrt()
     steady = deviation <= _STEADY * mean.abs()
     return mean, torch.where(steady, torch.inf, deviation)
 
@@ -246,7 +279,7 @@ class _Fit:
             history_size=20,
             line_search_fn="strong_wolfe",
         )
-        optimizer.step(lambda: self._evaluate(penalty))
+        optimizer.step(lambda: self._evaluate(penalty))  # type: ignore[no-untyped-call]
         self.iterations = optimizer.state[self.weight]["n_iter"]
         self._evaluate(penalty)
         gradients = [p.grad for p in parameters if p.grad is not None]
@@ -283,8 +316,9 @@ class _Fit:
 
     def _taken(self, *, held_out: bool) -> Iterator[tuple[torch.Tensor, ...]]:
         for features, labels, folds, weights in self._rows.pieces():
-            if self._fold is None:
+            if held_out:
+                yield features, labels, weights * (folds == self._fold)
+            elif self._fold is None:
                 yield features, labels, weights
-                continue
-            mask = folds == self._fold if held_out else (folds != self._fold) & (folds != NEVER)
-            yield features[mask], labels[mask], weights[mask]
+            else:  # a weight of 0 costs less than a copy of the others
+                yield features, labels, weights * (folds != self._fold)
