@@ -54,10 +54,12 @@ class Stored:
 
     Attributes:
         features: float32 ``[photos, features]``, mapped.
+        of: the hash of what they are made of.
         environment: where they were made.
     """
 
     features: torch.Tensor
+    of: str
     environment: Mapping[str, Any]
 
 
@@ -75,17 +77,28 @@ def read(path: Path, chunk: Chunk) -> Stored | None:
     """
     if not path.exists():
         return None
+    found = check(path)
+    if found.of != chunk.wanted or len(found.features) != chunk.count:
+        return None
+    return found
+
+
+def check(path: Path) -> Stored:
+    """Read a chunk's file of whatever photos.
+
+    Raises:
+        DamagedError: its content is not what was written.
+    """
     try:
         archive = open_archive(path)
         told = archive.metadata
-        found = tensors.weights(archive)[_NAME]
-        if told["of"] != chunk.wanted:
-            return None
-        if found.ndim != 2 or len(found) != chunk.count or told["sha256"] != digest(found):
-            raise DamagedError(f"{path} has another content than when it was written")
-        return Stored(found, told["environment"])
+        found = Stored(tensors.weights(archive)[_NAME], told["of"], told["environment"])
+        sound = found.features.ndim == 2 and told["sha256"] == digest(found.features)
     except (UnsupportedFileError, KeyError, TypeError) as error:
         raise DamagedError(f"{path} is no file of features: {error}") from error
+    if not sound:
+        raise DamagedError(f"{path} has another content than when it was written")
+    return found
 
 
 def digest(features: torch.Tensor) -> str:

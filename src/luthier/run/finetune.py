@@ -121,7 +121,8 @@ def _continue(wanted: Recipe, folder: RunFolder, console: Console) -> Result:
     console.log_to(folder.log)
     if found is None:
         _note_images(folder, job)
-        console.say(f"run {folder.path} has no checkpoint yet: it starts from the beginning")
+        if job.recipe.strategy.strategy != "probe":  # which goes by files of its own
+            console.say(f"run {folder.path} has no checkpoint yet: it starts from the beginning")
         return _run_to_end(_session(job, folder, console), console)
     with found.reading():
         then = {n: found.manifest[n] for n in ("data", "recipe", "environment", "start")}
