@@ -23,7 +23,7 @@ PENALTIES = tuple(10.0 ** (4 - step / 2) for step in range(17))
 DEFAULT_PENALTY = 100.0  # where there is nothing to choose by
 ALWAYS, NEVER = -1, -2  # folds of photos that are always learned from, and of those left out
 _RISES = 2  # penalties in a row that are no better before weaker ones are given up
-_ROUGH, _FINE = 1e-5, 1e-8  # largest gradient: to compare penalties, and at the end
+_ROUGH, _FINE = 1e-5, 1e-7  # largest gradient: to compare penalties, and at the end
 _MOST_ITERATIONS = 1000
 _HELD = 1 << 30  # bytes of standardised features that are kept instead of made again each time
 _SMALL = 1 << 22  # features in all, for which a second thread costs more than it brings
@@ -152,8 +152,11 @@ def _fit_probe(
     rows = _Rows(shown, mean, deviation)
     some = _taking_part(shown)
     partly = rows if some is shown else _Rows(some, mean, deviation)
-    tried = _cross_validate(partly, classes, bias, penalties, each)
-    penalty = min(tried, key=lambda pair: pair[1])[0] if tried else DEFAULT_PENALTY
+    tried: list[tuple[float, float]] = []
+    if len(penalties) > 1:
+        tried = _cross_validate(partly, classes, bias, penalties, each)
+    default = DEFAULT_PENALTY if len(penalties) > 1 else penalties[0]
+    penalty = min(tried, key=lambda pair: pair[1])[0] if tried else default
     fit = _Fit(rows, classes, bias, None, each)
     stronger = [p for p in penalties if p > penalty][-1:]
     for at in stronger:
@@ -275,7 +278,7 @@ class _Fit:
             max_iter=_MOST_ITERATIONS,
             max_eval=2 * _MOST_ITERATIONS,
             tolerance_grad=tolerance,
-            tolerance_change=1e-15,
+            tolerance_change=1e-20,  # until the loss, to its last bit, falls no more
             history_size=20,
             line_search_fn="strong_wolfe",
         )
