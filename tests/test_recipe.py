@@ -53,6 +53,7 @@ SAMPLES: dict[str, Any] = {
     "layer_decay": 0.5,
     "head_epochs": 2,
     "unfreeze_epochs": 3,
+    "views": 4,
     "optimizer": "adamw",
     "lr": 0.02,
     "momentum": 0.8,
@@ -90,11 +91,20 @@ ONLY: dict[str, tuple[str, tuple[str, ...]]] = {
     "layer_decay": ("strategy", ("layerwise",)),
     "head_epochs": ("strategy", ("lp-ft",)),
     "unfreeze_epochs": ("strategy", ("gradual",)),
+    "views": ("strategy", ("probe",)),
     "momentum": ("optimizer", ("sgd",)),
     "step_size": ("schedule", ("step",)),
     "gamma": ("schedule", ("step",)),
     "warmup_epochs": ("schedule", ("step", "cosine", "constant")),
 }
+
+# What has no effect with --strategy probe, which takes no steps.
+STEPWISE = (
+    *("optimizer", "lr", "momentum", "weight_decay", "decay_to", "clip_norm", "accumulate"),
+    *("schedule", "step_size", "gamma", "warmup_epochs", "label_smoothing", "mixup", "cutmix"),
+    *("ema", "epochs", "patience", "save_every", "keep"),
+)
+AUGMENTS = ("augment", "color_jitter", "rand_augment", "erase")
 
 # Field: values just outside of its range, values just inside.
 RANGES: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
@@ -106,6 +116,7 @@ RANGES: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
     "layer_decay": ((0, -1, 1.01), (0.001, 1)),
     "head_epochs": ((0, -1), (1, 24)),
     "unfreeze_epochs": ((0, -1), (1, 25)),
+    "views": ((0, -1), (1, 100)),
     "lr": ((0, -0.1), (1e-9, 100)),
     "momentum": ((-0.1, 1, 1.1), (0, 0.999)),
     "weight_decay": ((-0.1,), (0, 1)),
@@ -202,6 +213,15 @@ def make_start_fit(draw: st.DrawFn, got: dict[str, Any]) -> None:
         got["weight_decay"] = draw(st.floats(1e-6, 1))
 
 
+def make_probe_fit(draw: st.DrawFn, got: dict[str, Any]) -> None:
+    got |= dict.fromkeys(STEPWISE)
+    got["head"] = draw(st.sampled_from([None, "replace"]))
+    if got["views"] in (None, 1):
+        got |= dict.fromkeys(AUGMENTS)
+    elif got["augment"] == "none":
+        got["augment"] = "crop"
+
+
 @st.composite
 def recipes(draw: st.DrawFn) -> Recipe:
     """Any recipe that makes sense, with any part of it undecided."""
@@ -216,19 +236,25 @@ def recipes(draw: st.DrawFn) -> Recipe:
     if got["schedule"] == "one-cycle":
         got["momentum"] = None
     make_start_fit(draw, got)
+    if got["strategy"] == "probe":
+        make_probe_fit(draw, got)
     if got["resize"] is not None:
         got["resize"] += got["image_size"] or 224
     longest = max(got["head_epochs"] or 1, got["unfreeze_epochs"] or 1)
     if got["warmup_epochs"] is not None:
         got["warmup_epochs"] = draw(st.floats(0, 20))
         longest = max(longest, 20)
-    got["epochs"] = longest + 1 + draw(st.integers(0, 50))
+    if got["strategy"] != "probe":
+        got["epochs"] = longest + 1 + draw(st.integers(0, 50))
     return recipe(**got)
 
 
 def test_the_tables_of_this_file_are_complete() -> None:
     assert SAMPLES.keys() == ENTRIES.keys()
     assert {n: e.knob.only for n, e in ENTRIES.items() if e.knob.only} == ONLY
+    unless = {n for n, e in ENTRIES.items() if e.knob.unless}
+    assert unless == set(STEPWISE)
+    assert {ENTRIES[n].knob.unless for n in STEPWISE} == {("strategy", ("probe",))}
     ranged = {n for n, e in ENTRIES.items() if (e.knob.low, e.knob.high) != (None, None)}
     assert ranged == RANGES.keys()
 
@@ -301,6 +327,8 @@ def test_an_empty_recipe_resolves_to_the_documented_defaults() -> None:
         ({"strategy": "gradual", "epochs": 1}, {"unfreeze_epochs": 1}),
         ({"strategy": "discriminative"}, {"trunk_lr_scale": 0.1, "layer_decay": None}),
         ({"strategy": "layerwise"}, {"layer_decay": 0.75}),
+        ({"strategy": "probe"}, {"views": 1, "augment": None, "epochs": None, "lr": None}),
+        ({"strategy": "probe", "views": 2}, {"augment": "crop-flip", "weight_decay": None}),
         ({"image_size": 32}, {"resize": 37}),
         ({"weights": "none"}, {"strategy": "scratch"}),
         ({"strategy": "scratch"}, {"weights": "none"}),
@@ -361,6 +389,48 @@ def test_a_field_without_an_effect_is_refused_naming_both(
 @pytest.mark.parametrize("name", [n for n, (other, _) in ONLY.items() if other == "strategy"])
 def test_a_field_of_another_strategy_is_refused_where_none_is_given(name: str) -> None:
     assert "--strategy full" in refusal(**{name: SAMPLES[name]})
+
+
+@pytest.mark.parametrize("name", STEPWISE)
+def test_what_belongs_to_steps_is_refused_with_a_probe(name: str) -> None:
+    title = ENTRIES[name].title(SAMPLES[name])
+    assert f"{title} has no effect with --strategy probe" in refusal(
+        strategy="probe", **{name: SAMPLES[name]}
+    )
+
+
+@pytest.mark.parametrize("name", AUGMENTS)
+def test_augmentation_is_refused_where_a_probe_looks_once(name: str) -> None:
+    value = {"augment": "crop", "color_jitter": 0.4, "rand_augment": 9, "erase": 0.25}[name]
+    for once in ({}, {"views": 1}):
+        said = refusal(strategy="probe", **once, **{name: value})
+        assert f"{ENTRIES[name].flag} {value} has no effect with --strategy probe and" in said
+        assert "--views" in said
+    made = resolve(recipe(strategy="probe", views=2, **{name: value}))
+    assert values(made)[name] == value
+
+
+def test_views_that_are_all_the_same_are_refused() -> None:
+    said = refusal(strategy="probe", views=3, augment="none")
+    assert "--views 3 has no effect with --augment none" in said
+    resolve(recipe(strategy="probe", views=3, augment="none", erase=0.5))
+
+
+def test_a_probe_refuses_a_head_by_name() -> None:
+    assert "--head by-name has no effect with --strategy probe" in refusal(
+        strategy="probe", head="by-name"
+    )
+
+
+def test_a_change_to_a_probe_and_back_takes_along_what_has_no_effect() -> None:
+    plain = resolve(recipe(weights="a.pth", optimizer="adamw", epochs=3, augment="crop"))
+    probe = resolve(overlay(plain, strategy="probe"))
+    assert probe == resolve(recipe(weights="a.pth", strategy="probe"))
+    many = resolve(overlay(probe, views=4))
+    assert (many.strategy.views, many.data.augment) == (4, "crop-flip")
+    assert resolve(overlay(many, views=1)) == probe
+    back = resolve(overlay(many, strategy="frozen"))
+    assert back == resolve(recipe(weights="a.pth", strategy="frozen"))
 
 
 def test_momentum_is_refused_where_the_schedule_cycles_it() -> None:

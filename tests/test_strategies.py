@@ -27,7 +27,10 @@ from luthier.strategies.blocks import is_norm
 from luthier.values import Block
 from test_models import TIMM, TORCHVISION, original_skeleton, skeleton
 
-NAMES = ("scratch", "full", "frozen", "zero-lr", "discriminative", "layerwise", "lp-ft", "gradual")
+NAMES = (
+    *("scratch", "full", "frozen", "zero-lr", "discriminative", "layerwise", "lp-ft", "gradual"),
+    "probe",
+)
 SETTINGS = st.fixed_dictionaries(
     {
         "trunk_lr_scale": st.floats(0.001, 1.0),
@@ -102,6 +105,7 @@ def test_each_strategy_is_what_its_name_says() -> None:
         "layerwise": (0.125, 0.25, 0.5, 1.0),
         "lp-ft": (None, None, None, 1.0),
         "gradual": (None, None, None, 1.0),
+        "probe": (None, None, None, 1.0),
     }
     head_first = policy_of("lp-ft", PLAIN)
     assert head_first.rates(2, 1) == (None, None, 1.0)
@@ -120,7 +124,7 @@ def test_frozen_blocks_are_those_that_never_learn(
     for block in range(blocks + 1):
         ever = any(policy.rates(blocks, epoch)[block] for epoch in range(epochs))
         assert (block in frozen) == (not ever)
-    if strategy in ("frozen", "zero-lr"):
+    if strategy in ("frozen", "zero-lr", "probe"):
         assert frozen == set(range(blocks))
     if strategy in ("scratch", "full", "discriminative", "layerwise"):
         assert frozen == set()

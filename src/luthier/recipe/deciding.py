@@ -10,6 +10,8 @@ from typing import Any
 from luthier.errors import RecipeError, nearest
 from luthier.recipe.fields import ENTRIES, Entry, Recipe, replace, values
 
+_AUGMENTS = ("augment", "color_jitter", "rand_augment", "erase")
+
 
 def overlay(base: Recipe, **changes: Any) -> Recipe:
     """Put changes on top of a recipe.
@@ -20,15 +22,16 @@ def overlay(base: Recipe, **changes: Any) -> Recipe:
     Raises:
         RecipeError: see ``replace``.
     """
-    stale = {
+    after = values(base) | changes
+    stale: dict[str, Any] = {
         entry.name: None
         for entry in ENTRIES.values()
-        if entry.knob.only is not None
-        and entry.knob.only[0] in changes
-        and not _applies(entry, changes)
+        if any(other in changes for other, _ in _conditions(entry)) and not _applies(entry, after)
     }
     if changes.get("schedule") == "one-cycle":
         stale["momentum"] = None
+    if {"strategy", "views"} & changes.keys() and _looks_once(after):
+        stale |= dict.fromkeys(_AUGMENTS)
     return replace(base, **(stale | changes))
 
 
@@ -47,7 +50,7 @@ def resolve(recipe: Recipe) -> Recipe:
     if filled["strategy"] is None:
         filled["strategy"] = "scratch" if filled["weights"] == "none" else "full"
     for entry in ENTRIES.values():
-        if filled[entry.name] is None and (entry.knob.only is None or _applies(entry, filled)):
+        if filled[entry.name] is None and _applies(entry, filled):
             filled[entry.name] = entry.knob.default
     _fill_dependent(given, filled)
     complete = replace(recipe, **filled)
@@ -58,21 +61,36 @@ def resolve(recipe: Recipe) -> Recipe:
     return complete
 
 
+def _conditions(entry: Entry) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the other fields that decide whether a field has an effect, each with values."""
+    return [pair for pair in (entry.knob.only, entry.knob.unless) if pair is not None]
+
+
 def _applies(entry: Entry, filled: Mapping[str, Any]) -> bool:
-    if entry.knob.only is None:
-        return True
-    other, allowed = entry.knob.only
-    value = filled[other] if filled[other] is not None else ENTRIES[other].knob.default
-    return value in allowed
+    only, unless = entry.knob.only, entry.knob.unless
+    if only is not None and _value(only[0], filled) not in only[1]:
+        return False
+    return unless is None or _value(unless[0], filled) not in unless[1]
+
+
+def _value(name: str, filled: Mapping[str, Any]) -> Any:
+    return filled[name] if filled[name] is not None else ENTRIES[name].knob.default
+
+
+def _looks_once(filled: Mapping[str, Any]) -> bool:
+    """Tell whether each image is seen only as in validation, so that nothing is augmented."""
+    return bool(filled["strategy"] == "probe" and _value("views", filled) == 1)
 
 
 def _fill_dependent(given: Mapping[str, Any], filled: dict[str, Any]) -> None:
     if filled["resize"] is None:
         filled["resize"] = round(filled["image_size"] * 256 / 224)
-    if filled["weight_decay"] is None:
+    if filled["weight_decay"] is None and filled["strategy"] != "probe":
         filled["weight_decay"] = 0.01 if filled["optimizer"] == "adamw" else 0.0
     if filled["schedule"] == "one-cycle" and given["momentum"] is None:
         filled["momentum"] = None
+    if _looks_once(filled) and given["augment"] is None:
+        filled["augment"] = None
     if filled["strategy"] == "lp-ft" and filled["head_epochs"] is None:
         filled["head_epochs"] = max(1, filled["epochs"] // 5)
     if filled["strategy"] == "gradual" and filled["unfreeze_epochs"] is None:
@@ -91,7 +109,8 @@ def _check_values(recipe: Recipe) -> None:
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int | float) and not isinstance(number, bool):
                 _check_range(entry, number)
-    parse_interval(recipe.training.save_every or "")
+    if recipe.training.save_every is not None:
+        parse_interval(recipe.training.save_every)
 
 
 def _check_range(entry: Entry, value: float) -> None:
@@ -107,9 +126,16 @@ def _check_range(entry: Entry, value: float) -> None:
 def _check_effects(given: Mapping[str, Any], filled: Mapping[str, Any]) -> None:
     for name, value in given.items():
         entry = ENTRIES[name]
-        if value is None or entry.knob.only is None or _applies(entry, filled):
+        if value is None or _applies(entry, filled):
             continue
-        other, allowed = entry.knob.only
+        unless, only = entry.knob.unless, entry.knob.only
+        if unless is not None and _value(unless[0], filled) in unless[1]:
+            other = unless[0]
+            raise RecipeError(
+                f"{entry.title(value)} has no effect with {ENTRIES[other].flag} {filled[other]}"
+            )
+        assert only is not None  # noqa: S101 - nothing else keeps a field from applying
+        other, allowed = only
         there = " or ".join(f"{ENTRIES[other].flag} {a}" for a in allowed)
         raise RecipeError(
             f"{entry.title(value)} has no effect with {ENTRIES[other].flag} {filled[other]}: it"
@@ -123,6 +149,7 @@ def _check_sense(filled: Mapping[str, Any]) -> None:
         why = {
             "frozen": "a random trunk that is frozen learns nothing",
             "zero-lr": "a random trunk at learning rate 0 learns nothing",
+            "probe": "the features of a random trunk say little",
         }.get(strategy, "there is nothing to fine-tune in random weights")
         raise RecipeError(
             f"--strategy {strategy} with --weights none makes no sense: {why}",
@@ -153,8 +180,32 @@ def _check_sense(filled: Mapping[str, Any]) -> None:
         )
 
 
+def _check_probe(filled: Mapping[str, Any]) -> None:
+    if filled["head"] == "by-name":
+        raise RecipeError(
+            "--head by-name has no effect with --strategy probe, which fits the whole head anew",
+            cure="leave --head out, or take --strategy frozen",
+        )
+    given = [ENTRIES[n].title(filled[n]) for n in _AUGMENTS if filled[n] is not None]
+    if _looks_once(filled) and given:
+        raise RecipeError(
+            f"{given[0]} has no effect with --strategy probe and --views 1, which sees each image"
+            " as validation does",
+            cure="give --views, such as --views 4, or leave it out",
+        )
+    extras = [filled[name] for name in _AUGMENTS if name != "augment"]
+    if filled["views"] > 1 and filled["augment"] == "none" and not any(extras):
+        raise RecipeError(
+            f"--views {filled['views']} has no effect with --augment none: all views are the same",
+            cure="leave one of the two out",
+        )
+
+
 def _check_start(filled: Mapping[str, Any]) -> None:
     strategy, by_name = filled["strategy"], filled["head"] == "by-name"
+    if strategy == "probe":
+        _check_probe(filled)
+        return
     if by_name and filled["weights"] == "none":
         raise RecipeError(
             "--head by-name has no effect with --weights none: there is no head to take rows from",

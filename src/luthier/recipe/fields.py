@@ -23,7 +23,9 @@ STRATEGIES = (
     "layerwise",
     "lp-ft",
     "gradual",
+    "probe",
 )
+_NO_PROBE = ("strategy", ("probe",))  # which trains nothing step by step
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Knob:
         default: the value that ``resolve`` fills in where the field applies.
         choices: the allowed values, where they can be listed.
         only: ``(other field, its values)`` outside of which this one has no effect.
+        unless: ``(other field, its values)`` with which this one has no effect.
         low: the least allowed value; ``open_low`` leaves that value itself out.
         high: the greatest allowed value; ``open_high`` leaves that value itself out.
     """
@@ -43,6 +46,7 @@ class Knob:
     default: Any = None
     choices: tuple[str, ...] = ()
     only: tuple[str, tuple[str, ...]] | None = None
+    unless: tuple[str, tuple[str, ...]] | None = None
     low: float | None = None
     high: float | None = None
     open_low: bool = False
@@ -142,14 +146,24 @@ class Strategy:
     unfreeze_epochs: int | None = _knob(
         "epochs until the last block is unfrozen [half]", only=("strategy", ("gradual",)), low=1
     )
+    views: int | None = _knob(
+        "looks at each training image: 1 as in validation, more with augmentation",
+        default=1,
+        only=("strategy", ("probe",)),
+        low=1,
+    )
 
 
 @dataclass(frozen=True)
 class Optimizer:
     """How a gradient becomes a step."""
 
-    optimizer: str | None = _knob("SGD or AdamW", default="sgd", choices=("sgd", "adamw"))
-    lr: float | None = _knob("learning rate of the head", default=0.001, low=0.0, open_low=True)
+    optimizer: str | None = _knob(
+        "SGD or AdamW", default="sgd", choices=("sgd", "adamw"), unless=_NO_PROBE
+    )
+    lr: float | None = _knob(
+        "learning rate of the head", default=0.001, low=0.0, open_low=True, unless=_NO_PROBE
+    )
     momentum: float | None = _knob(
         "momentum of SGD",
         default=0.9,
@@ -157,19 +171,23 @@ class Optimizer:
         low=0.0,
         high=1.0,
         open_high=True,
+        unless=_NO_PROBE,
     )
     weight_decay: float | None = _knob(
-        "weight decay; norms and biases are left out [sgd 0, adamw 0.01]", low=0.0
+        "weight decay; norms and biases are left out [sgd 0, adamw 0.01]", low=0.0, unless=_NO_PROBE
     )
     decay_to: str | None = _knob(
         "what weight decay pulls to: zero, or where the weights started (L2-SP)",
         default="zero",
         choices=("zero", "start"),
+        unless=_NO_PROBE,
     )
     clip_norm: float | None = _knob(
-        "largest norm of the gradient [no limit]", low=0.0, open_low=True
+        "largest norm of the gradient [no limit]", low=0.0, open_low=True, unless=_NO_PROBE
     )
-    accumulate: int | None = _knob("batches whose gradients make one step", default=1, low=1)
+    accumulate: int | None = _knob(
+        "batches whose gradients make one step", default=1, low=1, unless=_NO_PROBE
+    )
 
 
 @dataclass(frozen=True)
@@ -180,18 +198,25 @@ class Schedule:
         "how the learning rate falls",
         default="step",
         choices=("step", "cosine", "one-cycle", "constant"),
+        unless=_NO_PROBE,
     )
     step_size: int | None = _knob(
-        "epochs between two falls", default=7, only=("schedule", ("step",)), low=1
+        "epochs between two falls", default=7, only=("schedule", ("step",)), low=1, unless=_NO_PROBE
     )
     gamma: float | None = _knob(
-        "factor of each fall", default=0.1, only=("schedule", ("step",)), low=0.0, open_low=True
+        "factor of each fall",
+        default=0.1,
+        only=("schedule", ("step",)),
+        low=0.0,
+        open_low=True,
+        unless=_NO_PROBE,
     )
     warmup_epochs: float | None = _knob(
         "epochs in which the learning rate rises from zero",
         default=0.0,
         only=("schedule", ("step", "cosine", "constant")),
         low=0.0,
+        unless=_NO_PROBE,
     )
 
 
@@ -205,18 +230,20 @@ class Regularisation:
         low=0.0,
         high=1.0,
         open_high=True,
+        unless=_NO_PROBE,
     )
     class_weights: str | None = _knob(
         "weigh the loss against unequal class sizes", default="none", choices=("none", "balanced")
     )
-    mixup: float | None = _knob("alpha of mixup [off]", low=0.0, open_low=True)
-    cutmix: float | None = _knob("alpha of CutMix [off]", low=0.0, open_low=True)
+    mixup: float | None = _knob("alpha of mixup [off]", low=0.0, open_low=True, unless=_NO_PROBE)
+    cutmix: float | None = _knob("alpha of CutMix [off]", low=0.0, open_low=True, unless=_NO_PROBE)
     ema: float | None = _knob(
         "decay of the average of the weights that is validated and kept [off]",
         low=0.0,
         high=1.0,
         open_low=True,
         open_high=True,
+        unless=_NO_PROBE,
     )
 
 
@@ -224,14 +251,22 @@ class Regularisation:
 class Training:
     """How long, how much at a time, and what is kept."""
 
-    epochs: int | None = _knob("passes over the training images", default=25, low=1)
+    epochs: int | None = _knob(
+        "passes over the training images", default=25, low=1, unless=_NO_PROBE
+    )
     batch_size: int | None = _knob("images in a batch", default=16, low=1)
     seed: int | None = _knob("seed of everything random", default=0, low=0)
-    patience: int | None = _knob("epochs without improvement before stopping [no stop]", low=1)
-    save_every: str | None = _knob(
-        "'N epochs', 'N steps', 'N minutes', or 'N%' of the run's time", default="1 epoch"
+    patience: int | None = _knob(
+        "epochs without improvement before stopping [no stop]", low=1, unless=_NO_PROBE
     )
-    keep: int | None = _knob("newest checkpoints that are kept, beside the best", default=2, low=1)
+    save_every: str | None = _knob(
+        "'N epochs', 'N steps', 'N minutes', or 'N%' of the run's time",
+        default="1 epoch",
+        unless=_NO_PROBE,
+    )
+    keep: int | None = _knob(
+        "newest checkpoints that are kept, beside the best", default=2, low=1, unless=_NO_PROBE
+    )
     disk_patience: float | None = _knob(
         "minutes to go on trying where the disk is full", default=10.0, low=0.0
     )

@@ -19,6 +19,7 @@ from luthier.report import Console
 from luthier.run import conditions, results
 from luthier.run.folder import RunFolder, existing_run, held, new_run
 from luthier.run.job import Job, prepare
+from luthier.run.probing import Probing
 from luthier.run.session import Session
 from luthier.run.stopping import listening
 from luthier.values import Score
@@ -78,7 +79,7 @@ def finetune(
         console.log_to(folder.log)
         _note_images(folder, job)
         console.say(f"run {folder.path}")
-        return _run_to_end(Session(job, folder, console), console)
+        return _run_to_end(_session(job, folder, console), console)
 
 
 def resume(
@@ -120,8 +121,9 @@ def _continue(wanted: Recipe, folder: RunFolder, console: Console) -> Result:
     console.log_to(folder.log)
     if found is None:
         _note_images(folder, job)
-        console.say(f"run {folder.path} has no checkpoint yet: it starts from the beginning")
-        return _run_to_end(Session(job, folder, console), console)
+        if job.recipe.strategy.strategy != "probe":  # which goes by files of its own
+            console.say(f"run {folder.path} has no checkpoint yet: it starts from the beginning")
+        return _run_to_end(_session(job, folder, console), console)
     with found.reading():
         then = {n: found.manifest[n] for n in ("data", "recipe", "environment", "start")}
     notices = [
@@ -130,7 +132,7 @@ def _continue(wanted: Recipe, folder: RunFolder, console: Console) -> Result:
         *conditions.differences(then["environment"], results.environment(job)),
     ]
     job = dataclasses.replace(job, start=then["start"])
-    session = Session(job, folder, console)
+    session = _session(job, folder, console)
     session.restore(found)
     _note_images(folder, job)
     for damaged in found.passed_over:
@@ -169,7 +171,13 @@ def _naming_disk_trouble(folder: RunFolder) -> Iterator[None]:
         ) from error
 
 
-def _run_to_end(session: Session, console: Console) -> Result:
+def _session(job: Job, folder: RunFolder, console: Console) -> Session | Probing:
+    if job.recipe.strategy.strategy == "probe":
+        return Probing(job, folder, console)
+    return Session(job, folder, console)
+
+
+def _run_to_end(session: Session | Probing, console: Console) -> Result:
     with listening() as stop:
         session.run(stop)
     summary = session.finish()

@@ -27,7 +27,7 @@ class RunFolder:
 
     def sweep(self) -> None:
         """Remove what killed writers left."""
-        for place in (self.path, self.checkpoints):
+        for place in (self.path, self.checkpoints, self.features):
             durable.sweep(place)
 
     @property
@@ -54,6 +54,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """One directory a checkpoint."""
         return self.path / "checkpoints"
+
+    @property
+    def features(self) -> Path:
+        """What a probe's trunk shows of the photos; gone once the run is finished."""
+        return self.path / "features"
 
     @property
     def model(self) -> Path:

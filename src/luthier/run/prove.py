@@ -175,8 +175,11 @@ class _Process:
         return self._metrics() != self._before
 
     def saves(self) -> bool:
-        """Tell whether a checkpoint is being written at this moment."""
-        return any(self.folder.glob("*/checkpoints/.tmp-step-*"))
+        """Tell whether a checkpoint, or a probe's features, is being written at this moment."""
+        return any(
+            any(self.folder.glob(f"*/{place}"))
+            for place in ("checkpoints/.tmp-step-*", "features/.tmp-*")
+        )
 
     def until(self, condition: Callable[[], bool]) -> bool:
         """Wait for a condition; False if the process ends before."""

@@ -207,11 +207,21 @@ def _run(folder: RunFolder) -> Verification:
     ):
         if path.exists():
             findings.append(_checked(path, look))
+    features = sorted(folder.features.glob("*.safetensors"))
+    findings += [_checked(path, _look_at_features) for path in features]
     notes = [f"it would continue at step {sound[-1]}" if sound else "there is no sound checkpoint"]
-    left = [*folder.path.glob(".tmp-*"), *folder.checkpoints.glob(".tmp-*")]
+    places = (folder.path, folder.checkpoints, folder.features)
+    left = [path for place in places for path in place.glob(".tmp-*")]
     if left:
         notes.append(f"{len(left)} unfinished writes, which the next start removes")
     return Verification("run", tuple(findings), tuple(notes))
+
+
+def _look_at_features(path: Path) -> _Seen:
+    from luthier.run import features  # noqa: PLC0415 - torch comes with it
+
+    count, width = features.check(path).features.shape
+    return f"{width} features of {count} images", ()
 
 
 def _look_at_recipe(path: Path) -> _Seen:

@@ -35,7 +35,8 @@ class Uniform:
 class Trunk:
     """The trunk learns at one rate and the head at its own.
 
-    ``None`` is a frozen trunk (linear probing), ``0.0`` the zero-lr form of it, anything
+    ``None`` is a frozen trunk, with a head that learns step by step or is fitted (linear probing),
+    ``0.0`` the zero-lr form of it, anything
     between discriminative learning rates (Howard and Ruder 2018).
     """
 
@@ -92,6 +93,7 @@ def policy_of(strategy: str, settings: Mapping[str, Any]) -> Policy:
         "scratch": Uniform,
         "full": Uniform,
         "frozen": lambda: Trunk(None),
+        "probe": lambda: Trunk(None),
         "zero-lr": lambda: Trunk(0.0),
         "discriminative": lambda: Trunk(settings["trunk_lr_scale"]),
         "layerwise": lambda: Layerwise(settings["layer_decay"]),

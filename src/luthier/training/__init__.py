@@ -6,6 +6,7 @@ from luthier.training.evaluate import evaluate
 from luthier.training.loop import Learner, check_finite, train_epoch
 from luthier.training.parts import make_criterion, make_mix, make_optimizer
 from luthier.training.precision import Precision, reproducible
+from luthier.training.probe import Probe, Shown, fit_probe, folds_of
 from luthier.training.schedule import Rates, rates_at
 from luthier.training.toward import TowardStart
 
@@ -13,11 +14,15 @@ __all__ = [
     "Clock",
     "Learner",
     "Precision",
+    "Probe",
     "Rates",
+    "Shown",
     "TowardStart",
     "WeightAverage",
     "check_finite",
     "evaluate",
+    "fit_probe",
+    "folds_of",
     "make_criterion",
     "make_mix",
     "make_optimizer",
