@@ -1,8 +1,8 @@
 """The one job that every script here does, and what each prints when it is done.
 
-Photos, start weights, augmentation, batch size and epochs are the same for all; the rest is what the
-library's own documentation does with them. A script prints one line of JSON: the seconds of each
-training epoch and of each validation, images a training epoch, and the last accuracy.
+Photos, start weights, augmentation, batch size and epochs are the same for all; the rest is what
+the library's own documentation does with them. A script prints one line of JSON: the seconds of
+each training epoch and of each validation, images a training epoch, and the last accuracy.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from luthier import vision
 from torch import nn
 
-vision.load()  # where torchvision's compiled part was built for another torch, it loads no other way
+from luthier import vision
+
+vision.load()  # torchvision beside a torch that its compiled part was not built for
 
 from torchvision import models, transforms  # noqa: E402
 from torchvision.datasets import ImageFolder  # noqa: E402

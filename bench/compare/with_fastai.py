@@ -4,7 +4,8 @@ from functools import partial
 
 from job import LR, MEAN, MOMENTUM, STD, WORKERS, Job, Watch, asked, start
 
-# isort: split - job comes first, since it loads torchvision where that needs help
+# It loads torchvision where that needs help, and so comes first.
+# isort: split
 import torch
 from fastai.vision.all import (
     Callback,

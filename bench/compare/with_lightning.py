@@ -1,8 +1,12 @@
 """Lightning: a LightningModule, and a Trainer with its defaults."""
 
+from job import WORKERS, Job, Watch, asked, falling, photos, sgd, start
+
+# It loads torchvision where that needs help, and so comes first.
+# isort: split
 import lightning
 import torch
-from job import WORKERS, Job, Watch, asked, falling, photos, sgd, start
+from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 
