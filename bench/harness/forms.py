@@ -33,7 +33,7 @@ _SHORT = {
     "overhead": ["300", "5"],
     "startup": ["3"],
     "saves": ["--rounds", "2", "--models", "resnet18"],
-    "pipeline": ["--quick"],
+    "pipeline": ["--rounds", "2"],
 }
 FORMS = {
     "tiny": Form("tiny", (10, 5), 1, 1, 1, _SHORT),

@@ -39,7 +39,7 @@ def facts(python: Path) -> dict[str, Any]:
         "threads": threads,
         "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB",
         "accelerator": accelerator or "none",
-        "system": f"{platform.system()} {platform.release()}",
+        "system": " ".join([platform.system(), *platform.release().split(".")[:1]]),
         "versions": {"python": platform.python_version(), "commit": _commit(), **versions},
     }
 

@@ -23,6 +23,8 @@ class Figure:
         unit: such as "x" (times) or "µs".
         goal: what it should reach; None for a figure that is only reported.
         at_most: whether the goal is the most that it may be, not the least.
+        noise: whether ``low`` and ``high`` are an interval that has to reach the goal, where the
+            value itself may miss it by chance.
     """
 
     name: str
@@ -32,13 +34,17 @@ class Figure:
     unit: str = "x"
     goal: float | None = None
     at_most: bool = False
+    noise: bool = False
 
     @property
     def met(self) -> bool | None:
         """Whether the goal is reached; None without one."""
         if self.goal is None:
             return None
-        return self.value <= self.goal if self.at_most else self.value >= self.goal
+        value = self.value
+        if self.noise:
+            value = self.low if self.at_most else self.high
+        return value <= self.goal if self.at_most else value >= self.goal
 
 
 def figure(name: str, values: Sequence[float], **facts: Any) -> Figure:
