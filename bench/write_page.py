@@ -24,7 +24,7 @@ optimizer, batch size and epochs, each library in the form that its own document
 scripts are in `bench/compare/`, one a library. Whole processes run by turns, a ratio is taken
 within a round, and a figure is the median of the rounds, with their range beside it. A ratio (x) is
 luthier's speed over the other's: 2 is twice as fast. Accuracy is a difference in photos with
-its 95 % interval, which has to reach the goal.
+its 95 % interval; "met" says there that the interval reaches zero: not shown to be worse.
 
 ```sh
 python bench/compare.py PHOTOS --quick    # under five minutes, after a first call that installs
