@@ -37,7 +37,7 @@ class Seconds(lightning.Callback):
         self.watch = watch
 
     def on_train_epoch_start(self, *_: object) -> None:
-        self.watch.start("train")
+        self.watch.start("train")  # of the first epoch, the workers run already: to its advantage
 
     def on_validation_start(self, trainer: lightning.Trainer, *_: object) -> None:
         if not trainer.sanity_checking:  # validation is a part of Lightning's training epoch
