@@ -1,0 +1,1 @@
+"""What the comparing benchmarks share: their environment, the processes they time, results."""
