@@ -221,7 +221,7 @@ def test_the_model_is_a_plain_one_and_scores_what_the_run_says(
     look = Preprocessing(**how | {"mean": tuple(how["mean"]), "std": tuple(how["std"])})
     samples = data.open_photos(data.list_images(photos))
     for kind, side in (("train", samples.train), ("val", samples.val)):
-        batches = data.Batches(side, data.evaluation_transform(look), batch_size=4)
+        batches = data.Batches(side, look, batch_size=4)
         tally = evaluate(model, batches.epoch(), Precision("cpu"))
         batches.close()
         lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
@@ -333,9 +333,9 @@ def test_a_model_that_does_not_end_with_its_linear_head_is_refused(
     model: nn.Module, why: str
 ) -> None:
     with pytest.raises(ModelError, match=why):
-        probing.check_head(model, Head("head", 2), Precision("cpu"), 16)
+        probing.trunk_of(model, Head("head", 2), Precision("cpu"), 16)
     fine = After(nn.Linear(3, 2), nn.Identity())
-    probing.check_head(fine, Head("head", 2), Precision("cpu"), 16)
+    probing.trunk_of(fine, Head("head", 2), Precision("cpu"), 16)
 
 
 @pytest.mark.long

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,7 @@ from torch import nn
 from luthier import adapt, data, devices, models, recipe, strategies
 from luthier.adapt import HeadFit, LoadPlan
 from luthier.adapt.classes import ClassMatch, match_classes
-from luthier.data import Decoded, Inventory, Photos
+from luthier.data import Batches, Decoded, Inventory, Photos
 from luthier.devices import Chosen
 from luthier.keys import key
 from luthier.models import Head, Start
@@ -23,6 +25,8 @@ from luthier.run import heads
 from luthier.strategies import Policy
 from luthier.training import Precision
 from luthier.values import Block, Choice, Preprocessing
+
+_GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,37 @@ def _load(model: nn.Module, head: Head, start: Start, match: ClassMatch | None) 
     return adapt.load(model, start.archive, head=rows)
 
 
+def batches_of(job: Job, *, shuffle: bool = True) -> tuple[Batches, Batches]:
+    """Return the batches of a job's training photos and of its validation photos.
+
+    Args:
+        job: ready to start.
+        shuffle: give the training photos an order of its own in each epoch.
+    """
+    how, machine, shown = job.recipe.training, job.recipe.machine, job.recipe.data
+    make = functools.partial(
+        Batches,
+        batch_size=decided(how.batch_size),
+        seed=decided(how.seed),
+        workers=int(job.chosen.workers.value),
+        device=job.chosen.device.value,
+        pin_memory=machine.pin_memory is not False,
+        decoded=job.decoded,
+    )
+    augment = None  # of a probe with one view
+    if shown.augment is not None:
+        extras = shown.color_jitter, shown.rand_augment, shown.erase
+        augment = data.Augment.of(shown.augment, *extras)
+    learn = make(job.photos.train, job.preprocessing, augment, shuffle=shuffle)
+    return learn, make(job.photos.val, job.preprocessing)
+
+
+def keep_photos_in(folder: Path, job: Job) -> None:
+    """Let decoded photos that memory cannot hold be kept on the disk of a run's folder."""
+    given, free = job.recipe.machine.cache_disk, shutil.disk_usage(folder).free
+    job.decoded.spill_to(folder, free // 10 if given is None else int(given * _GIB))
+
+
 def _look(wanted: Recipe, start: Start) -> Preprocessing:
     how = wanted.data
     return Preprocessing(
@@ -166,9 +201,6 @@ def _look(wanted: Recipe, start: Start) -> Preprocessing:
         mean=how.mean or start.mean,
         std=how.std or start.std,
     )
-
-
-_GIB = 2**30
 
 
 def _decoded(wanted: Recipe, shortest: int) -> Decoded:

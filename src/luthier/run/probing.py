@@ -18,20 +18,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from luthier import checkpoint, data, recipe, report, strategies, training
+from luthier import checkpoint, data, models, recipe, report, strategies, training
 from luthier.checkpoint import Checkpoint, Saver, State
 from luthier.data.photos import Sample
 from luthier.errors import DamagedError, InterruptedRunError, ModelError
 from luthier.files import durable, writing
 from luthier.keys import key
-from luthier.models import Head
+from luthier.models import Head, Split
 from luthier.randomness import seed_everything
 from luthier.recipe import decided
 from luthier.report import Console
 from luthier.run import conditions, features, results
 from luthier.run.features import Chunk
 from luthier.run.folder import Metrics, RunFolder
-from luthier.run.job import Job
+from luthier.run.job import Job, batches_of, keep_photos_in
 from luthier.run.progress import Progress
 from luthier.run.save import stored_of
 from luthier.run.stopping import StopRequest
@@ -44,10 +44,10 @@ _SHOWN = 3  # damaged files that are named
 
 
 class Trunk:
-    """The model up to the input of its head.
+    """The model up to the input of its head, made fast where that gives the same.
 
     Args:
-        model: on its device, in evaluation mode.
+        model: on its device, in evaluation mode; nothing but its head asks for gradients.
         head: its head.
         precision: where and in which arithmetic it runs.
     """
@@ -55,11 +55,24 @@ class Trunk:
     def __init__(self, model: nn.Module, head: Head, precision: Precision) -> None:
         self._model, self._precision = model, precision
         self._head = model.get_submodule(head.name)
+        self._split: Split | None = None
+
+    def make_fast(self, images: torch.Tensor) -> None:
+        """Fold the trunk's normalisation and the like, if features of images stay the same."""
+        split = models.split_frozen(self._model, self._precision.dtype)
+        if split is None or not split.whole:
+            return
+        placed = self._precision.place(images)
+        if models.check_split(split, self._model, placed).explained:
+            self._split = split
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Return what the head sees of a batch: float32 ``[batch, features]``, on the CPU."""
-        seen, _ = self.both(images)
-        return seen[0].float().cpu()
+        if self._split is not None:
+            (seen,) = self._split.features(self._precision.place(images))
+        else:
+            (seen,), _ = self.both(images)
+        return seen.float().cpu()
 
     @torch.inference_mode()
     def both(self, images: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -80,15 +93,16 @@ class Trunk:
         return seen, [scores, *given]
 
 
-def check_head(model: nn.Module, head: Head, precision: Precision, size: int) -> None:
-    """Send two images through the model: its scores must be those of its head, of flat features.
+def trunk_of(model: nn.Module, head: Head, precision: Precision, size: int) -> Trunk:
+    """Send two images through a model: its scores must be those of its head, of flat features.
 
     Raises:
         ModelError: a regression on the head's input would not be what the model computes.
     """
     layer = model.get_submodule(head.name)
     numbers = torch.linspace(-2, 2, 2 * 3 * size * size).view(2, 3, size, size)
-    seen, (scores, *given) = Trunk(model, head, precision).both(numbers)
+    trunk = Trunk(model, head, precision)
+    seen, (scores, *given) = trunk.both(numbers)
     if not isinstance(layer, nn.Linear):
         why = f"its head {head.name!r} is a {type(layer).__name__}"
     elif len(seen) != 1 or seen[0].ndim != 2:
@@ -97,7 +111,8 @@ def check_head(model: nn.Module, head: Head, precision: Precision, size: int) ->
     elif not torch.equal(scores, given[0]):
         why = f"it changes what its head {head.name!r} gives"
     else:
-        return
+        trunk.make_fast(numbers)
+        return trunk
     raise ModelError(
         f"--strategy probe fits a Linear that is the last layer of {type(model).__name__}, but"
         f" {why}",
@@ -114,7 +129,7 @@ class Probing:
         console: told of what is done.
 
     Raises:
-        ModelError: see ``check_head``.
+        ModelError: see ``trunk_of``.
     """
 
     def __init__(self, job: Job, folder: RunFolder, console: Console) -> None:
@@ -122,15 +137,15 @@ class Probing:
         rates = job.policy.rates(len(job.blocks) - 1, 0)
         strategies.apply_rates(job.model, job.blocks, rates)
         job.model.eval()
-        check_head(job.model, job.head, job.precision, job.preprocessing.image_size)
+        size = job.preprocessing.image_size
+        self._trunk = trunk_of(job.model, job.head, job.precision, size)
         self.progress = Progress(start=strategies.digests(job.model.state_dict()))
-        self._trunk = Trunk(job.model, job.head, job.precision)
         self._frozen = strategies.frozen_blocks(job.policy, len(job.blocks) - 1, 1)
         self._trace = open_trace(folder.path)
         self._before = 0.0
         self._began: float | None = None
         self._environment = results.environment(job)
-        self._train, self._val = self._batches()
+        self._train, self._val = batches_of(job, shuffle=False)
         self._saver = Saver(
             folder.checkpoints,
             patience=60 * decided(job.recipe.training.disk_patience),
@@ -146,21 +161,6 @@ class Probing:
     def seconds(self) -> float:
         """Seconds of work so far, earlier sessions included as far as they were saved."""
         return self._before + (time.monotonic() - self._began if self._began is not None else 0.0)
-
-    def _batches(self) -> tuple[data.Batches, data.Batches]:
-        job = self.job
-        make = functools.partial(
-            data.Batches,
-            batch_size=decided(job.recipe.training.batch_size),
-            seed=decided(job.recipe.training.seed),
-            workers=int(job.chosen.workers.value),
-            pin_memory=job.chosen.device.value.startswith("cuda"),
-        )
-        look = data.evaluation_transform(job.preprocessing)
-        learn = look
-        if self.views > 1:
-            learn = data.training_transform(job.preprocessing, decided(job.recipe.data.augment))
-        return make(job.photos.train, learn), make(job.photos.val, look)
 
     def restore(self, saved: Checkpoint) -> None:
         """Take back the end of the run, which alone is in its checkpoint.
@@ -187,6 +187,7 @@ class Probing:
         self._metrics = self._saver.patiently(
             "metrics.jsonl", lambda: Metrics(self.folder.metrics, self.progress.lines)
         )
+        keep_photos_in(self.folder.path, self.job)
         self._began = time.monotonic()
         try:
             if self.progress.at.epoch == 0:
@@ -200,6 +201,7 @@ class Probing:
             with contextlib.ExitStack() as ends:
                 ends.callback(self._val.close)
                 ends.callback(self._train.close)
+                ends.callback(self.job.decoded.close)
                 ends.callback(self.console.stop)
                 ends.callback(self._metrics.close)
                 ends.callback(self._saver.close)
@@ -233,7 +235,7 @@ class Probing:
     @property
     def _head(self) -> nn.Linear:
         layer = self.job.model.get_submodule(self.job.head.name)
-        assert isinstance(layer, nn.Linear)  # noqa: S101 - check_head has refused others
+        assert isinstance(layer, nn.Linear)  # noqa: S101 - trunk_of has refused others
         return layer
 
     def _heed(self, stop: StopRequest, what: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import shutil
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +13,7 @@ from typing import Any
 
 import torch
 
-from luthier import checkpoint, data, recipe, report, strategies, training
+from luthier import checkpoint, recipe, report, strategies, training
 from luthier.checkpoint import Captured, Checkpoint, Saver, State
 from luthier.data import Batch
 from luthier.errors import DoesNotFitError, InterruptedRunError
@@ -25,7 +24,7 @@ from luthier.run import results
 from luthier.run.folder import Metrics, RunFolder
 from luthier.run.forward import Forward
 from luthier.run.heads import starting_weights
-from luthier.run.job import Job
+from luthier.run.job import Job, batches_of, keep_photos_in
 from luthier.run.keeper import Keeper
 from luthier.run.progress import Progress
 from luthier.run.save import stored_of
@@ -53,7 +52,7 @@ class Session:
         self._trace = open_trace(folder.path)
         self._before = 0.0
         self._began: float | None = None
-        self._train, self._val = self._batches()
+        self._train, self._val = batches_of(job)
         self._sizes = self._train.sizes()
         self._frozen = strategies.frozen_blocks(job.policy, len(job.blocks) - 1, self.epochs)
         self._rates = job.policy.rates(len(job.blocks) - 1, 0)
@@ -74,29 +73,6 @@ class Session:
         return decided(self.job.recipe.training.epochs)
 
     # --- building ---------------------------------------------------------------------------
-
-    def _batches(self) -> tuple[data.Batches, data.Batches]:
-        job = self.job
-        how, machine = job.recipe.training, job.recipe.machine
-        make = functools.partial(
-            data.Batches,
-            batch_size=decided(how.batch_size),
-            seed=decided(how.seed),
-            workers=int(job.chosen.workers.value),
-            device=job.chosen.device.value,
-            pin_memory=machine.pin_memory is not False,
-            decoded=job.decoded,
-        )
-        look, shown = job.preprocessing, job.recipe.data
-        augment = data.Augment.of(
-            decided(shown.augment), shown.color_jitter, shown.rand_augment, shown.erase
-        )
-        return make(job.photos.train, look, augment, shuffle=True), make(job.photos.val, look)
-
-    def _disk_for_photos(self) -> int:
-        given = self.job.recipe.machine.cache_disk
-        free = shutil.disk_usage(self.folder.path).free
-        return free // 10 if given is None else int(given * 2**30)
 
     def _make_learner(self) -> Learner:
         job, recipe = self.job, self.job.recipe
@@ -246,7 +222,7 @@ class Session:
         self._metrics = self._saver.patiently(
             "metrics.jsonl", lambda: Metrics(self.folder.metrics, self.progress.lines)
         )
-        self.job.decoded.spill_to(self.folder.path, self._disk_for_photos())
+        keep_photos_in(self.folder.path, self.job)
         every = parse_interval(decided(self.job.recipe.training.save_every))
         keeper = Keeper(self._saver, every, stop, self._capture)
         self._saver.watch(self._learner.optimizer)
