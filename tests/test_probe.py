@@ -221,7 +221,7 @@ def test_the_model_is_a_plain_one_and_scores_what_the_run_says(
     look = Preprocessing(**how | {"mean": tuple(how["mean"]), "std": tuple(how["std"])})
     samples = data.open_photos(data.list_images(photos))
     for kind, side in (("train", samples.train), ("val", samples.val)):
-        batches = data.Batches(side, data.evaluation_transform(look), batch_size=4)
+        batches = data.Batches(side, look, batch_size=4)
         tally = evaluate(model, batches.epoch(), Precision("cpu"))
         batches.close()
         lines = read_metrics(tmp_path / "run" / "metrics.jsonl")

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from luthier import checkpoint, data, recipe, report, strategies, training
+from luthier import checkpoint, data, models, recipe, report, strategies, training
 from luthier.checkpoint import Checkpoint, Saver, State
 from luthier.data.photos import Sample
 from luthier.errors import DamagedError, InterruptedRunError, ModelError
@@ -34,9 +34,10 @@ from luthier.run.folder import Metrics, RunFolder
 from luthier.run.job import Job
 from luthier.run.progress import Progress
 from luthier.run.save import stored_of
+from luthier.run.session import disk_for_photos
 from luthier.run.stopping import StopRequest
 from luthier.run.trace import open_trace
-from luthier.training import Precision, Probe, Shown
+from luthier.training import Clock, Precision, Probe, Shown
 from luthier.values import Position, Score, Tally
 
 _CHUNK = 16  # batches whose features are in one file
@@ -44,40 +45,67 @@ _SHOWN = 3  # damaged files that are named
 
 
 class Trunk:
-    """The model up to the input of its head.
+    """The model up to the input of its head, made fast where that changes nothing but rounding.
 
     Args:
-        model: on its device, in evaluation mode.
-        head: its head.
+        model: on its device, in evaluation mode, with a head that ``check_head`` accepts.
+        head: its head, the only part that learns.
         precision: where and in which arithmetic it runs.
+        images: any, to compare the fast way with the plain one.
+        say: is told where the fast way is not taken.
     """
 
-    def __init__(self, model: nn.Module, head: Head, precision: Precision) -> None:
-        self._model, self._precision = model, precision
-        self._head = model.get_submodule(head.name)
+    def __init__(
+        self,
+        model: nn.Module,
+        head: Head,
+        precision: Precision,
+        images: torch.Tensor,
+        say: Callable[[str], object],
+    ) -> None:
+        self._model, self._head, self._precision = model, head, precision
+        split = models.split_frozen(model, precision.dtype)
+        self._split = split if split is not None and split.whole else None
+        if self._split is not None:
+            with precision.autocast():
+                found = models.check_split(self._split, model, precision.place(images))
+            if not found.explained:
+                say(f"  the trunk is computed as it stands: made fast, {found}")
+                self._split = None
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Return what the head sees of a batch: float32 ``[batch, features]``, on the CPU."""
-        seen, _ = self.both(images)
-        return seen[0].float().cpu()
+        placed = self._precision.place(images)
+        if self._split is not None:
+            (found,) = self._split.features(placed)
+        else:
+            found = heard(self._model, self._head, self._precision, placed)[0][0]
+        return found.float().cpu()
 
-    @torch.inference_mode()
-    def both(self, images: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Return what went into the head at each call, and what the model's scores are and its."""
-        seen: list[torch.Tensor] = []
-        given: list[torch.Tensor] = []
 
-        def hear(_module: nn.Module, inputs: tuple[torch.Tensor, ...], output: Any) -> None:
-            seen.append(inputs[0])
-            given.append(output)
+@torch.no_grad()
+def heard(
+    model: nn.Module, head: Head, precision: Precision, images: torch.Tensor
+) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor]:
+    """Return what went into the head at each call, what came out of it, and the model's scores."""
+    seen: list[torch.Tensor] = []
+    given: list[torch.Tensor] = []
 
-        hook = self._head.register_forward_hook(hear)
-        try:
-            with self._precision.autocast():
-                scores = self._model(self._precision.place(images))
-        finally:
-            hook.remove()
-        return seen, [scores, *given]
+    def hear(_module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        seen.append(inputs[0])
+        given.append(output)
+
+    hook = model.get_submodule(head.name).register_forward_hook(hear)
+    try:
+        with precision.autocast():
+            return seen, given, model(precision.place(images))
+    finally:
+        hook.remove()
+
+
+def _numbers(size: int) -> torch.Tensor:
+    """Return two images to try a model on: float32 ``[2, 3, size, size]``."""
+    return torch.linspace(-2, 2, 2 * 3 * size * size).view(2, 3, size, size)
 
 
 def check_head(model: nn.Module, head: Head, precision: Precision, size: int) -> None:
@@ -87,8 +115,7 @@ def check_head(model: nn.Module, head: Head, precision: Precision, size: int) ->
         ModelError: a regression on the head's input would not be what the model computes.
     """
     layer = model.get_submodule(head.name)
-    numbers = torch.linspace(-2, 2, 2 * 3 * size * size).view(2, 3, size, size)
-    seen, (scores, *given) = Trunk(model, head, precision).both(numbers)
+    seen, given, scores = heard(model, head, precision, _numbers(size))
     if not isinstance(layer, nn.Linear):
         why = f"its head {head.name!r} is a {type(layer).__name__}"
     elif len(seen) != 1 or seen[0].ndim != 2:
@@ -124,9 +151,11 @@ class Probing:
         job.model.eval()
         check_head(job.model, job.head, job.precision, job.preprocessing.image_size)
         self.progress = Progress(start=strategies.digests(job.model.state_dict()))
-        self._trunk = Trunk(job.model, job.head, job.precision)
+        tried = _numbers(job.preprocessing.image_size)
+        self._trunk = Trunk(job.model, job.head, job.precision, tried, console.say)
         self._frozen = strategies.frozen_blocks(job.policy, len(job.blocks) - 1, 1)
         self._trace = open_trace(folder.path)
+        self._clock = Clock()
         self._before = 0.0
         self._began: float | None = None
         self._environment = results.environment(job)
@@ -154,13 +183,17 @@ class Probing:
             batch_size=decided(job.recipe.training.batch_size),
             seed=decided(job.recipe.training.seed),
             workers=int(job.chosen.workers.value),
-            pin_memory=job.chosen.device.value.startswith("cuda"),
+            device=job.chosen.device.value,
+            pin_memory=job.recipe.machine.pin_memory is not False,
+            decoded=job.decoded,
         )
-        look = data.evaluation_transform(job.preprocessing)
-        learn = look
+        look, shown = job.preprocessing, job.recipe.data
+        augment = None
         if self.views > 1:
-            learn = data.training_transform(job.preprocessing, decided(job.recipe.data.augment))
-        return make(job.photos.train, learn), make(job.photos.val, look)
+            augment = data.Augment.of(
+                decided(shown.augment), shown.color_jitter, shown.rand_augment, shown.erase
+            )
+        return make(job.photos.train, look, augment), make(job.photos.val, look)
 
     def restore(self, saved: Checkpoint) -> None:
         """Take back the end of the run, which alone is in its checkpoint.
@@ -187,12 +220,15 @@ class Probing:
         self._metrics = self._saver.patiently(
             "metrics.jsonl", lambda: Metrics(self.folder.metrics, self.progress.lines)
         )
+        self.job.decoded.spill_to(self.folder.path, disk_for_photos(self.job, self.folder))
         self._began = time.monotonic()
         try:
             if self.progress.at.epoch == 0:
                 with torch.random.fork_rng(devices=[]), training.reproducible():
                     self._probe(stop)
+            total = time.monotonic() - self._began
             self._before, self._began = self.seconds, None
+            self.console.say(report.time_line(self._clock.seconds, total))
         except KeyboardInterrupt:
             self._saver.close(at_once=True)
             raise
@@ -200,6 +236,7 @@ class Probing:
             with contextlib.ExitStack() as ends:
                 ends.callback(self._val.close)
                 ends.callback(self._train.close)
+                ends.callback(self.job.decoded.close)
                 ends.callback(self.console.stop)
                 ends.callback(self._metrics.close)
                 ends.callback(self._saver.close)
@@ -207,12 +244,13 @@ class Probing:
     def _probe(self, stop: StopRequest) -> None:
         job, started = self.job, time.monotonic()
         train, val = self._made(stop)
-        fit = training.fit_probe(
-            self._shown(train),
-            len(job.photos.classes),
-            bias=self._head.bias is not None,
-            each=lambda: self._heed(stop, "all features are saved, and the head is fitted anew"),
-        )
+        with self._clock.on("fitting"):
+            fit = training.fit_probe(
+                self._shown(train),
+                len(job.photos.classes),
+                bias=self._head.bias is not None,
+                each=lambda: self._heed(stop, "all features are saved; the head is fitted anew"),
+            )
         self._say(fit, train[0].shape[1])
         with torch.no_grad():
             self._head.weight.copy_(fit.weight)
@@ -227,8 +265,9 @@ class Probing:
         score = Score(1, tally.loss, tally.accuracy)
         self.progress.best = self.progress.last = score
         self._publish(score)
-        self._saver.save(self._capture())
-        self._saver.wait()
+        with self._clock.on("saving"):
+            self._saver.save(self._capture())
+            self._saver.wait()
 
     @property
     def _head(self) -> nn.Linear:
@@ -329,7 +368,8 @@ class Probing:
         weights = self.job.model.state_dict() if self._trace is not None else {}
         for number in range(before, before + chunk.batches[1] - chunk.batches[0]):
             heed()
-            batch = next(batches)
+            with self._clock.on("waiting for data"):
+                batch = next(batches)
             if self._trace is not None:
                 self._trace.step(number, batch, weights)
             seed_everything(key(decided(self.job.recipe.training.seed), "model", number, 0))
@@ -339,9 +379,10 @@ class Probing:
 
     def _write(self, chunk: Chunk, made: torch.Tensor) -> None:
         path = chunk.path(self.folder.features)
-        self._saver.patiently(
-            "features", lambda: features.write(path, chunk, made, self._environment)
-        )
+        with self._clock.on("saving"):
+            self._saver.patiently(
+                "features", lambda: features.write(path, chunk, made, self._environment)
+            )
 
     def _read(self, chunk: Chunk) -> torch.Tensor:
         path = chunk.path(self.folder.features)

@@ -93,11 +93,6 @@ class Session:
         )
         return make(job.photos.train, look, augment, shuffle=True), make(job.photos.val, look)
 
-    def _disk_for_photos(self) -> int:
-        given = self.job.recipe.machine.cache_disk
-        free = shutil.disk_usage(self.folder.path).free
-        return free // 10 if given is None else int(given * 2**30)
-
     def _make_learner(self) -> Learner:
         job, recipe = self.job, self.job.recipe
         strategies.apply_rates(job.model, job.blocks, self._rates)
@@ -246,7 +241,7 @@ class Session:
         self._metrics = self._saver.patiently(
             "metrics.jsonl", lambda: Metrics(self.folder.metrics, self.progress.lines)
         )
-        self.job.decoded.spill_to(self.folder.path, self._disk_for_photos())
+        self.job.decoded.spill_to(self.folder.path, disk_for_photos(self.job, self.folder))
         every = parse_interval(decided(self.job.recipe.training.save_every))
         keeper = Keeper(self._saver, every, stop, self._capture)
         self._saver.watch(self._learner.optimizer)
@@ -421,6 +416,13 @@ class Session:
         summary = results.summary(job, self.folder, self.progress, self.seconds, audit)
         durable.write_text(self.folder.summary, json.dumps(summary, indent=1) + "\n")
         return summary
+
+
+def disk_for_photos(job: Job, folder: RunFolder) -> int:
+    """Return the bytes of a run's disk that decoded photos may take."""
+    given = job.recipe.machine.cache_disk
+    free = shutil.disk_usage(folder.path).free
+    return free // 10 if given is None else int(given * 2**30)
 
 
 def _check_finite(parameters: Iterable[str], tensors: Mapping[str, torch.Tensor]) -> None:
