@@ -333,9 +333,9 @@ def test_a_model_that_does_not_end_with_its_linear_head_is_refused(
     model: nn.Module, why: str
 ) -> None:
     with pytest.raises(ModelError, match=why):
-        probing.trunk_of(model, Head("head", 2), Precision("cpu"), 16)
+        probing.check_head(model, Head("head", 2), Precision("cpu"), 16)
     fine = After(nn.Linear(3, 2), nn.Identity())
-    probing.trunk_of(fine, Head("head", 2), Precision("cpu"), 16)
+    probing.check_head(fine, Head("head", 2), Precision("cpu"), 16)
 
 
 @pytest.mark.long

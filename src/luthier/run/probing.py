@@ -24,7 +24,7 @@ from luthier.data.photos import Sample
 from luthier.errors import DamagedError, InterruptedRunError, ModelError
 from luthier.files import durable, writing
 from luthier.keys import key
-from luthier.models import Head, Split
+from luthier.models import Head
 from luthier.randomness import seed_everything
 from luthier.recipe import decided
 from luthier.report import Console
@@ -36,7 +36,7 @@ from luthier.run.progress import Progress
 from luthier.run.save import stored_of
 from luthier.run.stopping import StopRequest
 from luthier.run.trace import open_trace
-from luthier.training import Precision, Probe, Shown
+from luthier.training import Clock, Precision, Probe, Shown
 from luthier.values import Position, Score, Tally
 
 _CHUNK = 16  # batches whose features are in one file
@@ -44,65 +44,77 @@ _SHOWN = 3  # damaged files that are named
 
 
 class Trunk:
-    """The model up to the input of its head, made fast where that gives the same.
+    """The model up to the input of its head, made fast where that changes nothing but rounding.
 
     Args:
-        model: on its device, in evaluation mode; nothing but its head asks for gradients.
-        head: its head.
+        model: on its device, in evaluation mode, with a head that ``check_head`` accepts.
+        head: its head, the only part that learns.
         precision: where and in which arithmetic it runs.
+        images: any, to compare the fast way with the plain one.
+        say: is told where the fast way is not taken.
     """
 
-    def __init__(self, model: nn.Module, head: Head, precision: Precision) -> None:
-        self._model, self._precision = model, precision
-        self._head = model.get_submodule(head.name)
-        self._split: Split | None = None
-
-    def make_fast(self, images: torch.Tensor) -> None:
-        """Fold the trunk's normalisation and the like, if features of images stay the same."""
-        split = models.split_frozen(self._model, self._precision.dtype)
-        if split is None or not split.whole:
-            return
-        placed = self._precision.place(images)
-        if models.check_split(split, self._model, placed).explained:
-            self._split = split
+    def __init__(
+        self,
+        model: nn.Module,
+        head: Head,
+        precision: Precision,
+        images: torch.Tensor,
+        say: Callable[[str], object],
+    ) -> None:
+        self._model, self._head, self._precision = model, head, precision
+        split = models.split_frozen(model, precision.dtype)
+        self._split = split if split is not None and split.whole else None
+        if self._split is not None:
+            with precision.autocast():
+                found = models.check_split(self._split, model, precision.place(images))
+            if not found.explained:
+                say(f"  the trunk is computed as it stands: made fast, {found}")
+                self._split = None
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Return what the head sees of a batch: float32 ``[batch, features]``, on the CPU."""
+        placed = self._precision.place(images)
         if self._split is not None:
-            (seen,) = self._split.features(self._precision.place(images))
+            (found,) = self._split.features(placed)
         else:
-            (seen,), _ = self.both(images)
-        return seen.float().cpu()
-
-    @torch.inference_mode()
-    def both(self, images: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Return what went into the head at each call, and what the model's scores are and its."""
-        seen: list[torch.Tensor] = []
-        given: list[torch.Tensor] = []
-
-        def hear(_module: nn.Module, inputs: tuple[torch.Tensor, ...], output: Any) -> None:
-            seen.append(inputs[0])
-            given.append(output)
-
-        hook = self._head.register_forward_hook(hear)
-        try:
-            with self._precision.autocast():
-                scores = self._model(self._precision.place(images))
-        finally:
-            hook.remove()
-        return seen, [scores, *given]
+            found = heard(self._model, self._head, self._precision, placed)[0][0]
+        return found.float().cpu()
 
 
-def trunk_of(model: nn.Module, head: Head, precision: Precision, size: int) -> Trunk:
-    """Send two images through a model: its scores must be those of its head, of flat features.
+@torch.no_grad()
+def heard(
+    model: nn.Module, head: Head, precision: Precision, images: torch.Tensor
+) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor]:
+    """Return what went into the head at each call, what came out of it, and the model's scores."""
+    seen: list[torch.Tensor] = []
+    given: list[torch.Tensor] = []
+
+    def hear(_module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        seen.append(inputs[0])
+        given.append(output)
+
+    hook = model.get_submodule(head.name).register_forward_hook(hear)
+    try:
+        with precision.autocast():
+            return seen, given, model(precision.place(images))
+    finally:
+        hook.remove()
+
+
+def _numbers(size: int) -> torch.Tensor:
+    """Return two images to try a model on: float32 ``[2, 3, size, size]``."""
+    return torch.linspace(-2, 2, 2 * 3 * size * size).view(2, 3, size, size)
+
+
+def check_head(model: nn.Module, head: Head, precision: Precision, size: int) -> None:
+    """Send two images through the model: its scores must be those of its head, of flat features.
 
     Raises:
         ModelError: a regression on the head's input would not be what the model computes.
     """
     layer = model.get_submodule(head.name)
-    numbers = torch.linspace(-2, 2, 2 * 3 * size * size).view(2, 3, size, size)
-    trunk = Trunk(model, head, precision)
-    seen, (scores, *given) = trunk.both(numbers)
+    seen, given, scores = heard(model, head, precision, _numbers(size))
     if not isinstance(layer, nn.Linear):
         why = f"its head {head.name!r} is a {type(layer).__name__}"
     elif len(seen) != 1 or seen[0].ndim != 2:
@@ -111,8 +123,7 @@ def trunk_of(model: nn.Module, head: Head, precision: Precision, size: int) -> T
     elif not torch.equal(scores, given[0]):
         why = f"it changes what its head {head.name!r} gives"
     else:
-        trunk.make_fast(numbers)
-        return trunk
+        return
     raise ModelError(
         f"--strategy probe fits a Linear that is the last layer of {type(model).__name__}, but"
         f" {why}",
@@ -129,7 +140,7 @@ class Probing:
         console: told of what is done.
 
     Raises:
-        ModelError: see ``trunk_of``.
+        ModelError: see ``check_head``.
     """
 
     def __init__(self, job: Job, folder: RunFolder, console: Console) -> None:
@@ -137,11 +148,13 @@ class Probing:
         rates = job.policy.rates(len(job.blocks) - 1, 0)
         strategies.apply_rates(job.model, job.blocks, rates)
         job.model.eval()
-        size = job.preprocessing.image_size
-        self._trunk = trunk_of(job.model, job.head, job.precision, size)
+        check_head(job.model, job.head, job.precision, job.preprocessing.image_size)
         self.progress = Progress(start=strategies.digests(job.model.state_dict()))
+        tried = _numbers(job.preprocessing.image_size)
+        self._trunk = Trunk(job.model, job.head, job.precision, tried, console.say)
         self._frozen = strategies.frozen_blocks(job.policy, len(job.blocks) - 1, 1)
         self._trace = open_trace(folder.path)
+        self._clock = Clock()
         self._before = 0.0
         self._began: float | None = None
         self._environment = results.environment(job)
@@ -193,7 +206,9 @@ class Probing:
             if self.progress.at.epoch == 0:
                 with torch.random.fork_rng(devices=[]), training.reproducible():
                     self._probe(stop)
+            total = time.monotonic() - self._began
             self._before, self._began = self.seconds, None
+            self.console.say(report.time_line(self._clock.seconds, total))
         except KeyboardInterrupt:
             self._saver.close(at_once=True)
             raise
@@ -209,12 +224,13 @@ class Probing:
     def _probe(self, stop: StopRequest) -> None:
         job, started = self.job, time.monotonic()
         train, val = self._made(stop)
-        fit = training.fit_probe(
-            self._shown(train),
-            len(job.photos.classes),
-            bias=self._head.bias is not None,
-            each=lambda: self._heed(stop, "all features are saved, and the head is fitted anew"),
-        )
+        with self._clock.on("fitting"):
+            fit = training.fit_probe(
+                self._shown(train),
+                len(job.photos.classes),
+                bias=self._head.bias is not None,
+                each=lambda: self._heed(stop, "all features are saved; the head is fitted anew"),
+            )
         self._say(fit, train[0].shape[1])
         with torch.no_grad():
             self._head.weight.copy_(fit.weight)
@@ -229,13 +245,14 @@ class Probing:
         score = Score(1, tally.loss, tally.accuracy)
         self.progress.best = self.progress.last = score
         self._publish(score)
-        self._saver.save(self._capture())
-        self._saver.wait()
+        with self._clock.on("saving"):
+            self._saver.save(self._capture())
+            self._saver.wait()
 
     @property
     def _head(self) -> nn.Linear:
         layer = self.job.model.get_submodule(self.job.head.name)
-        assert isinstance(layer, nn.Linear)  # noqa: S101 - trunk_of has refused others
+        assert isinstance(layer, nn.Linear)  # noqa: S101 - check_head has refused others
         return layer
 
     def _heed(self, stop: StopRequest, what: str) -> None:
@@ -331,7 +348,8 @@ class Probing:
         weights = self.job.model.state_dict() if self._trace is not None else {}
         for number in range(before, before + chunk.batches[1] - chunk.batches[0]):
             heed()
-            batch = next(batches)
+            with self._clock.on("waiting for data"):
+                batch = next(batches)
             if self._trace is not None:
                 self._trace.step(number, batch, weights)
             seed_everything(key(decided(self.job.recipe.training.seed), "model", number, 0))
@@ -341,9 +359,10 @@ class Probing:
 
     def _write(self, chunk: Chunk, made: torch.Tensor) -> None:
         path = chunk.path(self.folder.features)
-        self._saver.patiently(
-            "features", lambda: features.write(path, chunk, made, self._environment)
-        )
+        with self._clock.on("saving"):
+            self._saver.patiently(
+                "features", lambda: features.write(path, chunk, made, self._environment)
+            )
 
     def _read(self, chunk: Chunk) -> torch.Tensor:
         path = chunk.path(self.folder.features)
