@@ -72,6 +72,8 @@ class Forward:
     def _ready(self) -> Split | None:
         if not self._settled:
             self._settled = True
+            if all(p.requires_grad for p in self._model.parameters()):
+                return None
             self._split = models.split_frozen(self._model, self._precision.dtype)
         return self._split
 
