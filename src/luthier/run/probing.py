@@ -213,10 +213,10 @@ class Probing:
             self._saver.close(at_once=True)
             raise
         finally:
-            with contextlib.ExitStack() as ends:
+            with contextlib.ExitStack() as ends:  # from the last to the first
+                ends.callback(self.job.decoded.close)
                 ends.callback(self._val.close)
                 ends.callback(self._train.close)
-                ends.callback(self.job.decoded.close)
                 ends.callback(self.console.stop)
                 ends.callback(self._metrics.close)
                 ends.callback(self._saver.close)
