@@ -32,11 +32,11 @@ from luthier.randomness import kept_randomness, seed_everything
 
 # Functions and methods that draw, by name, whatever their arguments.
 _DRAWING = frozenset(
-    "bernoulli bernoulli_ binomial cauchy_ dropout_ exponential_ fractional_max_pool2d"
-    " fractional_max_pool3d geometric_ gumbel_softmax log_normal_ multinomial normal normal_"
-    " poisson rand rand_like randint randint_like randn randn_like random_ randperm rrelu_"
-    " uniform_".split()
+    """bernoulli bernoulli_ binomial cauchy_ dropout_ exponential_ fractional_max_pool2d
+    fractional_max_pool3d geometric_ gumbel_softmax log_normal_ multinomial normal normal_ poisson
+    rand rand_like randint randint_like randn randn_like random_ randperm rrelu_ uniform_""".split()  # noqa: SIM905
 )
+_PASSING = (nn.functional.dropout, torch.flatten, "flatten")
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -51,7 +51,7 @@ class Split:
     Attributes:
         dtype: of the prefix's weights and features.
         whole: one layer has all the weights behind the cut, and the features are one tensor: its
-            input, or what dropout makes its input from.
+            input, but for dropout and flattening.
         copied: bytes of weights that the prefix holds beside the model's own.
     """
 
@@ -129,7 +129,7 @@ def _is_hooked(module: nn.Module) -> bool:
 
 
 def _is_unsteady(module: nn.Module) -> bool:
-    """Tell whether torch's own module (its children aside) draws, or has or uses batch statistics."""
+    """Tell whether a module of torch's (its children aside) draws, or uses batch statistics."""
     if isinstance(module, _BatchNorm):
         return module.training or module.running_mean is None
     if isinstance(module, nn.FractionalMaxPool2d | nn.FractionalMaxPool3d):
@@ -163,9 +163,9 @@ def _call_moves(node: fx.Node) -> bool:
     if name in _DRAWING:
         return True
     if name == "scaled_dot_product_attention":
-        return given.get("dropout_p", node.args[4] if len(node.args) > 4 else 0.0) != 0.0
+        return bool(given.get("dropout_p", node.args[4] if len(node.args) > 4 else 0.0) != 0.0)
     trains = given.get("training", "dropout" in name)
-    return trains is not False and given.get("p", given.get("dropout_p")) != 0.0
+    return trains is not False and bool(given.get("p", given.get("dropout_p", 1.0)) != 0.0)
 
 
 def _arguments(node: fx.Node) -> Mapping[str, Any]:
@@ -183,7 +183,7 @@ def _arguments(node: fx.Node) -> Mapping[str, Any]:
 
 
 class _Tracer(fx.Tracer):
-    """Opens modules as far as something to cut off may be inside; what cannot be traced stays closed.
+    """Opens modules as far as there may be something to cut off; the untraceable stay closed.
 
     A module stays closed that learns wholly, while something else learns too: its forward is
     best left as it is.
@@ -275,8 +275,11 @@ def _attribute(root: Any, path: str) -> Any:
 
 def _twin(model: nn.Module) -> nn.Module:
     # Tracing leaves its marks on modules, such as ``self.attention = …``.
-    shared = itertools.chain(model.parameters(), model.buffers())
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in _tensors(model)})
+
+
+def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
+    return itertools.chain(module.parameters(), module.buffers())
 
 
 def _drawing_nothing(twin: nn.Module) -> fx.Graph:
@@ -303,20 +306,20 @@ def _cut_graph(model: nn.Module, dtype: torch.dtype) -> Split | None:
     by_key = {now.keys[node]: node for node in reversed(now.nodes) if node in now.still}
     cut = list(dict.fromkeys([*_crossing(now, by_key), *_crossing(later, by_key)]))
     prefix, copied = _prefix(now, [by_key[key] for key in cut], dtype)
-    if not any(True for _ in prefix.parameters()):
+    if not any(True for _ in _tensors(prefix)):
         return None
     learning, evaluating = (_rest(trace, by_key, cut, model) for trace in (now, later))
     return Split(dtype, _is_head(learning), copied, model, prefix, learning, evaluating)
 
 
 def _is_head(rest: fx.GraphModule) -> bool:
-    """Tell whether one layer has all weights of a rest, and takes its feature but for dropout."""
+    """Tell whether one layer has all weights of a rest, and takes dropped-out, flat features."""
     owners = [m for m in rest.modules() if any(True for _ in m.parameters(recurse=False))]
     if len(owners) != 1 or not isinstance(owners[0], nn.Linear | nn.Conv2d):
         return False
     calls = [node for node in rest.graph.nodes if _called(rest, node) is owners[0]]
     source = calls[0].all_input_nodes[0]
-    while isinstance(_called(rest, source), _DropoutNd) or source.target is nn.functional.dropout:
+    while source.target in _PASSING or isinstance(_called(rest, source), _DropoutNd | nn.Flatten):
         source = source.all_input_nodes[0]
     return len(calls) == 1 and source.op == "placeholder"
 
@@ -379,17 +382,15 @@ def _copy(
 
 def _prefix(trace: _Trace, ends: list[fx.Node], dtype: torch.dtype) -> tuple[fx.GraphModule, int]:
     """Return the nodes up to ``ends``, and how many bytes of weights were copied for them."""
-    wanted, norms = set(ends), set()
-    folded: dict[fx.Node, nn.Module] = {}
+    wanted = set(ends)
     for node in reversed(trace.nodes):
         if node in wanted:
-            sources = node.all_input_nodes
-            fused = _fold(trace, node, wanted)
-            if fused is not None:
-                norms.add(node)
-                sources = sources[:1]
-                folded[sources[0]] = fused
-            wanted.update(sources)
+            wanted.update(node.all_input_nodes)
+    users = {node: [u for u in node.users if u in wanted] for node in wanted.difference(ends)}
+    alone = {node for node, own in users.items() if len(own) == 1}
+    norms = {node: fold for node in wanted if (fold := _fold(trace, node, alone)) is not None}
+    folded = {node.all_input_nodes[0]: fold for node, fold in norms.items()}
+    wanted -= {n for n in wanted if n.op == "get_attr" and wanted & n.users.keys() <= norms.keys()}
     graph = fx.Graph()
     values: dict[fx.Node, Any] = {}
     parts: dict[str, Any] = {}
@@ -407,8 +408,8 @@ def _prefix(trace: _Trace, ends: list[fx.Node], dtype: torch.dtype) -> tuple[fx.
             values[node] = _copy(graph, node, values, parts, part)
     graph.output(tuple(values[end] for end in ends))
     made = fx.GraphModule(parts, graph, "Prefix")
-    shared = {t.data_ptr() for t in itertools.chain(trace.twin.parameters(), trace.twin.buffers())}
-    own = {t.data_ptr(): t.nbytes for t in itertools.chain(made.parameters(), made.buffers())}
+    shared = {tensor.data_ptr() for tensor in _tensors(trace.twin)}
+    own = {tensor.data_ptr(): tensor.nbytes for tensor in _tensors(made)}
     return made, sum(size for place, size in own.items() if place not in shared)
 
 
@@ -423,23 +424,23 @@ def _in_dtype(part: Any, dtype: torch.dtype) -> Any:
 
 
 def _has_dtype(module: nn.Module, dtype: torch.dtype) -> bool:
-    tensors = itertools.chain(module.parameters(), module.buffers())
-    return all(t.dtype == dtype for t in tensors if t.is_floating_point())
+    return all(t.dtype == dtype for t in _tensors(module) if t.is_floating_point())
 
 
 @torch.no_grad()
-def _fold(trace: _Trace, node: fx.Node, wanted: Collection[fx.Node]) -> nn.Module | None:
-    """Return the convolution before a batch normalisation with that taken in, or None."""
+def _fold(trace: _Trace, node: fx.Node, alone: Collection[fx.Node]) -> nn.Module | None:
+    """Return the convolution before a batch normalisation with that taken in, or None.
+
+    ``alone`` are the nodes whose value one other node uses and nothing else.
+    """
     norm = _norm(trace, node)
     source = node.all_input_nodes[0] if norm is not None else None
-    if norm is None or source is None or source.op != "call_module":
-        return None
-    if sum(user in wanted for user in source.users) > 1:
+    if norm is None or source not in alone or source.op != "call_module":
         return None
     convolution = trace.part(source)
     if type(convolution) not in _CONVOLUTIONS:
         return None
-    made = copy.deepcopy(convolution)
+    made: Any = copy.deepcopy(convolution)
     mean, variance, weight, bias, eps = norm
     made.weight, made.bias = fuse_conv_bn_weights(
         made.weight, made.bias, mean, variance, eps, weight, bias
@@ -523,22 +524,20 @@ class Difference:
     Attributes:
         found: the larger root mean square of the differences, in parts of the model's own.
         allowed: the most that rounding explains.
-        steady: the same images gave the same features twice, with different random numbers.
+        reason: what was wrong before anything could be compared, or "".
     """
 
     found: float
     allowed: float
-    steady: bool = True
+    reason: str = ""
 
     @property
     def explained(self) -> bool:
         """Whether the split may stand for the model."""
-        return self.steady and self.found <= self.allowed
+        return not self.reason and self.found <= self.allowed
 
     def __str__(self) -> str:
-        if not self.steady:
-            return "the frozen part gives other features each time"
-        return (
+        return self.reason or (
             f"they differ by {self.found:.1e} of their size, rounding explains {self.allowed:.1e}"
         )
 
@@ -556,20 +555,23 @@ def check_split(split: Split, model: nn.Module, images: torch.Tensor) -> Differe
         images: a few, as the model takes them.
     """
     modes = {module: module.training for module in model.modules()}
-    with kept_randomness():
-        seed_everything(1)
-        first = split.features(images)
-        seed_everything(2)
-        steady = all(map(_equal, first, split.features(images)))
-        try:
-            learning = _distances(split, model, images, first)
+    images = images.contiguous(memory_format=torch.channels_last)  # dropout draws in this order
+    try:
+        with kept_randomness():
+            seed_everything(1)
+            features = split.features(images)
+            seed_everything(2)
+            if not all(map(_equal, features, split.features(images))):
+                return Difference(math.inf, 0.0, "the frozen part gives other features each time")
+            pairs = _distances(split, model, images, features)
             model.eval()
-            evaluating = _distances(split, model, images, first)
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
-    found, allowed = max((*learning, *evaluating), key=lambda pair: pair[0] / pair[1])
-    return Difference(found, allowed, steady)
+            pairs += _distances(split, model, images, features)
+    except Exception as error:  # such as arithmetic that this machine has not got
+        return Difference(math.inf, 0.0, f"{type(error).__name__}: {error}")
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return Difference(*max(pairs, key=lambda pair: pair[0] / pair[1]))
 
 
 def _equal(one: Any, other: Any) -> bool:
@@ -591,8 +593,8 @@ def _distances(
     rounding = math.sqrt(torch.finfo(split.dtype).eps) / 4
     floors = rounding, max(rounding, 2**-6)  # a rectifier that just opens moves a gradient far
     return [
-        (_apart(mine, wanted), floor + 4 * _apart(like, wanted))
-        for mine, wanted, like, floor in zip(own, exact, plain, floors, strict=True)
+        (_apart(mine, wanted), min(floor + 4 * _apart(like, wanted), most))
+        for mine, wanted, like, floor, most in zip(own, exact, plain, floors, (0.5, 1), strict=True)
     ]
 
 
@@ -603,12 +605,11 @@ def _outcome(
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
     device = inputs[0].device.type
     seed_everything(0)
-    autocast = torch.autocast(device, dtype, enabled=dtype != torch.float32)
-    with torch.enable_grad():
-        with autocast:
-            scores = torch.func.functional_call(module, buffers, inputs).float()
-        mix = torch.linspace(-1, 1, scores.numel(), device=scores.device).view_as(scores)
-        gradients = torch.autograd.grad((scores * mix).sum(), learning, allow_unused=True)
+    with torch.enable_grad(), torch.autocast(device, dtype, enabled=dtype != torch.float32):
+        scores = torch.func.functional_call(module, buffers, inputs)
+    scores = scores.float()
+    mix = torch.linspace(-1, 1, scores.numel(), device=scores.device).view_as(scores)
+    gradients = torch.autograd.grad((scores * mix).sum(), learning, allow_unused=True)
     flat = [g.float().flatten() for g in gradients if g is not None]
     return scores.detach().flatten(), torch.cat(flat)
 
