@@ -172,6 +172,7 @@ SMALL: dict[str, Any] = {
     "workers": 0,
     "strategy": "probe",
     "seed": 3,
+    "precision": "fp32",  # else it is measured, and may be another under load
 }
 
 
