@@ -83,6 +83,7 @@ def test_the_public_names_are_these() -> None:
         "register",
         "resume",
         "save",
+        "tune",
         "verify",
     ]
     assert all(getattr(luthier, name).__name__ for name in luthier.__all__)
