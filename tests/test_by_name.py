@@ -193,7 +193,7 @@ def test_imagenets_rows_score_as_the_whole_model_does_on_them(shared: Path, tmp_
     whole.load_state_dict(weights_of(weights))
     whole.eval()
     made.model.eval()
-    look = data.evaluation_transform(made.preprocessing)
+    look = made.preprocessing
     with contextlib.closing(data.Batches(made.photos.val, look, batch_size=32)) as batches:
         images, _ = next(iter(batches.epoch()))
     with torch.no_grad():

@@ -166,7 +166,7 @@ def test_a_pipe_gets_one_line_an_epoch_and_standard_output_the_model(
     words = [*SCRATCH, "--epochs", "2", "--out", "run"]
     done = call("finetune", photos, *words, cwd=tmp_path, fresh=True)
     lines = done.stderr.splitlines()
-    assert lines[0].startswith("device cpu (no accelerator found), precision fp32 (")
+    assert lines[0].startswith("device cpu (no accelerator found), workers ")
     assert "workers 0 (asked for)" in lines[0]
     epochs = [line.split() for line in lines if line.split()[0] in ("train", "val")]
     assert [words[:3] for words in epochs] == [

@@ -81,7 +81,7 @@ def test_the_model_file_needs_nothing_else(photos: Path, tmp_path: Path) -> None
     how = told["preprocessing"]
     look = Preprocessing(**how | {"mean": tuple(how["mean"]), "std": tuple(how["std"])})
     samples = data.open_photos(data.list_images(photos)).val
-    batches = data.Batches(samples, data.evaluation_transform(look), batch_size=4)
+    batches = data.Batches(samples, look, batch_size=4)
     tally = evaluate(model, batches.epoch(), Precision("cpu"))
     batches.close()
     assert tally.accuracy == result.best.accuracy

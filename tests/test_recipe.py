@@ -38,6 +38,9 @@ SAMPLES: dict[str, Any] = {
     "image_size": 96,
     "resize": 128,
     "augment": "crop",
+    "color_jitter": 0.4,
+    "rand_augment": 9,
+    "erase": 0.25,
     "interpolation": "bicubic",
     "mean": (0.5, -0.25, 0.125),
     "std": (0.5, 0.25, 2.0),
@@ -75,7 +78,11 @@ SAMPLES: dict[str, Any] = {
     "disk_patience": 2.5,
     "device": "cuda:1",
     "precision": "bf16",
+    "compile": True,
     "workers": 3,
+    "pin_memory": True,
+    "cache_memory": 1.5,
+    "cache_disk": 20.0,
 }
 
 ONLY: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -118,6 +125,11 @@ RANGES: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
     "keep": ((0, -1), (1,)),
     "disk_patience": ((-0.1,), (0, 60)),
     "workers": ((-1,), (0,)),
+    "color_jitter": ((0, -0.1), (0.001, 2)),
+    "rand_augment": ((0, 31), (1, 30)),
+    "erase": ((0, 1.1), (0.001, 1)),
+    "cache_memory": ((-0.1,), (0, 100)),
+    "cache_disk": ((-0.1,), (0, 100)),
 }
 
 
@@ -152,7 +164,7 @@ def flags(parser: argparse.ArgumentParser) -> set[str]:
 def numbers(entry: Entry) -> st.SearchStrategy[Any]:
     knob = entry.knob
     if entry.type is int:
-        return st.integers(int(knob.low or 0), 10_000)
+        return st.integers(int(knob.low or 0), int(knob.high or 10_000))
     return st.floats(
         knob.low,
         knob.high,
@@ -274,6 +286,7 @@ def test_an_empty_recipe_resolves_to_the_documented_defaults() -> None:
         "disk_patience": 10.0,
         "device": "auto",
         "precision": "auto",
+        "compile": False,
     }
 
 
@@ -302,7 +315,8 @@ def test_what_depends_on_others_is_filled_in(
 
 
 def test_every_field_is_a_flag_and_every_flag_a_field() -> None:
-    of_the_command = {"-h", "--help", "--out", "--recipe", "--json", "--no-strict-images"}
+    of_the_command = {"-h", "--help", "--out", "--recipe", "--json"}
+    of_the_command |= {f"--no-{name}" for name in ("strict-images", "compile", "pin-memory")}
     of_fields = {entry.flag for name, entry in ENTRIES.items() if name != "data"}
     assert flags(parser()) - of_the_command == of_fields
 

@@ -1,16 +1,21 @@
 """A folder of images, or anyone's data → batches, as a function of (seed, epoch, position)."""
 
-from luthier.data.images import decode
+from luthier.data.batches import Batch, Batches
+from luthier.data.decoded import Decoded
+from luthier.data.images import decode, decoded_edge
 from luthier.data.inventory import Changes, Inventory, compare
 from luthier.data.listing import Listing, list_images
-from luthier.data.loader import Batch, Batches, KeyedBatches, StatefulBatches, keyed_batches
+from luthier.data.loader import KeyedBatches, StatefulBatches, keyed_batches
 from luthier.data.photos import Photos, Sample, open_photos
-from luthier.data.transforms import evaluation_transform, preprocess, training_transform
+from luthier.data.rendering import preprocess
+from luthier.data.views import Augment
 
 __all__ = [
+    "Augment",
     "Batch",
     "Batches",
     "Changes",
+    "Decoded",
     "Inventory",
     "KeyedBatches",
     "Listing",
@@ -19,10 +24,9 @@ __all__ = [
     "StatefulBatches",
     "compare",
     "decode",
-    "evaluation_transform",
+    "decoded_edge",
     "keyed_batches",
     "list_images",
     "open_photos",
     "preprocess",
-    "training_transform",
 ]

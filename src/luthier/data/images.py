@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import math
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from luthier import vision
+from luthier.values import Preprocessing
+
+if TYPE_CHECKING:
+    from luthier.data.decoded import Decoded
 
 # The extensions of torchvision.datasets.ImageFolder, so that scores compare.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -39,36 +47,79 @@ class Inspection:
     problem: str | None
 
 
-def decode(content: bytes) -> Image.Image:
+def decoded_edge(how: Preprocessing) -> int:
+    """Return how many pixels a photo's shorter edge must keep for a preprocessing.
+
+    The smallest crop of training, 8 % of the area, is then still about as large as the square that
+    the model sees: 1 / sqrt(0.08) = 3.5.
+    """
+    return max(math.ceil(3.5 * how.image_size), how.resize)
+
+
+def decode(content: bytes, shortest: int | None = None) -> Image.Image:
     """Decode an image of any mode into RGB, turned as its EXIF orientation says.
 
     Transparent parts are laid over white; 16-bit values are scaled down to 8 bits; of an
     animation the first frame is taken.
 
+    Args:
+        content: the file's bytes.
+        shortest: reduce the image by the largest power of two that leaves its shorter edge at
+            least so many pixels; a JPEG by its decoder, which takes a fraction of the time.
+
     Raises:
         OSError, ValueError, SyntaxError, Image.DecompressionBombError: it is no image, or
             truncated, or too large; see ``describe``.
     """
-    with _no_warnings():
-        return _decode(content)
+    with quiet():
+        return decode_quietly(content, shortest)
+
+
+_quiet_lock = threading.Lock()
+_quiet_now: list[contextlib.ExitStack] = []
+_quiet_users = 0
 
 
 @contextlib.contextmanager
-def _no_warnings() -> Iterator[None]:
-    # Of odd but readable metadata, and of large images. This changes the whole process, so a
-    # thread must not enter it while another is inside.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+def quiet() -> Iterator[None]:
+    """Let Pillow say nothing of odd but readable metadata, and of large images.
+
+    Filters are the whole process's: the first of several threads sets them and the last puts them
+    back. Other modules' warnings are not touched.
+    """
+    global _quiet_users  # noqa: PLW0603 - so are the filters
+    with _quiet_lock:
+        if not _quiet_users:
+            stack = contextlib.ExitStack()
+            stack.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            _quiet_now.append(stack)
+        _quiet_users += 1
+    try:
         yield
+    finally:
+        with _quiet_lock:
+            _quiet_users -= 1
+            if not _quiet_users:
+                _quiet_now.pop().close()
 
 
-def _decode(content: bytes) -> Image.Image:
-    fast = _decode_compiled(content)
-    if fast is not None:
-        return fast
+def decode_quietly(content: bytes, shortest: int | None = None) -> Image.Image:
+    """Decode as ``decode`` does, inside of ``quiet``."""
     with Image.open(BytesIO(content)) as opened:
-        opened.load()
-        return _to_rgb(ImageOps.exif_transpose(opened))
+        whole = opened.size
+        if shortest is not None:
+            opened.draft(None, (shortest, shortest))
+        image = _decode_compiled(content) if opened.size == whole else None
+        if image is None:
+            opened.load()
+            image = _to_rgb(ImageOps.exif_transpose(opened))
+    factor = 1 if shortest is None else _power_of_two(min(image.size) // shortest)
+    return image.reduce(factor) if factor > 1 else image
+
+
+def _power_of_two(most: int) -> int:
+    return 1 << max(0, most.bit_length() - 1)
 
 
 def _decode_compiled(content: bytes) -> Image.Image | None:
@@ -116,7 +167,10 @@ def describe(error: Exception, content: bytes) -> str:
     return str(error) or type(error).__name__
 
 
-def _inspect(path: Path, known: Inspection | None) -> Inspection:
+DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+
+
+def _inspect(path: Path, known: Inspection | None, decoded: Decoded | None) -> Inspection:
     try:
         if known is not None and _is_as(known, path.stat()):
             return known
@@ -125,27 +179,27 @@ def _inspect(path: Path, known: Inspection | None) -> Inspection:
             content = file.read()
     except OSError as error:
         return Inspection(0, 0, "", error.strerror or str(error))
-    return Inspection(
-        len(content), status.st_mtime_ns, hashlib.sha256(content).hexdigest(), _problem(content)
-    )
+    problem = None
+    try:
+        if decoded is None:
+            decode_quietly(content)
+        else:
+            decoded.decode(path, content)
+    except DECODE_ERRORS as error:
+        problem = describe(error, content)
+    sha256 = hashlib.sha256(content).hexdigest()
+    return Inspection(len(content), status.st_mtime_ns, sha256, problem)
 
 
 def _is_as(known: Inspection, status: os.stat_result) -> bool:
     return (known.size, known.mtime_ns) == (status.st_size, status.st_mtime_ns)
 
 
-def _problem(content: bytes) -> str | None:
-    try:
-        _decode(content)
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        return describe(error, content)
-    return None
-
-
 def inspect_all(
     paths: Sequence[Path],
     known: Sequence[Inspection | None] = (),
     progress: Callable[[], object] = lambda: None,
+    decoded: Decoded | None = None,
 ) -> list[Inspection]:
     """Read and decode files on all cores, in order.
 
@@ -154,10 +208,12 @@ def inspect_all(
         known: what was found in each before, or nothing at all; a file whose size and
             modification time are still those is not opened.
         progress: called after each file.
+        decoded: keeps the decoded images, where it has room.
     """
     inspections = []
-    with _no_warnings(), ThreadPoolExecutor() as pool:  # decoding lets go of Python's lock
-        for inspection in pool.map(_inspect, paths, known or [None] * len(paths)):
+    with quiet(), ThreadPoolExecutor() as pool:  # decoding lets go of Python's lock
+        look = functools.partial(_inspect, decoded=decoded)
+        for inspection in pool.map(look, paths, known or [None] * len(paths)):
             progress()
             inspections.append(inspection)
     return inspections

@@ -14,18 +14,14 @@ from itertools import islice
 from typing import Any, Protocol
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import DataLoader, IterableDataset, Sampler
 
-from luthier.data.images import decode
 from luthier.data.keyed import Keyed, WorkerStart, as_it_is, placed, placed_batches
-from luthier.data.order import batch_bounds, order
-from luthier.data.photos import Sample
-from luthier.data.transforms import Transform
+from luthier.data.order import order
 from luthier.errors import DataError
 from luthier.keys import key
 from luthier.randomness import Sources, find_sources, kept_randomness, seed_everything
 
-Batch = tuple[torch.Tensor, torch.Tensor]
 Item = Any  # the indices of a batch, or one index where nothing is batched
 
 
@@ -388,67 +384,3 @@ class StatefulBatches:
                 return
             yield batch
             number += 1
-
-
-class _Decoded(Dataset[tuple[torch.Tensor, int]]):
-    def __init__(self, samples: Sequence[Sample], transform: Transform) -> None:
-        self._samples, self._transform = samples, transform
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        sample = self._samples[index]
-        return self._transform(decode(sample.path.read_bytes())), sample.label
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-
-class Batches:
-    """Batches of a list of samples, the same for any number of workers.
-
-    ``close()`` ends the workers; no batch can be had after it.
-
-    Args:
-        samples: what to read; the order of "not shuffled".
-        transform: an RGB image → a float tensor ``[3, height, width]``.
-        batch_size: images a batch.
-        seed: decides order and augmentation.
-        shuffle: give every epoch an order of its own.
-        workers: processes that read images; 0 reads in this one.
-        pin_memory: allocate batches where an accelerator copies from fastest.
-    """
-
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        transform: Transform,
-        *,
-        batch_size: int,
-        seed: int = 0,
-        shuffle: bool = False,
-        workers: int = 0,
-        pin_memory: bool = False,
-    ) -> None:
-        self._bounds = batch_bounds(len(samples), batch_size)
-        with _as_many_workers_as_asked():
-            given: DataLoader[Any] = DataLoader(
-                _Decoded(samples, transform),
-                batch_size,
-                num_workers=workers,
-                persistent_workers=workers > 0,
-                pin_memory=pin_memory,
-            )
-        drawn = _OwnOrder(len(samples), self._bounds, seed, shuffle)
-        self._reader = _Reader(drawn, given, seed)
-        self.close = self._reader.close
-
-    def sizes(self) -> list[int]:
-        """Return the number of images in each batch of an epoch."""
-        return [stop - start for start, stop in self._bounds]
-
-    def epoch(self, epoch: int = 0, first: int = 0) -> Generator[Batch]:
-        """Give the batches of an epoch from batch ``first`` on; those before cost nothing.
-
-        Yields:
-            images, float ``[batch, 3, height, width]``, and labels, int64 ``[batch]``.
-        """
-        return self._reader.epoch(epoch, first)

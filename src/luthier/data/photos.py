@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from luthier.data.decoded import Decoded
 from luthier.data.images import Inspection, inspect_all
 from luthier.data.inventory import SHOWN, Entry, Inventory, Side, compare
 from luthier.data.listing import Listed, Listing
@@ -20,10 +21,17 @@ DEFAULT_VAL_FRACTION = 0.2
 
 @dataclass(frozen=True)
 class Sample:
-    """One readable image: its file and the index of its class."""
+    """One readable image.
+
+    Attributes:
+        path: of its file.
+        label: index of its class.
+        found: what the file held when it was looked into; None accepts any content.
+    """
 
     path: Path
     label: int
+    found: Inspection | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,7 @@ def open_photos(
     seed: int = 0,
     known: Inventory | None = None,
     progress: Callable[[int, int], object] = lambda _done, _total: None,
+    decoded: Decoded | None = None,
 ) -> Photos:
     """Look into every image of a listing once, and split them where they have no split.
 
@@ -83,6 +92,7 @@ def open_photos(
             not read again. Images without a split of their own stay on their sides, and new
             ones are learned from, unless they are copies of one that is validated on.
         progress: called with (images looked into, images in all).
+        decoded: keeps the images that are decoded on the way, for the first epoch.
 
     Raises:
         DataError: nothing to learn from or to validate on, a class without a readable image,
@@ -94,7 +104,7 @@ def open_photos(
             f"--val-fraction {val_fraction} has no effect: {listing.root} has its own split"
         )
     taken = time.time_ns()
-    inspections = _inspect(listing, known, progress)
+    inspections = _inspect(listing, known, progress, decoded)
     fraction = None if has_split else val_fraction or DEFAULT_VAL_FRACTION
     inventory = Inventory(taken, _entries(listing, inspections, fraction, seed, known))
     if strict and inventory.unreadable:
@@ -106,7 +116,7 @@ def open_photos(
     index = {label: number for number, label in enumerate(listing.classes)}
     sides: dict[Side | None, list[Sample]] = {"train": [], "val": [], None: []}
     for image, entry in zip(listing.images, inventory.entries, strict=True):
-        sides[entry.side].append(Sample(image.path, index[image.label]))
+        sides[entry.side].append(Sample(image.path, index[image.label], entry.found))
     return Photos(
         classes=listing.classes,
         train=tuple(sides["train"]),
@@ -118,7 +128,10 @@ def open_photos(
 
 
 def _inspect(
-    listing: Listing, known: Inventory | None, progress: Callable[[int, int], object]
+    listing: Listing,
+    known: Inventory | None,
+    progress: Callable[[int, int], object],
+    decoded: Decoded | None,
 ) -> list[Inspection]:
     done = 0
 
@@ -129,7 +142,7 @@ def _inspect(
 
     paths = [image.path for image in listing.images]
     before = [known.trusted(image.name) for image in listing.images] if known is not None else ()
-    return inspect_all(paths, before, count)
+    return inspect_all(paths, before, count, decoded)
 
 
 def _entries(

@@ -1,5 +1,18 @@
 """Which device, precision and number of workers, and why."""
 
-from luthier.devices.choose import Chosen, Probe, choose, probe, usable_cores
+from luthier.devices.allowed import cores_allowed, fit_threads, memory_allowed
+from luthier.devices.choose import WORTH, Chosen, Probe, choose, choose_precision, probe
+from luthier.devices.measure import bf16_speedup
 
-__all__ = ["Chosen", "Probe", "choose", "probe", "usable_cores"]
+__all__ = [
+    "WORTH",
+    "Chosen",
+    "Probe",
+    "bf16_speedup",
+    "choose",
+    "choose_precision",
+    "cores_allowed",
+    "fit_threads",
+    "memory_allowed",
+    "probe",
+]

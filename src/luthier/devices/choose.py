@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
+from luthier.devices.allowed import cores_allowed
 from luthier.errors import RecipeError
 from luthier.values import Choice
+
+WORTH = 1.15  # times as fast as fp32: below that, the full precision is kept
 
 
 @dataclass(frozen=True)
@@ -17,15 +20,17 @@ class Probe:
 
     Attributes:
         cuda: name of each CUDA device, by index.
-        cuda_bf16: whether they compute bfloat16.
+        cuda_bf16: whether they compute bfloat16 in hardware.
         mps: whether Apple's Metal backend is available.
         cores: cores this process may use.
+        cpu_bf16: the processor's instruction set for bfloat16, or None.
     """
 
     cuda: tuple[str, ...]
     cuda_bf16: bool
     mps: bool
     cores: int
+    cpu_bf16: str | None = None
 
 
 @dataclass(frozen=True)
@@ -33,18 +38,10 @@ class Chosen:
     """What a run uses; ``str`` gives the first line of its output."""
 
     device: Choice
-    precision: Choice
     workers: Choice
 
     def __str__(self) -> str:
-        return f"device {self.device}, precision {self.precision}, workers {self.workers}"
-
-
-def usable_cores() -> int:
-    """Return the number of cores that the scheduler gives this process (not the machine's)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return f"device {self.device}, workers {self.workers}"
 
 
 def probe() -> Probe:
@@ -52,26 +49,63 @@ def probe() -> Probe:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return Probe(
         cuda=tuple(torch.cuda.get_device_name(i) for i in range(count)),
-        cuda_bf16=count > 0 and torch.cuda.is_bf16_supported(),
+        cuda_bf16=count > 0 and torch.cuda.is_bf16_supported(including_emulation=False),
         mps=torch.backends.mps.is_available(),
-        cores=usable_cores(),
+        cores=cores_allowed(),
+        cpu_bf16=_cpu_bf16(),
     )
 
 
-def choose(found: Probe, device: str, precision: str, workers: int | None) -> Chosen:
-    """Decide device, precision and workers.
+def _cpu_bf16() -> str | None:
+    if not hasattr(torch.cpu, "get_capabilities"):  # an older torch
+        return "avx512_bf16" if torch.cpu._is_avx512_bf16_supported() else None
+    has = torch.cpu.get_capabilities()
+    return next((name for name in _BF16 if has.get(name)), None)
+
+
+_BF16 = ("amx_bf16", "avx512_bf16", "bf16", "arm_bf16")
+
+
+def choose(found: Probe, device: str, workers: int | None) -> Chosen:
+    """Decide device and workers.
 
     Args:
         found: what is there.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-        precision: "auto", "fp32" or "bf16".
         workers: a number, or None to choose.
 
     Raises:
         RecipeError: a device is asked for that is not there; those that are there are named.
     """
-    where = _device(found, device)
-    return Chosen(where, _precision(found, where.value, precision), _workers(found, workers))
+    return Chosen(_device(found, device), _workers(found, workers))
+
+
+def choose_precision(
+    found: Probe, device: str, asked: str, speedup: Callable[[], float | None]
+) -> Choice:
+    """Decide the arithmetic.
+
+    Args:
+        found: what is there.
+        device: that was chosen.
+        asked: "auto", "fp32" or "bf16".
+        speedup: measures how many times as fast as fp32 the model runs in bfloat16; it is called
+            only where the processor has instructions for that; None is too small to tell.
+    """
+    if asked != "auto":
+        return Choice(asked, "asked for")
+    kind = device.split(":", maxsplit=1)[0]
+    if kind == "cuda" and found.cuda_bf16:
+        return Choice("bf16", "computed in hardware here")
+    if kind != "cpu":
+        return Choice("fp32", f"the default on {kind}")
+    if found.cpu_bf16 is None:
+        return Choice("fp32", "this processor has no instructions for bf16")
+    times = speedup()
+    if times is None:
+        return Choice("fp32", "the model is too small to gain by bf16")
+    measured = f"{found.cpu_bf16}; bf16 is {times:.1f} x as fast as fp32 with this model here"
+    return Choice("bf16" if times >= WORTH else "fp32", measured)
 
 
 def _device(found: Probe, asked: str) -> Choice:
@@ -89,14 +123,6 @@ def _device(found: Probe, asked: str) -> Choice:
             cure="leave --device out to take the best that is there",
         )
     return Choice(wanted, "asked for")
-
-
-def _precision(found: Probe, device: str, asked: str) -> Choice:
-    if asked != "auto":
-        return Choice(asked, "asked for")
-    if device.startswith("cuda") and found.cuda_bf16:
-        return Choice("bf16", "computed in hardware here")
-    return Choice("fp32", f"the default on {device.split(':', maxsplit=1)[0]}")
 
 
 def _workers(found: Probe, asked: int | None) -> Choice:

@@ -3,16 +3,21 @@
 from luthier.models.build import build
 from luthier.models.described import build_described, check_arguments
 from luthier.models.heads import Head, check_head, find_head, replace_head
+from luthier.models.prefix import Difference, Split, check_split, split_frozen
 from luthier.models.published import Start, start_weights
 
 __all__ = [
+    "Difference",
     "Head",
+    "Split",
     "Start",
     "build",
     "build_described",
     "check_arguments",
     "check_head",
+    "check_split",
     "find_head",
     "replace_head",
+    "split_frozen",
     "start_weights",
 ]

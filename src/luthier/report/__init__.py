@@ -3,5 +3,14 @@
 from luthier.report.console import Console, epoch_line
 from luthier.report.curves import draw_comparison, draw_curves, read_metrics
 from luthier.report.table import table
+from luthier.report.times import time_line
 
-__all__ = ["Console", "draw_comparison", "draw_curves", "epoch_line", "read_metrics", "table"]
+__all__ = [
+    "Console",
+    "draw_comparison",
+    "draw_curves",
+    "epoch_line",
+    "read_metrics",
+    "table",
+    "time_line",
+]

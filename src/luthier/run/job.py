@@ -13,7 +13,7 @@ from torch import nn
 from luthier import adapt, data, devices, models, recipe, strategies
 from luthier.adapt import HeadFit, LoadPlan
 from luthier.adapt.classes import ClassMatch, match_classes
-from luthier.data import Inventory, Photos
+from luthier.data import Decoded, Inventory, Photos
 from luthier.devices import Chosen
 from luthier.keys import key
 from luthier.models import Head, Start
@@ -22,7 +22,7 @@ from luthier.report import Console
 from luthier.run import heads
 from luthier.strategies import Policy
 from luthier.training import Precision
-from luthier.values import Block, Preprocessing
+from luthier.values import Block, Choice, Preprocessing
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,9 @@ class Job:
     Attributes:
         recipe: resolved, with what data, weights and machine decided filled in.
         photos: every image readable.
-        chosen: device, precision, workers.
+        decoded: keeps them decoded.
+        chosen: device and workers.
+        precision: where and in which arithmetic the model runs.
         model: on its device, with its new head and the start's weights.
         head: its head.
         blocks: from the input to the head.
@@ -44,7 +46,9 @@ class Job:
 
     recipe: Recipe
     photos: Photos
+    decoded: Decoded
     chosen: Chosen
+    precision: Precision
     model: nn.Module
     head: Head
     blocks: tuple[Block, ...]
@@ -52,11 +56,6 @@ class Job:
     preprocessing: Preprocessing
     start: dict[str, Any]
     match: ClassMatch | None = None
-
-    @property
-    def precision(self) -> Precision:
-        """Where and in which arithmetic the model runs."""
-        return Precision(self.chosen.device.value, self.chosen.precision.value)
 
 
 def prepare(
@@ -75,35 +74,49 @@ def prepare(
     Raises:
         LuthierError: anything that keeps the run from starting; see each room.
     """
-    machine = wanted.machine
-    chosen = devices.choose(
-        devices.probe(), decided(machine.device), decided(machine.precision), machine.workers
-    )
+    found = devices.probe()
+    chosen = devices.choose(found, decided(wanted.machine.device), wanted.machine.workers)
     console.say(str(chosen))
+    if devices.fit_threads(found.cores):
+        console.say(
+            f"  torch computes with {found.cores} threads, as many as there are cores for it"
+        )
     listing = data.list_images(Path(decided(wanted.data.data)))
     start = _start(wanted, resumed)
     match = _match(wanted, listing.classes, start)
     model, head, plan = _fit(wanted, len(listing.classes), start, match)
-    photos = _photos(wanted, listing, console, known)
-    complete = _complete(wanted, photos, chosen, start)
+    look = _look(wanted, start)
+    decoded = _decoded(wanted, data.decoded_edge(look))
+    photos = _photos(wanted, listing, console, known, decoded)
     blocks = strategies.blocks_of(model, head.name)
-    policy = strategies.policy_of(decided(complete.strategy.strategy), recipe.values(complete))
+    policy = strategies.policy_of(decided(wanted.strategy.strategy), recipe.values(wanted))
+    strategies.apply_rates(model, blocks, policy.rates(len(blocks) - 1, 0))
+    device = chosen.device.value
+    Precision(device).prepare(model)
+    arithmetic = devices.choose_precision(
+        found,
+        device,
+        decided(wanted.machine.precision),
+        lambda: devices.bf16_speedup(model, decided(wanted.data.image_size), device),
+    )
+    complete = _complete(wanted, photos, chosen, arithmetic, look)
     _say(console, complete, photos, start, plan)
+    console.say(f"precision {arithmetic}")
     _say_classes(console, photos.classes, start, match)
-    job = Job(
+    return Job(
         recipe=complete,
         photos=photos,
+        decoded=decoded,
         chosen=chosen,
+        precision=Precision(device, arithmetic.value),
         model=model,
         head=head,
         blocks=blocks,
         policy=policy,
-        preprocessing=_preprocessing(complete),
+        preprocessing=look,
         start=_describe(start, plan, match),
         match=match,
     )
-    job.precision.prepare(model)
-    return job
 
 
 def _start(wanted: Recipe, resumed: bool) -> Start:
@@ -144,8 +157,33 @@ def _load(model: nn.Module, head: Head, start: Start, match: ClassMatch | None) 
     return adapt.load(model, start.archive, head=rows)
 
 
+def _look(wanted: Recipe, start: Start) -> Preprocessing:
+    how = wanted.data
+    return Preprocessing(
+        resize=decided(how.resize),
+        image_size=decided(how.image_size),
+        interpolation=how.interpolation or start.interpolation,
+        mean=how.mean or start.mean,
+        std=how.std or start.std,
+    )
+
+
+_GIB = 2**30
+
+
+def _decoded(wanted: Recipe, shortest: int) -> Decoded:
+    memory = wanted.machine.cache_memory
+    # Where the system does not say what is free, 1 GiB holds two thousand photos.
+    free = (devices.memory_allowed() or 2 * _GIB) // 2
+    return Decoded(shortest, memory=free if memory is None else int(memory * _GIB))
+
+
 def _photos(
-    wanted: Recipe, listing: data.Listing, console: Console, known: Inventory | None
+    wanted: Recipe,
+    listing: data.Listing,
+    console: Console,
+    known: Inventory | None,
+    decoded: Decoded,
 ) -> Photos:
     console.start(len(listing.images), 0, unit="image checked")
     try:
@@ -155,13 +193,16 @@ def _photos(
             strict=bool(wanted.data.strict_images),
             seed=decided(wanted.training.seed),
             known=known,
+            decoded=decoded,
             progress=lambda _done, _total: console.advance(1),
         )
     finally:
         console.stop()
 
 
-def _complete(wanted: Recipe, photos: Photos, chosen: Chosen, start: Start) -> Recipe:
+def _complete(
+    wanted: Recipe, photos: Photos, chosen: Chosen, arithmetic: Choice, look: Preprocessing
+) -> Recipe:
     given = wanted.data
     weights = decided(wanted.model.weights)
     is_file = weights != "none" and Path(weights).is_file()
@@ -169,24 +210,13 @@ def _complete(wanted: Recipe, photos: Photos, chosen: Chosen, start: Start) -> R
         wanted,
         data=str(Path(decided(given.data)).resolve()),
         val_fraction=photos.val_fraction,
-        mean=given.mean or start.mean,
-        std=given.std or start.std,
-        interpolation=given.interpolation or start.interpolation,
+        mean=look.mean,
+        std=look.std,
+        interpolation=look.interpolation,
         weights=str(Path(weights).resolve()) if is_file else weights,
         device=chosen.device.value,
-        precision=chosen.precision.value,
+        precision=arithmetic.value,
         workers=int(chosen.workers.value),
-    )
-
-
-def _preprocessing(complete: Recipe) -> Preprocessing:
-    how = complete.data
-    return Preprocessing(
-        resize=decided(how.resize),
-        image_size=decided(how.image_size),
-        interpolation=decided(how.interpolation),
-        mean=decided(how.mean),
-        std=decided(how.std),
     )
 
 

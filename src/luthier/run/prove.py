@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from luthier import recipe
 from luthier.errors import CommandFailedError, RecipeError
 from luthier.run.compare import Difference, compare_runs, probable_cause
 from luthier.run.folder import RunFolder, free_folder, new_run
@@ -108,8 +109,8 @@ def prove(
         raise RecipeError(f"--kills {kills}: there must be one at least")
     folder = new_run(Path(out) if out else free_folder(Path("runs/proof")), "proof").path
     folder.mkdir(parents=True, exist_ok=True)
-    subject = _finetune(data, flags) if data is not None else _script(command)
     whole = folder / "whole"
+    subject = _finetune(data, flags, whole) if data is not None else _script(command)
     say(f"uninterrupted, in {whole}")
     seconds = _run_whole(subject, whole)
     say(f"  {seconds:.1f} s of training")
@@ -127,12 +128,17 @@ def prove(
     return Proof(not differences, counts, tuple(differences), cause, summary, folder)
 
 
-def _finetune(data: str | Path, flags: Sequence[str]) -> Subject:
+def _finetune(data: str | Path, flags: Sequence[str], whole: Path) -> Subject:
     luthier = [sys.executable, "-m", "luthier"]
-    return Subject(
-        start=lambda run: [*luthier, "finetune", str(data), *flags, "--out", str(run / "run")],
-        resume=lambda run: [*luthier, "resume", str(run / "run")],
-    )
+
+    def start(run: Path) -> Sequence[str]:
+        words = [*luthier, "finetune", str(data), *flags, "--out", str(run / "run")]
+        chosen = RunFolder(whole / "run").recipe
+        if chosen.exists():  # the precision is measured, and is to be that of the first run
+            words += ["--precision", str(recipe.read(chosen).machine.precision)]
+        return words
+
+    return Subject(start=start, resume=lambda run: [*luthier, "resume", str(run / "run")])
 
 
 def _script(command: Sequence[str]) -> Subject:

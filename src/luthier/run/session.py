@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import shutil
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -15,13 +16,14 @@ import torch
 
 from luthier import checkpoint, data, recipe, report, strategies, training
 from luthier.checkpoint import Captured, Checkpoint, Saver, State
-from luthier.data.loader import Batch
+from luthier.data import Batch
 from luthier.errors import DoesNotFitError, InterruptedRunError
 from luthier.files import durable, writing
 from luthier.recipe import decided, parse_interval
 from luthier.report import Console
 from luthier.run import results
 from luthier.run.folder import Metrics, RunFolder
+from luthier.run.forward import Forward
 from luthier.run.heads import starting_weights
 from luthier.run.job import Job
 from luthier.run.keeper import Keeper
@@ -55,6 +57,7 @@ class Session:
         self._sizes = self._train.sizes()
         self._frozen = strategies.frozen_blocks(job.policy, len(job.blocks) - 1, self.epochs)
         self._rates = job.policy.rates(len(job.blocks) - 1, 0)
+        self._forward = Forward(job.model, job.precision, console.say)
         self._learner = self._make_learner()
         self._names = checkpoint.names_of({"model": job.model})
         how = job.recipe.training
@@ -74,17 +77,26 @@ class Session:
 
     def _batches(self) -> tuple[data.Batches, data.Batches]:
         job = self.job
-        how = job.recipe.training
+        how, machine = job.recipe.training, job.recipe.machine
         make = functools.partial(
             data.Batches,
             batch_size=decided(how.batch_size),
             seed=decided(how.seed),
             workers=int(job.chosen.workers.value),
-            pin_memory=job.chosen.device.value.startswith("cuda"),
+            device=job.chosen.device.value,
+            pin_memory=machine.pin_memory is not False,
+            decoded=job.decoded,
         )
-        learn = data.training_transform(job.preprocessing, decided(job.recipe.data.augment))
-        look = data.evaluation_transform(job.preprocessing)
-        return make(job.photos.train, learn, shuffle=True), make(job.photos.val, look)
+        look, shown = job.preprocessing, job.recipe.data
+        augment = data.Augment.of(
+            decided(shown.augment), shown.color_jitter, shown.rand_augment, shown.erase
+        )
+        return make(job.photos.train, look, augment, shuffle=True), make(job.photos.val, look)
+
+    def _disk_for_photos(self) -> int:
+        given = self.job.recipe.machine.cache_disk
+        free = shutil.disk_usage(self.folder.path).free
+        return free // 10 if given is None else int(given * 2**30)
 
     def _make_learner(self) -> Learner:
         job, recipe = self.job, self.job.recipe
@@ -108,6 +120,7 @@ class Session:
             mix=training.make_mix(recipe.regularisation, len(job.photos.classes)),
             average=WeightAverage(job.model, ema) if ema is not None else None,
             toward=toward,
+            forward=self._forward.scores,
         )
 
     def _toward_start(self) -> TowardStart | None:
@@ -184,6 +197,8 @@ class Session:
         for group in self._new_groups(rates, self._rates, self._learner.toward):
             self._learner.optimizer.add_param_group(group)
         strategies.apply_rates(job.model, job.blocks, rates)
+        if rates != self._rates:
+            self._forward.enter()
         self._rates = rates
 
     def _capture(self) -> State:
@@ -231,6 +246,7 @@ class Session:
         self._metrics = self._saver.patiently(
             "metrics.jsonl", lambda: Metrics(self.folder.metrics, self.progress.lines)
         )
+        self.job.decoded.spill_to(self.folder.path, self._disk_for_photos())
         every = parse_interval(decided(self.job.recipe.training.save_every))
         keeper = Keeper(self._saver, every, stop, self._capture)
         self._saver.watch(self._learner.optimizer)
@@ -242,8 +258,11 @@ class Session:
                 self._score_start(keeper)
                 while self.progress.at.epoch < self.epochs and not self._has_stopped_early():
                     self._epoch(keeper)
-            keeper.save()
+            with self._learner.clock.on("saving"):
+                keeper.save()
+            total = time.monotonic() - self._began
             self._before, self._began = self.seconds, None
+            self.console.say(report.time_line(self._learner.clock.seconds, total))
         except KeyboardInterrupt:
             self._saver.close(at_once=True)
             raise
@@ -251,6 +270,7 @@ class Session:
             with contextlib.ExitStack() as ends:
                 ends.callback(self._val.close)
                 ends.callback(self._train.close)
+                ends.callback(self.job.decoded.close)
                 ends.callback(self.console.stop)
                 ends.callback(self._metrics.close)
                 ends.callback(self._saver.close)
@@ -306,7 +326,9 @@ class Session:
 
     def _boundary(self, keeper: Keeper) -> None:
         at = self.progress.at
-        if keeper.boundary(at):
+        with self._learner.clock.on("saving"):
+            stops = keeper.boundary(at)
+        if stops:
             raise InterruptedRunError(
                 f"stopped and saved at {at}",
                 cure=f"continue with: luthier resume {self.folder.path}",
@@ -349,9 +371,9 @@ class Session:
         self._saver.patiently("metrics.jsonl", self._metrics.flush)
 
     def _validate(self) -> Tally:
-        job, average = self.job, self._learner.average
+        average = self._learner.average
         with average.in_place_of_weights() if average else contextlib.nullcontext():
-            return training.evaluate(job.model, self._val.epoch(), job.precision)
+            return self._forward.validate(self._val.epoch, self._learner.clock)
 
     def _judge(self, score: Score) -> None:
         progress = self.progress
@@ -359,7 +381,8 @@ class Session:
         progress.stale += 1
         if score.better_than(progress.best):
             progress.best, progress.stale = score, 0
-            self._publish(score)
+            with self._learner.clock.on("saving"):
+                self._publish(score)
 
     def _has_stopped_early(self) -> bool:
         patience = self.job.recipe.training.patience

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from luthier.training.clock import Clock
 from luthier.training.precision import Precision
 from luthier.values import Tally
 
@@ -17,19 +18,29 @@ def evaluate(
     model: nn.Module,
     batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
     precision: Precision,
+    clock: Clock | None = None,
+    forward: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> Tally:
     """Return the plain cross-entropy (no smoothing, no weights) and accuracy.
 
     The model is in evaluation mode inside and every module in its own mode again after.
+
+    Args:
+        model: images → scores ``[batch, classes]``.
+        batches: inputs and labels.
+        precision: where and in which arithmetic it runs.
+        clock: is told of the time that is spent on what is not computing.
+        forward: inputs → scores by parts of the model, in its place.
     """
     modes = {module: module.training for module in model.modules()}
     model.eval()
-    tally = Tally()
+    tally, clock = Tally(), clock or Clock()
     try:
-        for images, labels in batches:
-            inputs, targets = precision.place(images), precision.place(labels)
+        for images, labels in clock.awaited("waiting for data", batches):
+            with clock.on("copying"):
+                inputs, targets = precision.place(images), precision.place(labels)
             with precision.autocast():
-                scores = model(inputs).float()
+                scores = (forward or model)(inputs).float()
             loss = F.cross_entropy(scores, targets).item()
             tally = tally.add(loss, int((scores.argmax(1) == targets).sum()), len(labels))
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from luthier.errors import DivergedError
 from luthier.keys import key
 from luthier.randomness import seed_everything
 from luthier.training.average import WeightAverage
+from luthier.training.clock import Clock
 from luthier.training.precision import Precision
 from luthier.training.schedule import Rates
 from luthier.training.toward import TowardStart
@@ -39,6 +40,8 @@ class Learner:
         mix: mixup or CutMix of a batch, or None; labels become class shares.
         average: the moving average of the weights, or None.
         toward: weight decay toward the start, or None where the optimizer's own is all.
+        forward: images → scores, where a faster way than calling the model is known.
+        clock: is told of the time that is spent on what is not computing.
     """
 
     model: nn.Module
@@ -53,6 +56,8 @@ class Learner:
     mix: Mix | None = None
     average: WeightAverage | None = None
     toward: TowardStart | None = None
+    forward: Callable[[torch.Tensor], torch.Tensor] | None = None
+    clock: Clock = field(default_factory=Clock)
 
 
 def train_epoch(
@@ -77,7 +82,8 @@ def train_epoch(
     """
     step = at.step
     learner.optimizer.zero_grad()
-    for number, (images, labels) in enumerate(batches, start=at.batch):
+    awaited = learner.clock.awaited("waiting for data", batches)
+    for number, (images, labels) in enumerate(awaited, start=at.batch):
         rates = _set_rates(learner, step)
         start = number - number % learner.accumulate
         group = sum(sizes[start : start + learner.accumulate])
@@ -128,11 +134,12 @@ def _backward(
 ) -> tuple[float, int]:
     rank = 0
     seed_everything(key(learner.seed, "model", number, rank))
-    inputs, targets = learner.precision.place(images), learner.precision.place(labels)
+    with learner.clock.on("copying"):
+        inputs, targets = learner.precision.place(images), learner.precision.place(labels)
     if learner.mix is not None:
         inputs, targets = learner.mix(inputs, targets)
     with learner.precision.autocast():
-        scores = learner.model(inputs)
+        scores = (learner.forward or learner.model)(inputs)
     scores = scores.float()
     loss = learner.criterion(scores, targets)
     value = loss.item()

@@ -32,6 +32,11 @@ class Precision:
     device: str
     name: str = "fp32"
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which most is computed."""
+        return torch.float32 if self.name == "fp32" else torch.bfloat16
+
     def place(self, tensor: torch.Tensor) -> torch.Tensor:
         """Bring a batch to the device; images become channels-last."""
         if tensor.ndim == 4:

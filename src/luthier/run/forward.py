@@ -1,0 +1,100 @@
+"""How a run's model gives its scores: as it stands, or by what is frozen made fast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+
+import torch
+from torch import nn
+
+from luthier import models, training
+from luthier.data import Batch
+from luthier.models import Split
+from luthier.training import Clock, Precision
+from luthier.values import Tally
+
+_STORED = 2**30  # bytes of validation features that are kept
+
+
+class Forward:
+    """The scores of a model whose frozen part may be computed apart from the rest.
+
+    What stands still runs without autograd, with batch normalisation folded into convolutions,
+    in its own precision. Where nothing but the head learns, the features of the validation photos
+    are computed once: neither they nor what computes them can change.
+
+    Args:
+        model: in the modes and with the ``requires_grad`` of the epoch that is entered.
+        precision: of the run.
+        say: is told where the fast way was not taken.
+    """
+
+    def __init__(
+        self, model: nn.Module, precision: Precision, say: Callable[[str], object]
+    ) -> None:
+        self._model, self._precision, self._say = model, precision, say
+        self._split: Split | None = None
+        self._settled = self._trusted = False
+        self._stored: list[Batch] | None = None
+
+    def enter(self) -> None:
+        """Take note that other parts of the model learn from now on."""
+        self._split, self._stored = None, None
+        self._settled = self._trusted = False
+
+    def scores(self, images: torch.Tensor) -> torch.Tensor:
+        """Return what the model says of images on its device, for a backward pass."""
+        split = self._ready()
+        if split is not None and not self._trusted:
+            split = self._check(split, images)
+        return self._model(images) if split is None else split.rest(*split.features(images))  # type: ignore[no-any-return]
+
+    def validate(self, batches: Callable[[], Generator[Batch]], clock: Clock) -> Tally:
+        """Return loss and accuracy on batches, which are read once if nothing can change.
+
+        Args:
+            batches: begins to give the photos that are validated on.
+            clock: see ``training.evaluate``.
+        """
+        split = self._ready()
+        if split is not None and split.whole and self._trusted:
+            stored = self._features(split, batches)
+            return training.evaluate(
+                self._model, stored, self._precision, clock, forward=split.rest
+            )
+        with closing(batches()) as photos:
+            return training.evaluate(
+                self._model, photos, self._precision, clock, forward=self.scores
+            )
+
+    def _ready(self) -> Split | None:
+        if not self._settled:
+            self._settled = True
+            self._split = models.split_frozen(self._model, self._precision.dtype)
+        return self._split
+
+    def _check(self, split: Split, images: torch.Tensor) -> Split | None:
+        with self._precision.autocast():
+            found = models.check_split(split, self._model, images)
+        self._trusted = found.explained
+        if not found.explained:
+            self._say(f"  the frozen part is computed as it stands: made fast, {found}")
+            self._split = None
+        return self._split
+
+    def _features(self, split: Split, batches: Callable[[], Generator[Batch]]) -> Iterator[Batch]:
+        if self._stored is not None:
+            yield from self._stored
+            return
+        stored: list[Batch] = []
+        kept = 0
+        with closing(batches()) as photos:
+            for images, labels in photos:
+                (features,) = split.features(self._precision.place(images))
+                kept += features.nbytes
+                if kept <= _STORED:
+                    stored.append((features, labels))
+                yield features, labels
+        if kept <= _STORED:
+            self._stored = stored
