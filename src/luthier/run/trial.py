@@ -18,7 +18,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -35,7 +35,7 @@ from luthier.run.folder import RunFolder
 from luthier.run.job import Job, prepare
 from luthier.run.session import Session
 from luthier.tuning import Facts, Measured, Setting
-from luthier.values import Position, Step
+from luthier.values import Position
 
 # oneDNN says of its own allocations only that something could not be made.
 _OUT_OF_MEMORY = (
@@ -82,13 +82,11 @@ class Trial:
             training.compile_in_place(job.model)
         scratch.mkdir(parents=True)
         # The run's own learner and batches: what is measured is what a run does.
-        self._session = Session(job, RunFolder(scratch), Console(quiet=True))
+        self._session = Session(job, RunFolder(scratch), Console())
         for epoch in range(self._session.epochs):
             self._session._enter(epoch)
         self._learner = self._session._learner
         self._learner.lr = 0.0  # the same work as at any other rate, and nothing can diverge
-        self._learner.precision = clocked = _ClockedPrecision.of(self._learner.precision)
-        self._clock = clocked.clock
         group = self._learner.accumulate
         self._pass = -(-_PASS // group) * group
         self._is_warm = False
@@ -106,13 +104,14 @@ class Trial:
         if not self._is_warm:
             self._train(self._pass)
             self._is_warm = True
-        self._clock.seconds.clear()
+        spent = self._learner.clock.seconds
+        spent.clear()
         images, began, elapsed = 0, time.perf_counter(), 0.0
         while elapsed < seconds:
             images += self._train(self._pass)
             elapsed = time.perf_counter() - began
         self._give_memory_back()
-        kinds: dict[str, float] = dict(self._clock.seconds)
+        kinds: dict[str, float] = dict(spent)
         kinds["computing"] = elapsed - sum(kinds.values())
         return Measured(images, elapsed, kinds, self._peak())
 
@@ -121,17 +120,15 @@ class Trial:
         self._session._train.close()
         self._session._val.close()
         self._session._saver.close()
+        self._job.decoded.close()
 
     def _train(self, batches: int) -> int:
         sizes = self._session._sizes[:batches]
         with contextlib.closing(self._session._train.epoch(0)) as source:
-            steps = self._steps(itertools.islice(source, len(sizes)), sizes)
-            return sum(step.images for step in steps)
-
-    def _steps(self, source: Iterator[Any], sizes: list[int]) -> Iterator[Step]:
-        timed = self._clock.awaited("waiting for data", source)
-        with torch.random.fork_rng(devices=[]), training.reproducible():
-            yield from training.train_epoch(self._learner, timed, sizes, Position())
+            some = itertools.islice(source, len(sizes))
+            with torch.random.fork_rng(devices=[]), training.reproducible():
+                steps = training.train_epoch(self._learner, some, sizes, Position())
+                return sum(step.images for step in steps)
 
     def _peak(self) -> int:
         if torch.device(self._job.chosen.device.value).type == "cuda":
@@ -142,21 +139,6 @@ class Trial:
         # Another trial is measured next, on the same device.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-@dataclass(frozen=True)
-class _ClockedPrecision(training.Precision):
-    """A precision that counts the time of copies to the device."""
-
-    clock: training.Clock = dataclasses.field(default_factory=training.Clock)
-
-    @classmethod
-    def of(cls, precision: training.Precision) -> _ClockedPrecision:
-        return cls(precision.device, precision.name)
-
-    def place(self, tensor: torch.Tensor) -> torch.Tensor:
-        with self.clock.on("copying"):
-            return super().place(tensor)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -173,17 +155,24 @@ def _facts(job: Job, request: Request) -> Facts:
     setting = Setting(
         batch_size=decided(how.batch_size),
         accumulate=decided(job.recipe.optimizer.accumulate),
-        precision=job.chosen.precision.value,
+        precision=job.precision.name,
         compile=bool(machine.compile),
-        pin_memory=device.startswith("cuda") if machine.pin_memory is None else machine.pin_memory,
+        pin_memory=device.startswith("cuda") and machine.pin_memory is not False,
         workers=int(job.chosen.workers.value),
     )
-    memory = request.memory or sys.maxsize
+    # On a CPU training shares the memory with the photos that are kept decoded.
+    memory = (request.memory or sys.maxsize) - _kept(job)
     if device.startswith("cuda"):
         free, _ = torch.cuda.mem_get_info(device)
         memory = int(free * (1 - request.reserve))
     images, epochs = len(job.photos.train), decided(how.epochs)
     return Facts(setting, device, images, epochs, memory, _compiler(device))
+
+
+def _kept(job: Job) -> int:
+    """Return the bytes of decoded photos that are in memory."""
+    found = (job.decoded.find(sample.path) for sample in (*job.photos.train, *job.photos.val))
+    return sum(pixels.nbytes for pixels in found if pixels is not None)
 
 
 def _compiler(device: str) -> str:

@@ -187,7 +187,10 @@ class Trials:
         self.kept = 1
 
     def first(self) -> Facts:
-        """Start the recipe as it is and return what it finds, whether or not it then runs.
+        """Return what the recipe finds as it is, whether or not it then runs.
+
+        The process ends with that: it has looked into every image and holds some of them, which
+        the others need not, and so takes other memory than they.
 
         Raises:
             LuthierError: the recipe cannot be run. CommandFailedError: it crashes before it trains.
@@ -199,8 +202,9 @@ class Trials:
                 f"the recipe cannot be tried: {failed.outcome}: {failed.detail}",
                 cure="see what luthier finetune says of it",
             ) from failed
-        setting = process.facts.setting
-        self._begin(setting, process)
+        process.close()
+        if process.facts.of_device == "cpu" and self._memory is not None:
+            self._memory = process.facts.memory
         return process.facts
 
     def peak(self, setting: Setting) -> int | None:

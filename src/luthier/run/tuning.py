@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from luthier import recipe, tuning
+from luthier import devices, recipe, tuning
 from luthier.errors import CommandFailedError, RecipeError
 from luthier.files import durable
 from luthier.recipe import ENTRIES, Recipe
@@ -181,7 +181,7 @@ def tuned(
         LuthierError, CommandFailedError: see ``tune``.
     """
     recipe.resolve(given)
-    memory = tuning.memory_allowed()
+    memory = devices.memory_allowed()
     budget = None if memory is None else int(memory * (1 - RESERVE))
     with tempfile.TemporaryDirectory(prefix="luthier-tune-") as scratch:
         trials = Trials(given, Path(scratch), budget, RESERVE, trial_seconds)
@@ -212,7 +212,7 @@ class _Tuner:
         self._console.say(f"tuning on {facts.device}: {facts.setting}")
         base = best = self._base(facts)
         asked = {name for name, value in recipe.values(self._given).items() if _is_asked(value)}
-        options = tuning.options_of(facts, asked, tuning.cores_allowed())
+        options = tuning.options_of(facts, asked, devices.cores_allowed())
         self._notes += options.left_out
         self._trials.kept = self._room(facts, base)
         self._measure_base(base)
@@ -323,7 +323,7 @@ class _Tuner:
                 raise _does_not_run(best, failed) from failed
             self._note_tried(other, changed, None, str(failed))
             return best
-        outcome = "no gain" if gain.high > 1 else "slower"
+        outcome = "no gain" if gain.ratio > 1 else "slower"
         if gain.beyond_noise:
             outcome = "taken" if self._pays_back(best, other, facts) else "too long to compile"
         self._note_tried(other, changed, gain, outcome)

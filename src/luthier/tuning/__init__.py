@@ -7,7 +7,6 @@ take its place as soon as something imported it.
 from luthier.tuning.gain import LEAST_GAIN, Gain, gain_of, is_decided, pays_back
 from luthier.tuning.limit import divisors, largest_that_fits
 from luthier.tuning.options import Options, options_of
-from luthier.tuning.quota import cores_allowed, memory_allowed
 from luthier.tuning.settings import Facts, Measured, Setting
 from luthier.tuning.whereto import breakdown, verdict
 
@@ -19,12 +18,10 @@ __all__ = [
     "Options",
     "Setting",
     "breakdown",
-    "cores_allowed",
     "divisors",
     "gain_of",
     "is_decided",
     "largest_that_fits",
-    "memory_allowed",
     "options_of",
     "pays_back",
     "verdict",

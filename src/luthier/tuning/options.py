@@ -53,4 +53,4 @@ def options_of(facts: Facts, asked: Collection[str], cores: int) -> Options:
 
 def _numbers_of_workers(cores: int) -> list[int]:
     doubled = [2**n for n in range(cores.bit_length()) if 2**n < cores]
-    return [0, *doubled, cores]
+    return [*doubled, cores]

@@ -71,7 +71,7 @@ class Facts:
         device: such as "cpu" or "cuda:0".
         images: to train on.
         epochs: of the run.
-        memory: bytes that a run may take of the device.
+        memory: bytes that training may take of the device's memory, or the machine's.
         compiler: what compiles for the device; "" where nothing does.
     """
 
