@@ -57,7 +57,7 @@ def modules_after(code: str) -> set[str]:
 def test_importing_luthier_and_asking_for_help_load_no_heavy_package() -> None:
     heavy = {"torch", "numpy", "PIL", "matplotlib", "torchvision", "safetensors", "tqdm"}
     assert not modules_after("import luthier") & heavy
-    for words in (["--help"], ["finetune", "--help"], ["resume", "--help"]):
+    for words in (["--help"], ["finetune", "--help"], ["resume", "--help"], ["tune", "--help"]):
         ask = f"from luthier.cli.main import main\ntry: main({words})\nexcept SystemExit: pass"
         assert not modules_after(ask) & heavy
 

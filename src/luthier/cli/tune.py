@@ -23,6 +23,13 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--largest-batch", action="store_true", help="say too what batch memory would take"
     )
     parser.add_argument(
+        "--round-seconds",
+        type=float,
+        default=2.0,
+        metavar="X",
+        help="of training that make one measurement, at least [2]",
+    )
+    parser.add_argument(
         "--trial-seconds",
         type=float,
         default=600.0,
@@ -42,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         out=arguments.out,
         recipe_file=arguments.recipe,
         largest_batch=arguments.largest_batch,
+        round_seconds=arguments.round_seconds,
         trial_seconds=arguments.trial_seconds,
         **{name: value for name, value in given.items() if value is not None},
     )

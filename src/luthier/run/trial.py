@@ -18,6 +18,7 @@ import shutil
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -268,7 +269,9 @@ def main() -> None:
         answer({"error": name, "what": error.what, "cure": error.cure})
     except Exception as error:
         if not is_out_of_memory(error):
-            raise
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
         answer({"out_of_memory": str(error).splitlines()[0] if str(error) else "MemoryError"})
     os._exit(0)  # the thread that reads would keep the interpreter's end waiting
 

@@ -20,7 +20,7 @@ from luthier.errors import CommandFailedError
 from luthier.recipe import Recipe
 from luthier.tuning import Facts, Measured, Setting
 
-_ROUND = 2.0  # seconds of a round, at least
+_LAST_WORDS = 30.0  # seconds for a process to end that has closed its output
 _TAIL = 2000  # characters of what a trial said that are looked at when it failed
 
 
@@ -127,8 +127,11 @@ class TrialProcess:
         return answer
 
     def _failure(self, late: bool) -> TrialFailed:
-        self._kill()
-        status = self._process.wait()
+        try:  # its answers end a little before it does
+            status = self._process.wait(_LAST_WORDS)
+        except subprocess.TimeoutExpired:
+            self._kill()
+            status = self._process.wait()
         said = self._log.read_text(encoding="utf-8", errors="replace")[-_TAIL:]
         last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "")
         if late:
@@ -140,6 +143,8 @@ class TrialProcess:
         return TrialFailed("crashed", last or f"exit status {status}")
 
     def _kill(self) -> None:
+        if self._process.poll() is not None:  # its number may be another's by now
+            return
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
@@ -170,6 +175,7 @@ class Trials:
         memory: bytes of the machine's memory that may be taken, or None.
         reserve: part of a device's memory that is to stay free.
         patience: seconds to wait for an answer.
+        seconds: of a round, at least.
 
     Attributes:
         records: by setting.
@@ -177,11 +183,18 @@ class Trials:
     """
 
     def __init__(
-        self, given: Recipe, scratch: Path, memory: int | None, reserve: float, patience: float
+        self,
+        given: Recipe,
+        scratch: Path,
+        memory: int | None,
+        reserve: float,
+        patience: float,
+        seconds: float,
     ) -> None:
         self._given, self._scratch = given, scratch
         self._memory, self._reserve, self._patience = memory, reserve, patience
         self._alive: OrderedDict[Setting, TrialProcess] = OrderedDict()
+        self._round = seconds
         self._count = 0
         self.records: dict[Setting, Record] = {}
         self.kept = 1
@@ -233,7 +246,7 @@ class Trials:
             raise record.failed
         self._alive.move_to_end(setting)
         try:
-            measured = self._alive[setting].measure(_ROUND)
+            measured = self._alive[setting].measure(self._round)
         except TrialFailed as failed:
             record.failed = failed
             self._alive.pop(setting).close()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import statistics
 import tempfile
+import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -142,6 +144,7 @@ def tune(
     recipe_file: str | Path | None = None,
     console: Console | None = None,
     largest_batch: bool = False,
+    round_seconds: float = 2.0,
     trial_seconds: float = 600.0,
     **knobs: Any,
 ) -> Tuning:
@@ -155,6 +158,7 @@ def tune(
         recipe_file: a recipe; ``knobs`` go on top.
         console: where to say things; standard error by default.
         largest_batch: say too what the largest batch is that memory takes.
+        round_seconds: of training that make one measurement, at least.
         trial_seconds: until a trial that gives no answer is ended.
         **knobs: any field of the recipe.
 
@@ -165,7 +169,11 @@ def tune(
     if out is not None:
         _check_free(Path(out), recipe_file)
     found = tuned(
-        given, console or Console(), largest_batch=largest_batch, trial_seconds=trial_seconds
+        given,
+        console or Console(),
+        largest_batch=largest_batch,
+        round_seconds=round_seconds,
+        trial_seconds=trial_seconds,
     )
     if out is not None:
         durable.write_text(Path(out), recipe.to_toml(found.recipe))
@@ -173,7 +181,12 @@ def tune(
 
 
 def tuned(
-    given: Recipe, console: Console, *, largest_batch: bool = False, trial_seconds: float = 600.0
+    given: Recipe,
+    console: Console,
+    *,
+    largest_batch: bool = False,
+    round_seconds: float = 2.0,
+    trial_seconds: float = 600.0,
 ) -> Tuning:
     """Tune a recipe that is not resolved yet: what it leaves open is what is tried.
 
@@ -184,9 +197,22 @@ def tuned(
     memory = devices.memory_allowed()
     budget = None if memory is None else int(memory * (1 - RESERVE))
     with tempfile.TemporaryDirectory(prefix="luthier-tune-") as scratch:
-        trials = Trials(given, Path(scratch), budget, RESERVE, trial_seconds)
-        with contextlib.closing(trials):
+        trials = Trials(given, Path(scratch), budget, RESERVE, trial_seconds, round_seconds)
+        with contextlib.closing(trials), _ending_at_sigterm():
             return _Tuner(given, trials, console).run(largest_batch)
+
+
+@contextlib.contextmanager
+def _ending_at_sigterm() -> Iterator[None]:
+    """Let SIGTERM end what is inside as Ctrl-C does: trials and their folder go too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _given(data: str | Path, recipe_file: str | Path | None, knobs: dict[str, Any]) -> Recipe:

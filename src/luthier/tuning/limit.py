@@ -5,6 +5,8 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Sequence
 
+_TRUST = 3  # times that a line is followed
+
 
 def divisors(number: int) -> list[int]:
     """Return the divisors of a number from 1 on, in ascending order."""
@@ -20,9 +22,10 @@ def largest_that_fits(
 ) -> int | None:
     """Return the largest size whose peak of memory is within a budget; None where none is.
 
-    Doubles until a size does not fit, then halves the rest. Two sizes that fit give a line, and
-    nothing is tried that is beyond the budget by it as long as something smaller is left to try. A
-    size is tried once at most, and none that is not smaller than one that did not fit.
+    Doubles until a size does not fit, then halves the rest. Memory nearly always lies on a line:
+    two sizes that fit show it, and what reaches the budget by it is tried first. A few tries after,
+    halving goes on without it, so that any other shape takes few trials too. A size is tried once
+    at most, and none that is not smaller than one that did not fit.
 
     Args:
         peak: size → bytes; None where it ran out of memory. Must not fall with the size.
@@ -46,6 +49,7 @@ class _Found:
         self.sizes, self.budget = sizes, budget
         self.good, self.bad = -1, len(sizes)
         self._peaks: list[tuple[int, int]] = []  # of what fitted: size and bytes, ascending
+        self._trust = _TRUST
 
     def is_open(self, exact: float) -> bool:
         if self.bad - self.good <= 1:
@@ -62,23 +66,21 @@ class _Found:
             self.bad = at
 
     def next(self) -> int:
-        """Return the index to try next, strictly between ``good`` and ``bad``."""
-        if self.good < 0:
-            half = bisect.bisect_right(self.sizes, self.sizes[self.bad] // 2) - 1
-            at = half if self.bad < len(self.sizes) else 0
-        elif self.bad == len(self.sizes):
+        """Return the index to try next, between ``good`` and ``bad``."""
+        at = self._by_line()
+        if at is None and self.good >= 0 and self.bad == len(self.sizes):
             at = bisect.bisect_right(self.sizes, 2 * self.sizes[self.good]) - 1
-            at = min(at, self._by_line())
-        else:
-            at = min((self.good + self.bad) // 2, self._by_line())
+        elif at is None:
+            at = (self.good + self.bad) // 2
         return max(self.good + 1, min(at, self.bad - 1))
 
-    def _by_line(self) -> int:
+    def _by_line(self) -> int | None:
         """Return the index of the largest size within the budget by the last two that fitted."""
-        if len(self._peaks) < 2:
-            return len(self.sizes) - 1
+        if len(self._peaks) < 2 or not self._trust:
+            return None
         (small, less), (large, more) = self._peaks[-2:]
-        slope = (more - less) / (large - small)
-        if slope <= 0:
-            return len(self.sizes) - 1
-        return bisect.bisect_right(self.sizes, large + (self.budget - more) / slope) - 1
+        if more <= less:
+            return None
+        self._trust -= 1
+        reached = large + (self.budget - more) * (large - small) // (more - less)
+        return bisect.bisect_right(self.sizes, reached) - 1
