@@ -57,7 +57,7 @@ def modules_after(code: str) -> set[str]:
 def test_importing_luthier_and_asking_for_help_load_no_heavy_package() -> None:
     heavy = {"torch", "numpy", "PIL", "matplotlib", "torchvision", "safetensors", "tqdm"}
     assert not modules_after("import luthier") & heavy
-    for words in (["--help"], ["finetune", "--help"], ["resume", "--help"]):
+    for words in (["--help"], ["finetune", "--help"], ["resume", "--help"], ["tune", "--help"]):
         ask = f"from luthier.cli.main import main\ntry: main({words})\nexcept SystemExit: pass"
         assert not modules_after(ask) & heavy
 
@@ -83,6 +83,7 @@ def test_the_public_names_are_these() -> None:
         "register",
         "resume",
         "save",
+        "tune",
         "verify",
     ]
     assert all(getattr(luthier, name).__name__ for name in luthier.__all__)

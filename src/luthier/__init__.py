@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from luthier.run.rebuilding import load_model as load_model
     from luthier.run.registry import register as register
     from luthier.run.save import save as save
+    from luthier.run.tuning import tune as tune
     from luthier.run.verify import verify as verify
 
 _HOMES = {
@@ -52,6 +53,7 @@ _HOMES = {
     "register": "luthier.run.registry",
     "resume": "luthier.run.finetune",
     "save": "luthier.run.save",
+    "tune": "luthier.run.tuning",
     "verify": "luthier.run.verify",
 }
 
@@ -75,6 +77,7 @@ __all__ = [
     "register",
     "resume",
     "save",
+    "tune",
     "verify",
 ]
 

@@ -2,6 +2,7 @@
 
 from luthier.training.average import WeightAverage
 from luthier.training.clock import Clock
+from luthier.training.compiling import compile_in_place
 from luthier.training.evaluate import evaluate
 from luthier.training.loop import Learner, check_finite, train_epoch
 from luthier.training.parts import make_criterion, make_mix, make_optimizer
@@ -20,6 +21,7 @@ __all__ = [
     "TowardStart",
     "WeightAverage",
     "check_finite",
+    "compile_in_place",
     "evaluate",
     "fit_probe",
     "folds_of",
