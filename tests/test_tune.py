@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import luthier
 from conftest import LENET
-from luthier import recipe, tuning
+from luthier import recipe, report, tuning
 from luthier.cli.main import main
 from luthier.errors import CommandFailedError, RecipeError
 from luthier.report import Console
@@ -168,10 +168,10 @@ def test_pinning_and_compiling_are_tried_where_they_can_work() -> None:
 
 
 def test_the_verdict_names_what_a_step_waits_for() -> None:
-    said = tuning.verdict({"waiting for data": 6.1, "computing": 3.5, "copying": 0.4})
+    said = report.verdict({"waiting for data": 6.1, "computing": 3.5, "copying": 0.4})
     assert said == "input-bound: 61 % of a step waits for data"
-    assert tuning.verdict({"copying": 3, "computing": 7}).startswith("copy-bound: 30 %")
-    assert tuning.verdict({"waiting for data": 1, "computing": 9}).startswith("compute-bound: 90 %")
+    assert report.verdict({"copying": 3, "computing": 7}).startswith("copy-bound: 30 %")
+    assert report.verdict({"waiting for data": 1, "computing": 9}).startswith("compute-bound: 90 %")
 
 
 # --- trials that fail -----------------------------------------------------------------------

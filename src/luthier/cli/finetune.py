@@ -10,10 +10,13 @@ from luthier.recipe import ENTRIES, Entry
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments: every field of the recipe is a flag."""
-    parser.usage = "luthier finetune DATA [--out RUN] [--recipe FILE] [--json] [--FLAG VALUE ...]"
+    parser.usage = (
+        "luthier finetune DATA [--out RUN] [--recipe FILE] [--tune] [--json] [--FLAG VALUE ...]"
+    )
     parser.add_argument("data", metavar="DATA", help=ENTRIES["data"].knob.help)
     parser.add_argument("--out", metavar="RUN", help="new folder of the run [runs/NAME]")
     parser.add_argument("--recipe", metavar="FILE", help="a recipe.toml; flags go on top of it")
+    parser.add_argument("--tune", action="store_true", help="find the fastest settings here first")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
     add_recipe_flags(parser)
 
@@ -55,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.data,
         out=arguments.out,
         recipe_file=arguments.recipe,
+        tune=arguments.tune,
         **{name: value for name, value in given.items() if value is not None},
     )
     print(json.dumps(result.summary) if arguments.json else result.model)

@@ -435,12 +435,12 @@ def _fold(trace: _Trace, node: fx.Node, alone: Collection[fx.Node]) -> nn.Module
     """
     norm = _norm(trace, node)
     source = node.all_input_nodes[0] if norm is not None else None
-    if norm is None or source not in alone or source.op != "call_module":
+    if norm is None or source is None or source not in alone or source.op != "call_module":
         return None
     convolution = trace.part(source)
     if type(convolution) not in _CONVOLUTIONS:
         return None
-    made: Any = copy.deepcopy(convolution)
+    made: nn.Conv2d = copy.deepcopy(convolution)  # or of one dimension, or of three
     mean, variance, weight, bias, eps = norm
     made.weight, made.bias = fuse_conv_bn_weights(
         made.weight, made.bias, mean, variance, eps, weight, bias
@@ -605,11 +605,12 @@ def _outcome(
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
     device = inputs[0].device.type
     seed_everything(0)
-    with torch.enable_grad(), torch.autocast(device, dtype, enabled=dtype != torch.float32):
-        scores = torch.func.functional_call(module, buffers, inputs)
-    scores = scores.float()
-    mix = torch.linspace(-1, 1, scores.numel(), device=scores.device).view_as(scores)
-    gradients = torch.autograd.grad((scores * mix).sum(), learning, allow_unused=True)
+    autocast = torch.autocast(device, dtype, enabled=dtype != torch.float32)
+    with torch.enable_grad():  # a caller may validate
+        with autocast:
+            scores = torch.func.functional_call(module, buffers, inputs).float()
+        mix = torch.linspace(-1, 1, scores.numel(), device=scores.device).view_as(scores)
+        gradients = torch.autograd.grad((scores * mix).sum(), learning, allow_unused=True)
     flat = [g.float().flatten() for g in gradients if g is not None]
     return scores.detach().flatten(), torch.cat(flat)
 

@@ -3,14 +3,16 @@
 from luthier.report.console import Console, epoch_line
 from luthier.report.curves import draw_comparison, draw_curves, read_metrics
 from luthier.report.table import table
-from luthier.report.times import time_line
+from luthier.report.times import breakdown, time_line, verdict
 
 __all__ = [
     "Console",
+    "breakdown",
     "draw_comparison",
     "draw_curves",
     "epoch_line",
     "read_metrics",
     "table",
     "time_line",
+    "verdict",
 ]

@@ -1,23 +1,55 @@
-"""Where the time of a run went, in one line."""
+"""Where time went, in words."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+DATA, COPYING, COMPUTING = "waiting for data", "copying", "computing"
+_BOUND = 0.2  # of a step: below, more speed there would gain little
+
+
+def breakdown(seconds: Mapping[str, float]) -> str:
+    """Return the parts of a whole, such as ``"computing 97 %, waiting for data 3 %"``.
+
+    Args:
+        seconds: by kind of work; the largest comes first.
+    """
+    parts = sorted(_shares(seconds).items(), key=lambda part: -part[1])
+    return ", ".join(f"{kind} {_percent(share)}" for kind, share in parts)
+
 
 def time_line(seconds: Mapping[str, float], total: float) -> str:
-    """Return the line that ends a run, such as ``"time 61 s: computing 95 %, saving 3 %, …"``.
+    """Return the line that ends a run, such as ``"time 61.0 s: computing 95 %, …; compute-bound"``.
 
     Args:
         seconds: by kind of work; what is left of the total was computing.
         total: seconds in all.
     """
-    spent = {"computing": max(0.0, total - sum(seconds.values())), **seconds}
-    parts = sorted(spent.items(), key=lambda part: -part[1])
-    said = ", ".join(f"{kind} {_percent(each, total)}" for kind, each in parts)
-    return f"time {total:.1f} s: {said}"
+    spent = {COMPUTING: max(0.0, total - sum(seconds.values())), **seconds}
+    return f"time {total:.1f} s: {breakdown(spent)}; {verdict(spent).partition(':')[0]}"
 
 
-def _percent(part: float, total: float) -> str:
-    percent = 100 * part / total if total else 0.0
-    return f"{percent:.0f} %" if percent >= 1 or not percent else "under 1 %"
+def verdict(seconds: Mapping[str, float]) -> str:
+    """Return what a step is bound by, such as ``"input-bound: 61 % of a step waits for data"``.
+
+    It is bound by its input where a fifth of it at least is spent waiting for that, even where
+    computing takes more: that is what a setting can win without another model.
+
+    Args:
+        seconds: by kind of work.
+    """
+    parts = {DATA: 0.0, COPYING: 0.0, COMPUTING: 0.0} | _shares(seconds)
+    if parts[DATA] >= _BOUND and parts[DATA] >= parts[COPYING]:
+        return f"input-bound: {_percent(parts[DATA])} of a step waits for data"
+    if parts[COPYING] >= _BOUND:
+        return f"copy-bound: {_percent(parts[COPYING])} of a step copies to the device"
+    return f"compute-bound: {_percent(parts[COMPUTING])} of a step computes"
+
+
+def _shares(seconds: Mapping[str, float]) -> dict[str, float]:
+    whole = sum(seconds.values())
+    return {kind: each / whole if whole else 0.0 for kind, each in seconds.items()}
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.01 or not share else "under 1 %"

@@ -22,6 +22,7 @@ from luthier.run.job import Job, prepare
 from luthier.run.probing import Probing
 from luthier.run.session import Session
 from luthier.run.stopping import listening
+from luthier.run.tuning import tuned
 from luthier.values import Score
 
 
@@ -53,6 +54,7 @@ def finetune(
     *,
     out: str | Path | None = None,
     recipe_file: str | Path | None = None,
+    tune: bool = False,
     console: Console | None = None,
     **knobs: Any,
 ) -> Result:
@@ -62,6 +64,7 @@ def finetune(
         data: a folder with ``train/`` and ``val/``, one folder of class folders, or a CSV/TSV.
         out: the run's folder; it must be new or empty. ``runs/NAME`` by default.
         recipe_file: a recipe; ``knobs`` go on top.
+        tune: measure first which settings are the fastest here; see ``luthier.tune``.
         console: where to say things; standard error by default.
         **knobs: any field of the recipe, by the name of its flag with underscores.
 
@@ -70,8 +73,13 @@ def finetune(
     """
     console = console or Console()
     base = recipe.read(Path(recipe_file)) if recipe_file is not None else Recipe()
-    wanted = recipe.resolve(recipe.overlay(base, **knobs, data=str(data)))
+    given = recipe.overlay(base, **knobs, data=str(data))
+    wanted = recipe.resolve(given)
     folder = new_run(Path(out) if out is not None else None, str(data))
+    if tune:
+        found = tuned(given, console)
+        console.say(str(found))
+        wanted = recipe.resolve(found.recipe)
     job = prepare(wanted, console)
     with held(folder), _naming_disk_trouble(folder):
         folder.sweep()

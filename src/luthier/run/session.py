@@ -56,6 +56,8 @@ class Session:
         self._sizes = self._train.sizes()
         self._frozen = strategies.frozen_blocks(job.policy, len(job.blocks) - 1, self.epochs)
         self._rates = job.policy.rates(len(job.blocks) - 1, 0)
+        if job.recipe.machine.compile:
+            training.compile_in_place(job.model)
         self._forward = Forward(job.model, job.precision, console.say)
         self._learner = self._make_learner()
         self._names = checkpoint.names_of({"model": job.model})

@@ -79,8 +79,6 @@ class Trial:
 
     def __init__(self, job: Job, scratch: Path) -> None:
         self._job = job
-        if job.recipe.machine.compile:
-            training.compile_in_place(job.model)
         scratch.mkdir(parents=True)
         # The run's own learner and batches: what is measured is what a run does.
         self._session = Session(job, RunFolder(scratch), Console())

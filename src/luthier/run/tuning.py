@@ -17,7 +17,7 @@ from luthier import devices, recipe, tuning
 from luthier.errors import CommandFailedError, RecipeError
 from luthier.files import durable
 from luthier.recipe import ENTRIES, Recipe
-from luthier.report import Console, table
+from luthier.report import Console, breakdown, table, verdict
 from luthier.run.trials import Record, TrialFailed, Trials
 from luthier.tuning import Facts, Gain, Setting
 
@@ -67,7 +67,7 @@ class Tried:
     def row(self) -> list[str]:
         """Return the cells of the table."""
         named = ", ".join(f"{name} {_plain(value)}" for name, value in self.changed.items())
-        waits = tuning.breakdown(self.kinds) if self.kinds else ""
+        waits = breakdown(self.kinds) if self.kinds else ""
         return [
             named or f"as it is: {self.setting}",
             f"{self.rate:.1f}" if self.rate else "",
@@ -105,7 +105,7 @@ class Tuning:
     @property
     def verdict(self) -> str:
         """What a step is bound by at the best setting."""
-        return tuning.verdict(self.kinds)
+        return verdict(self.kinds)
 
     @property
     def flags(self) -> str:
@@ -131,7 +131,7 @@ class Tuning:
         header = ["tried", "images/s", "gain", "memory", "where a step goes", ""]
         lines = [table(header, [tried.row() for tried in self.tried]), ""]
         lines += [f"not tried: {note}" for note in self.notes]
-        lines += [f"a step: {tuning.breakdown(self.kinds)}", self.verdict]
+        lines += [f"a step: {breakdown(self.kinds)}", self.verdict]
         if self.gain is None:
             return "\n".join([*lines, f"best: as it is ({self.best})"])
         return "\n".join([*lines, f"best: {self.best}, {self.gain} as fast: {self.flags}"])

@@ -8,7 +8,6 @@ from luthier.tuning.gain import LEAST_GAIN, Gain, gain_of, is_decided, pays_back
 from luthier.tuning.limit import divisors, largest_that_fits
 from luthier.tuning.options import Options, options_of
 from luthier.tuning.settings import Facts, Measured, Setting
-from luthier.tuning.whereto import breakdown, verdict
 
 __all__ = [
     "LEAST_GAIN",
@@ -17,12 +16,10 @@ __all__ = [
     "Measured",
     "Options",
     "Setting",
-    "breakdown",
     "divisors",
     "gain_of",
     "is_decided",
     "largest_that_fits",
     "options_of",
     "pays_back",
-    "verdict",
 ]
