@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,9 +21,11 @@ from conftest import LENET
 from luthier import recipe, report, tuning
 from luthier.cli.main import main
 from luthier.errors import CommandFailedError, RecipeError
+from luthier.models.lenet import LeNet
 from luthier.report import Console
 from luthier.run.trials import Trials
 from luthier.run.tuning import tuned
+from luthier.training import compile_in_place
 from luthier.tuning import Facts, Setting, divisors, gain_of, largest_that_fits, options_of
 
 BASE = Setting(8, 1, "fp32", compile=False, pin_memory=False, workers=1)
@@ -280,3 +285,18 @@ def test_what_makes_no_sense_is_refused_before_any_trial(photos: Path) -> None:
         luthier.tune(photos, trunk_lr_scale=0.5)
     with pytest.raises(RecipeError, match="not on this machine"):  # found by the first trial
         luthier.tune(photos, **SMALL | {"device": "cuda:77"})
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler uses torch.jit
+def test_a_compiled_model_is_the_same_module_and_learns_the_same() -> None:
+    torch.manual_seed(0)
+    plain = LeNet(3)
+    compiled = copy.deepcopy(plain)
+    assert compile_in_place(compiled) is compiled
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    images = torch.rand(4, 3, 32, 32)
+    for model in (plain, compiled):
+        model(images).square().sum().backward()
+    for (name, one), other in zip(plain.named_parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, msg=name)
