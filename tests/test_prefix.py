@@ -133,6 +133,25 @@ def test_normalisation_is_folded_and_the_copies_are_counted() -> None:
     assert must_split(part_frozen("squeezenet1_1", 1)[0]).copied == 0  # nothing to fold
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "activation", [nn.ReLU(inplace=True), nn.ReLU6(), nn.SiLU(), nn.Hardswish()]
+)
+def test_an_activation_in_the_kernel_of_its_convolution_is_the_activation(
+    activation: nn.Module, dtype: torch.dtype
+) -> None:
+    convolution = nn.Conv2d(3, 16, 3, stride=2, padding=2, dilation=2)
+    trunk = nn.Sequential(convolution, nn.BatchNorm2d(16), activation)
+    model = nn.Sequential(lively(trunk), nn.Flatten(), nn.Linear(16 * 17 * 17, 2)).eval()
+    trunk.requires_grad_(False)
+    split = must_split(model, dtype)
+    wanted = trunk(images(size=33)).flatten(1)
+    (found,) = split.features(images(size=33))
+    torch.testing.assert_close(found.float(), wanted, rtol=0, atol=wanted.max() * 2**-6)
+    if dtype == torch.float32:
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
 # --- nets of all kinds ------------------------------------------------------------------------
 
 
@@ -197,7 +216,7 @@ CHANNELS = 4
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "conv": lambda: nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False),
     "norm": lambda: nn.BatchNorm2d(CHANNELS),
-    "relu": lambda: nn.ReLU(inplace=True),
+    "relu": lambda: nn.Sequential(nn.Conv2d(CHANNELS, CHANNELS, 1), nn.ReLU(inplace=True)),
     "relu6": nn.ReLU6,
     "dropout": lambda: nn.Dropout(0.5),
     "rrelu": nn.RReLU,
