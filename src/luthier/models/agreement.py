@@ -102,11 +102,13 @@ def _outcome(
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
     device = inputs[0].device.type
     seed_everything(0)
-    with torch.enable_grad(), torch.autocast(device, dtype, enabled=dtype != torch.float32):
-        scores = torch.func.functional_call(module, buffers, tuple(map(own, inputs)))
-    scores = scores.float()
-    mix = torch.linspace(-1, 1, scores.numel(), device=scores.device).view_as(scores)
-    gradients = torch.autograd.grad((scores * mix).sum(), learning, allow_unused=True)
+    autocast = torch.autocast(device, dtype, enabled=dtype != torch.float32)
+    given = tuple(map(own, inputs))
+    with torch.enable_grad():  # a caller may validate
+        with autocast:
+            scores = torch.func.functional_call(module, buffers, given).float()
+        mix = torch.linspace(-1, 1, scores.numel(), device=scores.device).view_as(scores)
+        gradients = torch.autograd.grad((scores * mix).sum(), learning, allow_unused=True)
     flat = [g.float().flatten() for g in gradients if g is not None]
     return scores.detach().flatten(), torch.cat(flat)
 
