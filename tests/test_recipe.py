@@ -102,7 +102,7 @@ ONLY: dict[str, tuple[str, tuple[str, ...]]] = {
 STEPWISE = (
     *("optimizer", "lr", "momentum", "weight_decay", "decay_to", "clip_norm", "accumulate"),
     *("schedule", "step_size", "gamma", "warmup_epochs", "label_smoothing", "mixup", "cutmix"),
-    *("ema", "epochs", "patience", "save_every", "keep"),
+    *("ema", "epochs", "patience", "save_every", "keep", "compile"),
 )
 AUGMENTS = ("augment", "color_jitter", "rand_augment", "erase")
 

@@ -280,7 +280,9 @@ class Machine:
     precision: str | None = _knob(
         "arithmetic of the model", default="auto", choices=("auto", "fp32", "bf16")
     )
-    compile: bool | None = _knob("compile the model with torch.compile", default=False)
+    compile: bool | None = _knob(
+        "compile the model with torch.compile", default=False, unless=_NO_PROBE
+    )
     workers: int | None = _knob("threads that read images [chosen]", low=0)
     pin_memory: bool | None = _knob("copy to a GPU from page-locked memory [chosen]")
     cache_memory: float | None = _knob(
