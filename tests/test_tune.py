@@ -283,6 +283,8 @@ def test_an_existing_file_is_not_written_over_unless_it_is_the_recipe(
 def test_what_makes_no_sense_is_refused_before_any_trial(photos: Path) -> None:
     with pytest.raises(RecipeError, match="has no effect"):
         luthier.tune(photos, trunk_lr_scale=0.5)
+    with pytest.raises(RecipeError, match="nothing to tune with --strategy probe"):
+        luthier.tune(photos, strategy="probe")
     with pytest.raises(RecipeError, match="not on this machine"):  # found by the first trial
         luthier.tune(photos, **SMALL | {"device": "cuda:77"})
 

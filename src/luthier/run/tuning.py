@@ -193,7 +193,11 @@ def tuned(
     Raises:
         LuthierError, CommandFailedError: see ``tune``.
     """
-    recipe.resolve(given)
+    if recipe.resolve(given).strategy.strategy == "probe":
+        raise RecipeError(
+            "there is nothing to tune with --strategy probe: it takes no training steps",
+            cure="leave tune out; a probe takes about as long as one epoch of validation",
+        )
     memory = devices.memory_allowed()
     budget = None if memory is None else int(memory * (1 - RESERVE))
     with tempfile.TemporaryDirectory(prefix="luthier-tune-") as scratch:
