@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import fx, nn
 from torch.nn import functional as F
 
 from luthier.models import build, check_split, find_head, replace_head, split_frozen
@@ -344,6 +344,45 @@ def test_two_names_of_one_value_that_the_rest_changes_in_place_are_found_out() -
     net.layers[0].eval()
     net.requires_grad_(False).fc.requires_grad_(True)
     assert not check_split(must_split(net), net, images(size=8)).explained
+
+
+class Standardised(nn.Conv2d):
+    """Standardises its weights (Qiao et al. 2019), as timm's does."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        flat = self.weight.reshape(1, self.out_channels, -1)
+        weight = F.batch_norm(flat, None, None, training=True).reshape_as(self.weight)
+        return self._conv_forward(x, weight, self.bias)
+
+
+def test_what_depends_on_frozen_weights_alone_is_computed_once() -> None:
+    model = nn.Sequential(
+        Standardised(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+    model.requires_grad_(False)[4].requires_grad_(True)
+    split = must_split(model)
+    assert split.whole
+    assert check_split(split, model, images(size=8)).explained
+    prefix: fx.GraphModule = split._prefix  # type: ignore[assignment]
+    assert not [n for n in prefix.graph.nodes if n.target is F.batch_norm]
+
+
+def test_a_head_beside_another_way_to_the_scores_is_not_all_of_the_rest() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.one, self.two = nn.Conv2d(3, 4, 3), nn.Linear(4, 2), nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.conv(x).mean((2, 3))
+            scores: torch.Tensor = self.one(x) + self.two(x)
+            return scores
+
+    model = Two().requires_grad_(False)
+    model.two.requires_grad_(True)
+    split = must_split(model)
+    assert not split.whole
+    assert check_split(split, model, images(size=8)).explained
 
 
 # --- models that cannot be traced -------------------------------------------------------------

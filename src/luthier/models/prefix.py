@@ -124,7 +124,8 @@ def _is_head(rest: fx.GraphModule) -> bool:
     source = calls[0].all_input_nodes[0]
     while source.target in _PASSING or isinstance(_called(rest, source), _DropoutNd | nn.Flatten):
         source = source.all_input_nodes[0]
-    return len(calls) == 1 and source.op == "placeholder"
+    entries = [node for node in rest.graph.nodes if node.op == "placeholder"]
+    return len(calls) == 1 and entries == [source]
 
 
 def _called(rest: fx.GraphModule, node: fx.Node) -> nn.Module | None:

@@ -44,11 +44,35 @@ def quicken(graph: fx.Graph, parts: Parts, dtype: torch.dtype) -> fx.GraphModule
             changed.
         dtype: of weights and activations.
     """
+    _compute_constants(graph, parts)
     _fold_norms(graph, parts)
     for name, part in parts.items():
         parts[name] = _in_dtype(part, dtype)
     _join_activations(graph, parts, dtype)
     return fx.GraphModule(parts, graph, "Quick")
+
+
+@torch.no_grad()
+def _compute_constants(graph: fx.Graph, parts: Parts) -> None:
+    """Compute once what depends on weights alone, such as a bias by relative position."""
+    for node in list(graph.nodes):
+        sources = node.all_input_nodes
+        if node.op == "get_attr" or not sources or any(s.op != "get_attr" for s in sources):
+            continue
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: parts[str(n.target)])
+        if node.op == "call_module":
+            value = parts[str(node.target)](*args, **kwargs)
+        elif node.op == "call_method":
+            value = getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        elif node.op == "call_function":
+            value = node.target(*args, **kwargs)
+        else:
+            continue
+        if isinstance(value, torch.Tensor):
+            with graph.inserting_before(node):
+                made = graph.get_attr(f"computed_{len(parts)}_{node.name}")
+            parts[str(made.target)] = value.detach()
+            _replace(graph, parts, node, made)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import fx, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -170,6 +171,8 @@ class Trace:
             return bool(getattr(self.part(node), "requires_grad", False))
         if node.op == "call_module":
             return _module_moves(self.part(node))
+        if node.target is F.batch_norm and not any(s in self.still for s in node.all_input_nodes):
+            return arguments(node)["running_mean"] is not None  # else it standardises weights
         return _call_moves(node)
 
     def part(self, node: fx.Node) -> Any:
