@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -329,7 +330,8 @@ def test_the_demo_says_identical(tmp_path: Path) -> None:
     )
     done = call("demo", "--out", "demo", cwd=tmp_path, fresh=True)
     assert "138 steps: identical bits" in done.stdout
-    assert "(exit code -9); resumed at step 69" in done.stdout
+    # The save of the last epoch may still have been under way at the kill.
+    assert re.search(r"\(exit code -9\); resumed at step (23|46|69)", done.stdout)
     assert all(name in done.stdout for name in ("scratch", "full", "frozen", "discriminative"))
     assert (tmp_path / "demo" / "strategies.png").stat().st_size > 10_000
 
