@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -237,3 +239,33 @@ def test_torch_uses_no_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch) 
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+_FAULTS = """
+import resource
+import torch
+from luthier.devices import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.empty(2**24).fill_(1)  # 64 MiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+first = faults()
+print(keep_freed_memory())
+faults()  # the memory that is kept has to be taken once
+print(first, faults())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc is set on Linux alone")
+@pytest.mark.parametrize("decided", [{}, {"MALLOC_ARENA_MAX": "4"}], ids=["ours", "the user's"])
+def test_memory_that_is_freed_is_not_asked_of_the_kernel_again(decided: dict[str, str]) -> None:
+    own = {n: v for n, v in os.environ.items() if not n.startswith(("MALLOC_", "GLIBC_"))}
+    command = [sys.executable, "-c", _FAULTS]
+    done = subprocess.run(command, env=own | decided, capture_output=True, text=True, check=True)
+    kept, counts = done.stdout.splitlines()
+    before, after = map(int, counts.split())
+    assert kept == str(not decided)
+    assert (after < before / 100) is not bool(decided)

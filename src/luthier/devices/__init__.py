@@ -2,6 +2,7 @@
 
 from luthier.devices.allowed import cores_allowed, fit_threads, memory_allowed
 from luthier.devices.choose import WORTH, Chosen, Probe, choose, choose_precision, probe
+from luthier.devices.heap import keep_freed_memory
 from luthier.devices.measure import bf16_speedup
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "choose_precision",
     "cores_allowed",
     "fit_threads",
+    "keep_freed_memory",
     "memory_allowed",
     "probe",
 ]

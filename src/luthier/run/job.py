@@ -81,6 +81,8 @@ def prepare(
     found = devices.probe()
     chosen = devices.choose(found, decided(wanted.machine.device), wanted.machine.workers)
     console.say(str(chosen))
+    if chosen.device.value == "cpu":
+        devices.keep_freed_memory()
     if devices.fit_threads(found.cores):
         console.say(
             f"  torch computes with {found.cores} threads, as many as there are cores for it"
