@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ from luthier.checkpoint.parts import Captured
 from luthier.checkpoint.snapshot import Copier, Snapshot, files_of
 from luthier.checkpoint.store import Checkpoint, Content, Written
 from luthier.errors import CannotWriteError
+from luthier.threads import computing_alone
 
 DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 T = TypeVar("T")
@@ -97,7 +98,7 @@ class Saver:
         self.at_once = at_once
         self.costs = Costs()
         self.last: Written | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="luthier-save")
+        self._thread = computing_alone(1, "luthier-save")
         self._copier = Copier(self._thread)
         self._copying: _Copying | None = None
         self._writing: Future[None] | None = None

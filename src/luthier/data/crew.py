@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 
-import torch
+from luthier.threads import computing_alone
 
 
 class Task:
@@ -36,17 +35,7 @@ class Crew:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        # torch keeps the number for threads that begin later, beside that of the thread which
-        # sets it: so all of these begin now, and then the number is put back.
-        threads = torch.get_num_threads()
-        ready = threading.Barrier(size + 1)
-        self._pool = ThreadPoolExecutor(
-            size, thread_name_prefix="photos", initializer=_compute_alone
-        )
-        for _ in range(size):
-            self._pool.submit(ready.wait)
-        ready.wait()
-        torch.set_num_threads(threads)
+        self._pool = computing_alone(size, "photos")
 
     def begin(self, part: Callable[[int], object], parts: int) -> Task:
         """Let ``part`` be called with each number below ``parts``, the lower ones first."""
@@ -57,11 +46,6 @@ class Crew:
     def close(self) -> None:
         """End the threads once they have done what was begun."""
         self._pool.shutdown(cancel_futures=True)
-
-
-def _compute_alone() -> None:
-    torch.set_num_threads(1)
-    torch.get_num_threads()  # a thread's first look takes the number over, which then is its own
 
 
 def _work(part: Callable[[int], object], numbers: Iterator[int]) -> None:
