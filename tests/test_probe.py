@@ -24,6 +24,7 @@ from luthier.models import Head
 from luthier.report import Console, read_metrics
 from luthier.run import probing
 from luthier.run.prove import prove
+from luthier.run.trunk import check_head
 from luthier.run.verify import verify
 from luthier.training import Precision, Shown, evaluate, fit_probe, folds_of
 from luthier.training import probe as fitting
@@ -334,9 +335,9 @@ def test_a_model_that_does_not_end_with_its_linear_head_is_refused(
     model: nn.Module, why: str
 ) -> None:
     with pytest.raises(ModelError, match=why):
-        probing.check_head(model, Head("head", 2), Precision("cpu"), 16)
+        check_head(model, Head("head", 2), Precision("cpu"), 16)
     fine = After(nn.Linear(3, 2), nn.Identity())
-    probing.check_head(fine, Head("head", 2), Precision("cpu"), 16)
+    check_head(fine, Head("head", 2), Precision("cpu"), 16)
 
 
 @pytest.mark.long
