@@ -271,7 +271,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     outs = [str(tmp_path / "b.safetensors"), str(tmp_path / "b.pt")]
     program = [sys.executable, "-c", WATCHED, str(tmp_path / "a.pt"), *outs]
     done = subprocess.run(program, capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 48 << 20
+    assert int(done.stdout) < 80 << 20
 
 
 def test_sizes_are_read_as_people_write_them() -> None:
