@@ -13,7 +13,7 @@ def keep_freed_memory() -> bool:
     """Let the C library keep what is freed for what is asked for next; return whether it will.
 
     glibc gives large blocks back to the kernel at once. A step on a CPU asks for the same
-    activations again, and the kernel clears each page anew: a third of the time of MobileNetV2's
+    activations again, and the kernel clears each page anew: a quarter of the time of MobileNetV2's
     training here. The process keeps its peak until it ends. Whoever has set ``MALLOC_…`` or
     ``GLIBC_TUNABLES`` in the environment has decided otherwise; other C libraries are left alone.
     """

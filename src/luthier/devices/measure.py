@@ -8,6 +8,8 @@ import time
 import torch
 from torch import nn
 
+from luthier.modes import kept_modes
+
 IMAGES = 8  # fewer measure how weights are cast more than how images are computed
 _CLEAR = 1.5
 _SMALL = 1e7  # multiplications an image: in fewer, little can be gained
@@ -31,20 +33,16 @@ def bf16_speedup(
     Returns:
         None for a model so small that chance would decide.
     """
-    modes = {module: module.training for module in model.modules()}
     batch = torch.zeros(images, 3, image_size, image_size, device=device)
     batch = batch.to(memory_format=torch.channels_last)
-    model.eval()
-    try:
+    with kept_modes(model):
+        model.eval()
         if _products(model, batch[:1]) < _SMALL:
             return None
         _seconds(model, batch, bf16=True)
         pairs = [(_seconds(model, batch), _seconds(model, batch, bf16=True))]
         if pairs[0][0] < _CLEAR * pairs[0][1]:
             pairs = [(_seconds(model, batch), _seconds(model, batch, bf16=True)) for _ in range(2)]
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     full, half = min(full for full, _ in pairs), min(half for _, half in pairs)
     return full / half
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from luthier.models.prefix import Split, own
+from luthier.modes import kept_modes
 from luthier.randomness import kept_randomness, seed_everything
 
 
@@ -51,10 +52,9 @@ def check_split(split: Split, model: nn.Module, images: torch.Tensor) -> Differe
         model: on its device.
         images: a few, as the model takes them.
     """
-    modes = {module: module.training for module in model.modules()}
     images = images.contiguous(memory_format=torch.channels_last)  # dropout draws in this order
     try:
-        with kept_randomness():
+        with kept_modes(model), kept_randomness():
             seed_everything(1)
             features = split.features(images)
             seed_everything(2)
@@ -65,9 +65,6 @@ def check_split(split: Split, model: nn.Module, images: torch.Tensor) -> Differe
             pairs += _distances(split, model, images, features)
     except Exception as error:  # such as arithmetic that this machine has not got
         return Difference(math.inf, 0.0, f"{type(error).__name__}: {error}")
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     return Difference(*max(pairs, key=lambda pair: pair[0] / pair[1]))
 
 

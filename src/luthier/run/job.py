@@ -39,7 +39,8 @@ class Job:
         decoded: keeps them decoded.
         chosen: device and workers.
         precision: where and in which arithmetic the model runs.
-        model: on its device, with its new head and the start's weights.
+        model: on its device, with its new head and the start's weights, in the modes of the first
+            epoch.
         head: its head.
         blocks: from the input to the head.
         policy: which blocks learn.

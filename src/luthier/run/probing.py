@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -18,32 +17,30 @@ from typing import Any
 import torch
 from torch import nn
 
-from luthier import checkpoint, data, recipe, report, strategies, training
-from luthier.checkpoint import Checkpoint, Saver, State
+from luthier import checkpoint, data, training
+from luthier.checkpoint import Checkpoint, State
 from luthier.data.photos import Sample
 from luthier.errors import DamagedError, InterruptedRunError
-from luthier.files import durable, writing
+from luthier.files import durable
 from luthier.keys import key
 from luthier.randomness import seed_everything
 from luthier.recipe import decided
 from luthier.report import Console
 from luthier.run import conditions, features, results
 from luthier.run.features import Chunk
-from luthier.run.folder import Metrics, RunFolder
-from luthier.run.job import Job, batches_of, keep_photos_in
-from luthier.run.progress import Progress
-from luthier.run.save import stored_of
+from luthier.run.folder import RunFolder
+from luthier.run.job import Job
 from luthier.run.stopping import StopRequest
-from luthier.run.trace import open_trace
 from luthier.run.trunk import Trunk, check_head, numbers
-from luthier.training import Clock, Probe, Shown
+from luthier.run.underway import Underway
+from luthier.training import Probe, Shown
 from luthier.values import Position, Score, Tally
 
 _CHUNK = 16  # batches whose features are in one file
 _SHOWN = 3  # damaged files that are named
 
 
-class Probing:
+class Probing(Underway):
     """A job of the strategy "probe" under way in its folder.
 
     Args:
@@ -56,36 +53,17 @@ class Probing:
     """
 
     def __init__(self, job: Job, folder: RunFolder, console: Console) -> None:
-        self.job, self.folder, self.console = job, folder, console
-        rates = job.policy.rates(len(job.blocks) - 1, 0)
-        strategies.apply_rates(job.model, job.blocks, rates)
+        super().__init__(job, folder, console, shuffle=False)
         job.model.eval()
         check_head(job.model, job.head, job.precision, job.preprocessing.image_size)
-        self.progress = Progress(start=strategies.digests(job.model.state_dict()))
         tried = numbers(job.preprocessing.image_size)
         self._trunk = Trunk(job.model, job.head, job.precision, tried, console.say)
-        self._frozen = strategies.frozen_blocks(job.policy, len(job.blocks) - 1, 1)
-        self._trace = open_trace(folder.path)
-        self._clock = Clock()
-        self._before = 0.0
-        self._began: float | None = None
         self._environment = results.environment(job)
-        self._train, self._val = batches_of(job, shuffle=False)
-        self._saver = Saver(
-            folder.checkpoints,
-            patience=60 * decided(job.recipe.training.disk_patience),
-            say=console.say,
-        )
 
     @property
     def views(self) -> int:
         """Looks at each training photo."""
         return decided(self.job.recipe.strategy.views)
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of work so far, earlier sessions included as far as they were saved."""
-        return self._before + (time.monotonic() - self._began if self._began is not None else 0.0)
 
     def restore(self, saved: Checkpoint) -> None:
         """Take back the end of the run, which alone is in its checkpoint.
@@ -94,10 +72,7 @@ class Probing:
             DoesNotFitError: the checkpoint belongs to another model.
             DamagedError: it lacks something.
         """
-        with saved.reading():
-            self.progress = Progress.from_dict(dict(saved.state))
-            self._before = saved.manifest["seconds"]
-        self._saver.continue_from(saved)
+        self._take_back(saved)
         checkpoint.restore_module(self.job.model, saved.part("model"))
 
     # --- running ----------------------------------------------------------------------------
@@ -109,34 +84,14 @@ class Probing:
             InterruptedRunError: ``stop`` was asked for; complete chunks are on the disk.
             FrozenMovedError, CannotWriteError, OSError: see the rooms.
         """
-        self._metrics = self._saver.patiently(
-            "metrics.jsonl", lambda: Metrics(self.folder.metrics, self.progress.lines)
-        )
-        keep_photos_in(self.folder.path, self.job)
-        self._began = time.monotonic()
-        try:
+        with self._running():
             if self.progress.at.epoch == 0:
-                with torch.random.fork_rng(devices=[]), training.reproducible():
-                    self._probe(stop)
-            total = time.monotonic() - self._began
-            self._before, self._began = self.seconds, None
-            self.console.say(report.time_line(self._clock.seconds, total))
-        except KeyboardInterrupt:
-            self._saver.close(at_once=True)
-            raise
-        finally:
-            with contextlib.ExitStack() as ends:  # from the last to the first
-                ends.callback(self.job.decoded.close)
-                ends.callback(self._val.close)
-                ends.callback(self._train.close)
-                ends.callback(self.console.stop)
-                ends.callback(self._metrics.close)
-                ends.callback(self._saver.close)
+                self._probe(stop)
 
     def _probe(self, stop: StopRequest) -> None:
         job, started = self.job, time.monotonic()
         train, val = self._made(stop)
-        with self._clock.on("fitting"):
+        with self.clock.on("fitting"):
             fit = training.fit_probe(
                 self._shown(train),
                 len(job.photos.classes),
@@ -151,13 +106,13 @@ class Probing:
         batches = self.views * len(self._train.sizes())
         self.progress.at = Position(1, 0, fit.iterations)
         tally = _score(fit, train, [s.label for s in job.photos.train] * self.views)
-        self._record("train", tally, batches, time.monotonic() - started)
+        self._record("train", 1, tally, time.monotonic() - started, batches=batches)
         tally = _score(fit, val, [s.label for s in job.photos.val])
-        self._record("val", tally, batches, 0.0)
+        self._record("val", 1, tally, 0.0, batches=batches)
         score = Score(1, tally.loss, tally.accuracy)
         self.progress.best = self.progress.last = score
-        self._publish(score)
-        with self._clock.on("saving"):
+        self._publish(score, job.model.state_dict())
+        with self.clock.on("saving"):
             self._saver.save(self._capture())
             self._saver.wait()
 
@@ -260,7 +215,7 @@ class Probing:
         weights = self.job.model.state_dict() if self._trace is not None else {}
         for number in range(before, before + chunk.batches[1] - chunk.batches[0]):
             heed()
-            with self._clock.on("waiting for data"):
+            with self.clock.on("waiting for data"):
                 batch = next(batches)
             if self._trace is not None:
                 self._trace.step(number, batch, weights)
@@ -271,7 +226,7 @@ class Probing:
 
     def _write(self, chunk: Chunk, made: torch.Tensor) -> None:
         path = chunk.path(self.folder.features)
-        with self._clock.on("saving"):
+        with self.clock.on("saving"):
             self._saver.patiently(
                 "features", lambda: features.write(path, chunk, made, self._environment)
             )
@@ -312,65 +267,17 @@ class Probing:
             f" {fit.penalty:.3g} ({by}), {fit.iterations} iterations of L-BFGS{end}"
         )
 
-    def _record(self, kind: str, tally: Tally, batches: int, seconds: float) -> None:
-        record = {
-            "kind": kind,
-            "epoch": 1,
-            "iteration": batches,
-            "step": self.progress.at.step,
-            "loss": tally.loss,
-            "accuracy": tally.accuracy.value,
-            "correct": tally.correct,
-            "images": tally.images,
-            "lr": 0.0,
-            "seconds": round(seconds, 3),
-        }
-        self._metrics.add(record)
-        self._saver.patiently("metrics.jsonl", self._metrics.flush)
-        self.console.say(report.epoch_line(record, 1, batches))
-
     def _capture(self) -> State:
         self.progress.lines = self._metrics.lines
         head = {id(parameter) for parameter in self._head.parameters()}
-        facts = {
-            "epoch": 1,
-            "seconds": self.seconds,
-            "start": self.job.start,
-            "data": self.job.photos.fingerprint,
-            "environment": self._environment,
-            "recipe": recipe.values(self.job.recipe),
-            "metrics": self.progress.last and self.progress.last.as_dict(),
-        }
         parts = {"model": checkpoint.capture_module(self.job.model, head)}
         plain, step = self.progress.as_dict(), self.progress.at.step
-        return State(step, parts, plain, facts, best=True, before=self._metrics.sync)
+        return State(step, parts, plain, self._facts(), best=True, before=self._metrics.sync)
 
-    def audit(self) -> strategies.Audit:
-        """Compare the model with its start.
-
-        Raises:
-            FrozenMovedError: the trunk moved.
-        """
-        now = strategies.digests(self.job.model.state_dict())
-        return strategies.inspect_moves(self.job.blocks, self.progress.start, now, self._frozen)
-
-    def _publish(self, score: Score) -> None:
-        self.audit()
-        described = results.description(self.job, score)
-        stored = stored_of(self.job.model.state_dict())
-        self._saver.patiently(
-            "the model", lambda: writing.write(self.folder.model, stored, described)
-        )
-
-    def finish(self) -> dict[str, Any]:
-        """Audit, say what moved, remove the features; write the summary and return it."""
-        audit = self.audit()
-        self.console.say(f"audit: {audit}")
+    def _wrap_up(self) -> None:
+        """Remove the features."""
         if self.folder.features.exists():
             durable.remove_directory(self.folder.features)
-        summary = results.summary(self.job, self.folder, self.progress, self.seconds, audit)
-        durable.write_text(self.folder.summary, json.dumps(summary, indent=1) + "\n")
-        return summary
 
 
 def _runs(chunks: Sequence[Chunk], there: Mapping[Chunk, object]) -> list[list[Chunk]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -13,23 +12,21 @@ from typing import Any
 
 import torch
 
-from luthier import checkpoint, recipe, report, strategies, training
-from luthier.checkpoint import Captured, Checkpoint, Saver, State
+from luthier import checkpoint, report, strategies, training
+from luthier.checkpoint import Captured, Checkpoint, State
 from luthier.data import Batch
 from luthier.errors import DoesNotFitError, InterruptedRunError
-from luthier.files import durable, writing
+from luthier.files import durable
 from luthier.recipe import decided, parse_interval
 from luthier.report import Console
-from luthier.run import results
-from luthier.run.folder import Metrics, RunFolder
+from luthier.run.folder import RunFolder
 from luthier.run.forward import Forward
 from luthier.run.heads import starting_weights
-from luthier.run.job import Job, batches_of, keep_photos_in
+from luthier.run.job import Job
 from luthier.run.keeper import Keeper
-from luthier.run.progress import Progress
-from luthier.run.save import stored_of
 from luthier.run.stopping import StopRequest
-from luthier.run.trace import Trace, open_trace
+from luthier.run.trace import Trace
+from luthier.run.underway import Underway
 from luthier.strategies import Rate
 from luthier.training import Learner, Rates, TowardStart, WeightAverage
 from luthier.values import Position, Score, Step, Tally
@@ -37,8 +34,8 @@ from luthier.values import Position, Score, Step, Tally
 _START = "start"  # the part of a checkpoint with what weight decay pulls to
 
 
-class Session:
-    """A job under way in its folder.
+class Session(Underway):
+    """A job of training steps under way in its folder.
 
     Args:
         job: ready to start.
@@ -47,38 +44,19 @@ class Session:
     """
 
     def __init__(self, job: Job, folder: RunFolder, console: Console) -> None:
-        self.job, self.folder, self.console = job, folder, console
-        self.progress = Progress(start=strategies.digests(job.model.state_dict()))
-        self._trace = open_trace(folder.path)
-        self._before = 0.0
-        self._began: float | None = None
-        self._train, self._val = batches_of(job)
+        super().__init__(job, folder, console)
         self._sizes = self._train.sizes()
-        self._frozen = strategies.frozen_blocks(job.policy, len(job.blocks) - 1, self.epochs)
         self._rates = job.policy.rates(len(job.blocks) - 1, 0)
         if job.recipe.machine.compile:
             training.compile_in_place(job.model)
         self._forward = Forward(job.model, job.precision, console.say)
         self._learner = self._make_learner()
         self._names = checkpoint.names_of({"model": job.model})
-        how = job.recipe.training
-        self._saver = Saver(
-            folder.checkpoints,
-            keep=decided(how.keep),
-            patience=60 * decided(how.disk_patience),
-            say=console.say,
-        )
-
-    @property
-    def epochs(self) -> int:
-        """Epochs of the whole run."""
-        return decided(self.job.recipe.training.epochs)
 
     # --- building ---------------------------------------------------------------------------
 
     def _make_learner(self) -> Learner:
         job, recipe = self.job, self.job.recipe
-        strategies.apply_rates(job.model, job.blocks, self._rates)
         toward = self._toward_start()
         groups = self._new_groups(self._rates, None, toward)
         ema = recipe.regularisation.ema
@@ -99,6 +77,7 @@ class Session:
             average=WeightAverage(job.model, ema) if ema is not None else None,
             toward=toward,
             forward=self._forward.scores,
+            clock=self.clock,
         )
 
     def _toward_start(self) -> TowardStart | None:
@@ -138,10 +117,7 @@ class Session:
             DoesNotFitError: the checkpoint belongs to another model or optimizer.
             DamagedError: it lacks something.
         """
-        with saved.reading():
-            self.progress = Progress.from_dict(dict(saved.state))
-            self._before = saved.manifest["seconds"]
-        self._saver.continue_from(saved)
+        self._take_back(saved)
         checkpoint.restore_module(self.job.model, saved.part("model"))
         for epoch in range(self.progress.at.epoch + 1):
             self._enter(epoch)
@@ -198,18 +174,14 @@ class Session:
         if learner.toward is not None:  # it never changes, so it is written once and then linked
             starts = learner.toward.tensors
             parts[_START] = Captured(later=starts, still=frozenset(starts))
-        facts = {
-            "epoch": progress.at.epoch,
-            "seconds": self.seconds,
-            "start": self.job.start,
-            "data": self.job.photos.fingerprint,
-            "environment": results.environment(self.job),
-            "recipe": recipe.values(self.job.recipe),
-            "metrics": progress.last and progress.last.as_dict(),
-        }
         best = progress.at.batch == 0 and progress.stale == 0 and progress.best is not None
         return State(
-            progress.at.step, parts, progress.as_dict(), facts, best, before=self._metrics.sync
+            progress.at.step,
+            parts,
+            progress.as_dict(),
+            self._facts(),
+            best,
+            before=self._metrics.sync,
         )
 
     # --- running ----------------------------------------------------------------------------
@@ -221,42 +193,17 @@ class Session:
             InterruptedRunError: ``stop`` was asked for; the state has been saved.
             DivergedError, FrozenMovedError, CannotWriteError, OSError: see the rooms.
         """
-        self._metrics = self._saver.patiently(
-            "metrics.jsonl", lambda: Metrics(self.folder.metrics, self.progress.lines)
-        )
-        keep_photos_in(self.folder.path, self.job)
         every = parse_interval(decided(self.job.recipe.training.save_every))
         keeper = Keeper(self._saver, every, stop, self._capture)
         self._saver.watch(self._learner.optimizer)
-        done = self.progress.at.epoch * sum(self._sizes) + self.progress.tally.images
-        self.console.start(self.epochs * sum(self._sizes), done)
-        self._began = time.monotonic()
-        try:
-            with torch.random.fork_rng(devices=[]), training.reproducible():
-                self._score_start(keeper)
-                while self.progress.at.epoch < self.epochs and not self._has_stopped_early():
-                    self._epoch(keeper)
-            with self._learner.clock.on("saving"):
+        with self._running():
+            done = self.progress.at.epoch * sum(self._sizes) + self.progress.tally.images
+            self.console.start(self.epochs * sum(self._sizes), done)
+            self._score_start(keeper)
+            while self.progress.at.epoch < self.epochs and not self._has_stopped_early():
+                self._epoch(keeper)
+            with self.clock.on("saving"):
                 keeper.save()
-            total = time.monotonic() - self._began
-            self._before, self._began = self.seconds, None
-            self.console.say(report.time_line(self._learner.clock.seconds, total))
-        except KeyboardInterrupt:
-            self._saver.close(at_once=True)
-            raise
-        finally:
-            with contextlib.ExitStack() as ends:  # from the last to the first
-                ends.callback(self.job.decoded.close)
-                ends.callback(self._val.close)
-                ends.callback(self._train.close)
-                ends.callback(self.console.stop)
-                ends.callback(self._metrics.close)
-                ends.callback(self._saver.close)
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of training and validation so far, earlier sessions included."""
-        return self._before + (time.monotonic() - self._began if self._began is not None else 0.0)
 
     def _score_start(self, keeper: Keeper) -> None:
         """Validate before the first step, where the head has rows of the weights' own."""
@@ -265,7 +212,7 @@ class Session:
             return
         started = time.monotonic()
         tally = self._validate()
-        self._record("val", 0, tally, 0.0, time.monotonic() - started)
+        self._record("val", 0, tally, time.monotonic() - started, batches=len(self._sizes))
         progress.before = Score(0, tally.loss, tally.accuracy)
         self._judge(progress.before)
         self._boundary(keeper)
@@ -286,10 +233,11 @@ class Session:
                 if step.stepped and step.batch < len(self._sizes):
                     self._boundary(keeper)
         epoch = progress.at.epoch + 1
-        self._record("train", epoch, progress.tally, lr, time.monotonic() - started)
+        told: dict[str, Any] = {"batches": len(self._sizes), "lr": lr}
+        self._record("train", epoch, progress.tally, time.monotonic() - started, **told)
         started = time.monotonic()
         tally = self._validate()
-        self._record("val", epoch, tally, lr, time.monotonic() - started)
+        self._record("val", epoch, tally, time.monotonic() - started, **told)
         self._judge(Score(epoch, tally.loss, tally.accuracy))
         progress.at = Position(epoch, 0, progress.at.step)
         progress.tally = Tally()
@@ -304,7 +252,7 @@ class Session:
 
     def _boundary(self, keeper: Keeper) -> None:
         at = self.progress.at
-        with self._learner.clock.on("saving"):
+        with self.clock.on("saving"):
             stops = keeper.boundary(at)
         if stops:
             raise InterruptedRunError(
@@ -328,77 +276,31 @@ class Session:
         )
         self.console.step(step, progress.tally, self.epochs)
 
-    def _record(self, kind: str, epoch: int, tally: Tally, lr: float, seconds: float) -> None:
-        record = {
-            "kind": kind,
-            "epoch": epoch,
-            "iteration": epoch * len(self._sizes),
-            "step": self.progress.at.step,
-            "loss": tally.loss,
-            "accuracy": tally.accuracy.value,
-            "correct": tally.correct,
-            "images": tally.images,
-            "lr": lr,
-            "seconds": round(seconds, 3),
-        }
-        self._metrics.add(record)
-        self._flush()
-        self.console.say(report.epoch_line(record, self.epochs, self.epochs * len(self._sizes)))
-
-    def _flush(self) -> None:
-        self._saver.patiently("metrics.jsonl", self._metrics.flush)
-
     def _validate(self) -> Tally:
         average = self._learner.average
         with average.in_place_of_weights() if average else contextlib.nullcontext():
-            return self._forward.validate(self._val.epoch, self._learner.clock)
+            return self._forward.validate(self._val.epoch, self.clock)
 
     def _judge(self, score: Score) -> None:
-        progress = self.progress
+        progress, average = self.progress, self._learner.average
         progress.last = score
         progress.stale += 1
         if score.better_than(progress.best):
             progress.best, progress.stale = score, 0
-            with self._learner.clock.on("saving"):
-                self._publish(score)
+            with self.clock.on("saving"):
+                self._publish(score, average.tensors if average else self.job.model.state_dict())
 
     def _has_stopped_early(self) -> bool:
         patience = self.job.recipe.training.patience
         return patience is not None and self.progress.stale >= patience
 
-    # --- results ----------------------------------------------------------------------------
-
-    def audit(self) -> strategies.Audit:
-        """Compare the model with its start.
-
-        Raises:
-            FrozenMovedError: a frozen part moved.
-        """
-        now = strategies.digests(self.job.model.state_dict())
-        return strategies.inspect_moves(self.job.blocks, self.progress.start, now, self._frozen)
-
-    def _publish(self, score: Score) -> None:
-        self.audit()
-        average = self._learner.average
-        state = average.tensors if average else self.job.model.state_dict()
-        described = results.description(self.job, score)
-        stored = stored_of(state)
-        self._saver.patiently(
-            "the best model", lambda: writing.write(self.folder.model, stored, described)
-        )
-
-    def finish(self) -> dict[str, Any]:
-        """Audit, say what moved, draw the curves; write the summary and return it."""
-        audit = self.audit()
-        self.console.say(f"audit: {audit}")
+    def _wrap_up(self) -> None:
+        """Draw the curves."""
         job = self.job
         photos = Path(decided(job.recipe.data.data)).name
         title = f"{job.recipe.model.model}, {job.recipe.strategy.strategy}, on {photos}"
         with durable.new_file(self.folder.curves) as temporary:
             report.draw_curves(report.read_metrics(self.folder.metrics), temporary, title)
-        summary = results.summary(job, self.folder, self.progress, self.seconds, audit)
-        durable.write_text(self.folder.summary, json.dumps(summary, indent=1) + "\n")
-        return summary
 
 
 def _check_finite(parameters: Iterable[str], tensors: Mapping[str, torch.Tensor]) -> None:

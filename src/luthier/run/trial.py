@@ -116,10 +116,7 @@ class Trial:
 
     def close(self) -> None:
         """End the workers."""
-        self._session._train.close()
-        self._session._val.close()
-        self._session._saver.close()
-        self._job.decoded.close()
+        self._session.close()
 
     def _train(self, batches: int) -> int:
         sizes = self._session._sizes[:batches]

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from luthier.modes import kept_modes
 from luthier.training.clock import Clock
 from luthier.training.precision import Precision
 from luthier.values import Tally
@@ -32,10 +33,9 @@ def evaluate(
         clock: is told of the time that is spent on what is not computing.
         forward: inputs → scores by parts of the model, in its place.
     """
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
     tally, clock = Tally(), clock or Clock()
-    try:
+    with kept_modes(model):
+        model.eval()
         for images, labels in clock.awaited("waiting for data", batches):
             with clock.on("copying"):
                 inputs, targets = precision.place(images), precision.place(labels)
@@ -43,7 +43,4 @@ def evaluate(
                 scores = (forward or model)(inputs).float()
             loss = F.cross_entropy(scores, targets).item()
             tally = tally.add(loss, int((scores.argmax(1) == targets).sum()), len(labels))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     return tally

@@ -1,0 +1,165 @@
+"""What a job under way in its folder is, however it learns."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from luthier import recipe, report, strategies, training
+from luthier.checkpoint import Checkpoint, Saver
+from luthier.files import durable, writing
+from luthier.recipe import decided
+from luthier.report import Console
+from luthier.run import results
+from luthier.run.folder import Metrics, RunFolder
+from luthier.run.job import Job, batches_of, keep_photos_in
+from luthier.run.progress import Progress
+from luthier.run.save import stored_of
+from luthier.run.trace import open_trace
+from luthier.training import Clock
+from luthier.values import Score, Tally
+
+
+class Underway:
+    """A job under way in its folder.
+
+    Args:
+        job: ready to start.
+        folder: exists, with its recipe.
+        console: told of what is done.
+        shuffle: give the training photos an order of its own in each epoch.
+    """
+
+    def __init__(
+        self, job: Job, folder: RunFolder, console: Console, *, shuffle: bool = True
+    ) -> None:
+        self.job, self.folder, self.console = job, folder, console
+        how = job.recipe.training
+        self.epochs = how.epochs or 1  # a probe has no number of them, and saves once
+        self.progress = Progress(start=strategies.digests(job.model.state_dict()))
+        self.clock = Clock()
+        self._trace = open_trace(folder.path)
+        self._before = 0.0
+        self._began: float | None = None
+        self._train, self._val = batches_of(job, shuffle=shuffle)
+        self._frozen = strategies.frozen_blocks(job.policy, len(job.blocks) - 1, self.epochs)
+        self._saver = Saver(
+            folder.checkpoints,
+            keep=how.keep or 1,
+            patience=60 * decided(how.disk_patience),
+            say=console.say,
+        )
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of work so far, earlier sessions included as far as they were saved."""
+        return self._before + (time.monotonic() - self._began if self._began is not None else 0.0)
+
+    def _take_back(self, saved: Checkpoint) -> None:
+        """Stand where a checkpoint stands, but for its tensors."""
+        with saved.reading():
+            self.progress = Progress.from_dict(dict(saved.state))
+            self._before = saved.manifest["seconds"]
+        self._saver.continue_from(saved)
+
+    @contextlib.contextmanager
+    def _running(self) -> Iterator[None]:
+        """Do the work inside; say where the time went, and end what is beside it."""
+        self._metrics = self._saver.patiently(
+            "metrics.jsonl", lambda: Metrics(self.folder.metrics, self.progress.lines)
+        )
+        keep_photos_in(self.folder.path, self.job)
+        self._began = time.monotonic()
+        with contextlib.ExitStack() as ends:  # from the last to the first
+            ends.callback(self._metrics.close)
+            ends.callback(self.console.stop)
+            ends.callback(self.close)
+            try:
+                with torch.random.fork_rng(devices=[]), training.reproducible():
+                    yield
+            except KeyboardInterrupt:
+                self._saver.close(at_once=True)
+                raise
+            total = time.monotonic() - self._began
+            self._before, self._began = self.seconds, None
+            self.console.say(report.time_line(self.clock.seconds, total))
+
+    def close(self) -> None:
+        """End the threads, and then let go of the photos that they read."""
+        with contextlib.ExitStack() as ends:  # from the last to the first
+            ends.callback(self.job.decoded.close)
+            ends.callback(self._val.close)
+            ends.callback(self._train.close)
+            ends.callback(self._saver.close)
+
+    def _facts(self) -> dict[str, Any]:
+        """Return what a checkpoint tells of the run, as plain JSON values."""
+        progress = self.progress
+        return {
+            "epoch": progress.at.epoch,
+            "seconds": self.seconds,
+            "start": self.job.start,
+            "data": self.job.photos.fingerprint,
+            "environment": results.environment(self.job),
+            "recipe": recipe.values(self.job.recipe),
+            "metrics": progress.last and progress.last.as_dict(),
+        }
+
+    def _record(
+        self, kind: str, epoch: int, tally: Tally, seconds: float, *, batches: int, lr: float = 0.0
+    ) -> None:
+        """Write a line of metrics and say it; ``batches`` are those of an epoch."""
+        record = {
+            "kind": kind,
+            "epoch": epoch,
+            "iteration": epoch * batches,
+            "step": self.progress.at.step,
+            "loss": tally.loss,
+            "accuracy": tally.accuracy.value,
+            "correct": tally.correct,
+            "images": tally.images,
+            "lr": lr,
+            "seconds": round(seconds, 3),
+        }
+        self._metrics.add(record)
+        self._flush()
+        self.console.say(report.epoch_line(record, self.epochs, self.epochs * batches))
+
+    def _flush(self) -> None:
+        self._saver.patiently("metrics.jsonl", self._metrics.flush)
+
+    def audit(self) -> strategies.Audit:
+        """Compare the model with its start.
+
+        Raises:
+            FrozenMovedError: a frozen part moved.
+        """
+        now = strategies.digests(self.job.model.state_dict())
+        return strategies.inspect_moves(self.job.blocks, self.progress.start, now, self._frozen)
+
+    def _publish(self, score: Score, state: Mapping[str, torch.Tensor]) -> None:
+        """Write the best model, after an audit."""
+        self.audit()
+        described = results.description(self.job, score)
+        stored = stored_of(state)
+        self._saver.patiently(
+            "the best model", lambda: writing.write(self.folder.model, stored, described)
+        )
+
+    def finish(self) -> dict[str, Any]:
+        """Audit, say what moved, wrap up; write the summary and return it."""
+        audit = self.audit()
+        self.console.say(f"audit: {audit}")
+        self._wrap_up()
+        summary = results.summary(self.job, self.folder, self.progress, self.seconds, audit)
+        durable.write_text(self.folder.summary, json.dumps(summary, indent=1) + "\n")
+        return summary
+
+    def _wrap_up(self) -> None:
+        """Do what else is due at the end, before the summary says that all is done."""
+        raise NotImplementedError
