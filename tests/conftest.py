@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Tests run in several processes, whose threads would wait for each other at full speed.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -31,6 +32,17 @@ def write_photos(
             pixels = generator.normal(60 + spread * index, 50, (size, size, 3)).clip(0, 255)
             Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number:03d}.png")
     return root
+
+
+def weights_of_three(folder: Path, **knobs: Any) -> Path:
+    """Return a model file of LeNet that has seen three classes for an epoch."""
+    import luthier  # noqa: PLC0415 - not every test needs torch
+    from luthier.report import Console  # noqa: PLC0415
+
+    three = write_photos(folder / "data", {"x": 9, "y": 9, "z": 9}, seed=5)
+    own = {"model": LENET, "image_size": 32, "workers": 0, "weights": "none", "epochs": 1}
+    quiet = Console(quiet=True)
+    return luthier.finetune(three, out=folder / "run", console=quiet, **own, **knobs).model
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import luthier
-from conftest import LENET, write_photos
+from conftest import LENET, weights_of_three, write_photos
 from luthier import data, models
 from luthier.errors import CannotWriteError, RunFolderError
 from luthier.files import disk, tensors
@@ -31,9 +31,7 @@ def finetune(photos: Path, out: Path, **knobs: Any) -> luthier.Result:
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("start")
-    three = write_photos(folder / "data", {"x": 9, "y": 9, "z": 9}, seed=5)
-    return finetune(three, folder / "run", weights="none", epochs=1).model
+    return weights_of_three(tmp_path_factory.mktemp("start"), batch_size=4)
 
 
 TRUNK = ("conv1", "conv2", "fc1", "fc2")

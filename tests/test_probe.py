@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import luthier
-from conftest import LENET, write_photos
+from conftest import LENET, weights_of_three, write_photos
 from luthier import data, models
 from luthier.errors import InterruptedRunError, ModelError
 from luthier.files import tensors
@@ -183,11 +183,7 @@ def probe(photos: Path, out: Path, **knobs: Any) -> luthier.Result:
 
 @pytest.fixture(scope="module")
 def trunk(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("trunk")
-    three = write_photos(folder / "data", {"x": 9, "y": 9, "z": 9}, seed=5)
-    knobs = {"model": LENET, "image_size": 32, "workers": 0, "weights": "none", "epochs": 1}
-    quiet = Console(quiet=True)
-    return str(luthier.finetune(three, out=folder / "run", console=quiet, **knobs).model)
+    return str(weights_of_three(tmp_path_factory.mktemp("trunk")))
 
 
 @pytest.fixture

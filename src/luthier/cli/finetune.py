@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 from luthier.recipe import ENTRIES, Entry
 
@@ -30,6 +31,12 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
             _add_flag(groups[entry.section], entry)
 
 
+def given_fields(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of the recipe that were given as flags."""
+    found = {name: getattr(arguments, name) for name in ENTRIES if name != "data"}
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def _add_flag(group: argparse._ArgumentGroup, entry: Entry) -> None:
     text = _help(entry)
     if entry.type is bool:
@@ -53,13 +60,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Fine-tune, and print the result."""
     from luthier.run.finetune import finetune  # noqa: PLC0415 - torch comes with it
 
-    given = {name: getattr(arguments, name) for name in ENTRIES if name != "data"}
     result = finetune(
         arguments.data,
         out=arguments.out,
         recipe_file=arguments.recipe,
         tune=arguments.tune,
-        **{name: value for name, value in given.items() if value is not None},
+        **given_fields(arguments),
     )
     print(json.dumps(result.summary) if arguments.json else result.model)
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from luthier.cli.finetune import add_recipe_flags
+from luthier.cli.finetune import add_recipe_flags, given_fields
 from luthier.recipe import ENTRIES
 
 
@@ -43,7 +43,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Tune, and print what was tried and what is best."""
     from luthier.run.tuning import tune  # noqa: PLC0415 - it would slow down --help
 
-    given = {name: getattr(arguments, name) for name in ENTRIES if name != "data"}
     found = tune(
         arguments.data,
         out=arguments.out,
@@ -51,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         largest_batch=arguments.largest_batch,
         round_seconds=arguments.round_seconds,
         trial_seconds=arguments.trial_seconds,
-        **{name: value for name, value in given.items() if value is not None},
+        **given_fields(arguments),
     )
     print(json.dumps(found.as_dict()) if arguments.json else found)
     if arguments.out is not None and not arguments.json:
