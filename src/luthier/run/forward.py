@@ -18,6 +18,21 @@ _FEW = 4  # images to compare the two ways on
 _STORED = 2**30  # bytes of validation features that are kept
 
 
+def is_trusted(
+    split: Split,
+    model: nn.Module,
+    precision: Precision,
+    images: torch.Tensor,
+    say: Callable[[str], object],
+) -> bool:
+    """Tell whether a split may stand for its model, by a few images; say so if it may not."""
+    with precision.autocast():
+        found = models.check_split(split, model, images)
+    if not found.explained:
+        say(f"  the frozen part is computed as it stands: made fast, {found}")
+    return found.explained
+
+
 class Forward:
     """The scores of a model whose frozen part may be computed apart from the rest.
 
@@ -48,7 +63,11 @@ class Forward:
         """Return what the model says of images on its device, for a backward pass."""
         split = self._ready()
         if split is not None and not self._trusted:
-            split = self._check(split, images)
+            self._trusted = is_trusted(
+                split, self._model, self._precision, images[:_FEW], self._say
+            )
+            if not self._trusted:
+                self._split = split = None
         return self._model(images) if split is None else split.rest(*split.features(images))
 
     def validate(self, batches: Callable[[], Generator[Batch]], clock: Clock) -> Tally:
@@ -75,15 +94,6 @@ class Forward:
             if all(p.requires_grad for p in self._model.parameters()):
                 return None
             self._split = models.split_frozen(self._model, self._precision.dtype)
-        return self._split
-
-    def _check(self, split: Split, images: torch.Tensor) -> Split | None:
-        with self._precision.autocast():
-            found = models.check_split(split, self._model, images[:_FEW])
-        self._trusted = found.explained
-        if not found.explained:
-            self._say(f"  the frozen part is computed as it stands: made fast, {found}")
-            self._split = None
         return self._split
 
     def _features(self, split: Split, batches: Callable[[], Generator[Batch]]) -> Iterator[Batch]:

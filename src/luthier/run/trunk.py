@@ -10,6 +10,7 @@ from torch import nn
 from luthier import models
 from luthier.errors import ModelError
 from luthier.models import Head
+from luthier.run.forward import is_trusted
 from luthier.training import Precision
 
 
@@ -34,13 +35,11 @@ class Trunk:
     ) -> None:
         self._model, self._head, self._precision = model, head, precision
         split = models.split_frozen(model, precision.dtype)
-        self._split = split if split is not None and split.whole else None
-        if self._split is not None:
-            with precision.autocast():
-                found = models.check_split(self._split, model, precision.place(images))
-            if not found.explained:
-                say(f"  the trunk is computed as it stands: made fast, {found}")
-                self._split = None
+        if split is not None and not (
+            split.whole and is_trusted(split, model, precision, precision.place(images), say)
+        ):
+            split = None
+        self._split = split
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Return what the head sees of a batch: float32 ``[batch, features]``, on the CPU."""
