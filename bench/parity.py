@@ -1,6 +1,7 @@
 """Accuracy of ways that should know as much as each other: many seeds, differences seed by seed.
 
-    python bench/parity.py [DATA] [--model mobilenet_v2] [--epochs 25] [--seeds 10] [--arms …]
+    python bench/parity.py [DATA] [--model mobilenet_v2] [--epochs 25] [--full-epochs 10]
+                           [--seeds 10] [--arms …]
 
 bf16 beside fp32, and linear probing beside the plain loop with a frozen trunk. What is scored is
 the last epoch, since the best one was chosen on the very photos it is scored on. A seed decides the
@@ -42,7 +43,7 @@ PAIRS = (
     ("probe, 1 views", "plain frozen"),
     ("probe, 4 views", "plain frozen"),
 )
-EPOCHS, SEEDS = 25, 10
+EPOCHS, FULL_EPOCHS, SEEDS = 25, 10, 10
 # Student's t, 97.5 %, of 1, 2, … degrees of freedom.
 _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179)
 _STUDENT += (2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093)
@@ -81,17 +82,19 @@ def figures(right: Mapping[str, Mapping[int, float]]) -> list[Figure]:
     return found
 
 
-def finish(run: Runner, arm: str, seed: int, job: Mapping[str, Any], folder: Path) -> float:
+def finish(
+    run: Runner, arm: str, seed: int, job: Mapping[str, Any], epochs: int, folder: Path
+) -> float:
     """Return the accuracy of an arm and seed; what was finished before is not run again.
 
     Raises:
         FailedError: the run failed.
     """
-    path = folder / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}.json"
+    path = folder / f"{arm.replace(', ', '-').replace(' ', '-')}-{epochs}-{seed}.json"
     if not path.exists():
         flags = {**job, **ARMS[arm], "seed": seed}
-        if arm in PROBES:  # it has no epochs and no batches
-            flags = {k: v for k, v in flags.items() if k not in ("epochs", "batch-size")}
+        if arm not in PROBES:  # which has no epochs and no batches
+            flags |= {"epochs": epochs, "batch-size": BATCH}
         taken = run("plain" if arm in PLAIN else "with_luthier", flags, f"{arm}, seed {seed}")
         path.write_text(json.dumps(taken.report), encoding="utf-8")
     return float(json.loads(path.read_text(encoding="utf-8"))["accuracy"])
@@ -101,7 +104,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", nargs="?", type=Path, default=photos.SHARED / "hymenoptera")
     parser.add_argument("--model", default="mobilenet_v2")
-    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="with a frozen trunk")
+    parser.add_argument("--full-epochs", type=int, default=FULL_EPOCHS, help="of all layers")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--arms", nargs="+", metavar="ARM", choices=ARMS, default=list(ARMS))
     parser.add_argument("--venv", type=Path, default=environment.SCRATCH / "venv")
@@ -112,8 +116,7 @@ def main() -> int:
     run = Runner(python, scratch, say)
     weights = photos.start_weights(values.model, python, scratch)
     job = {"data": values.data, "model": values.model, "weights": weights}
-    job |= {"epochs": values.epochs, "batch-size": BATCH}
-    folder = scratch / "parity" / f"{values.data.name}-{values.model}-{values.epochs}"
+    folder = scratch / "parity" / f"{values.data.name}-{values.model}"
     folder.mkdir(parents=True, exist_ok=True)
     validated = len([p for p in (values.data / "val").rglob("*") if p.suffix.lower() == ".jpg"])
     right: dict[str, dict[int, float]] = {arm: {} for arm in values.arms}
@@ -123,18 +126,21 @@ def main() -> int:
             if arm in failures:
                 continue
             try:
-                accuracy = finish(run, arm, seed, job, folder)
+                epochs = values.full_epochs if "full" in arm else values.epochs
+                accuracy = finish(run, arm, seed, job, epochs, folder)
             except FailedError as error:
                 failures[arm] = str(error)
                 say(f"  {arm}: FAILED: {error}")
                 continue
             right[arm][seed] = round(accuracy * validated)
     settings = {"data": values.data.name, "model": values.model, "validation photos": validated}
-    settings |= {"epochs": values.epochs, "batch": BATCH, "seeds": values.seeds}
+    settings |= {"epochs": values.epochs, "epochs of all layers": values.full_epochs}
+    settings |= {"batch": BATCH, "seeds": values.seeds}
     title = f"Accuracy of the last epoch, {values.model}, {validated} validation photos"
     runs = [{"arm": arm, "right": scores} for arm, scores in right.items()]
     row = Row("parity", title, settings, figures(right), failures, runs)
-    whole = values.epochs >= EPOCHS and values.seeds >= SEEDS
+    long = values.epochs >= EPOCHS and values.full_epochs >= FULL_EPOCHS
+    whole = long and values.seeds >= SEEDS
     out = values.out or (environment.BENCH / "results" if whole else scratch / "results")
     results.write(row, "full" if whole else "short", machine.facts(python), out)
     show(row)
