@@ -233,6 +233,31 @@ def test_the_model_is_a_plain_one_and_scores_what_the_run_says(
     assert found.sound
 
 
+@pytest.mark.parametrize("strategy", ["frozen", "probe"])
+def test_what_is_frozen_of_a_published_model_is_computed_fast(
+    strategy: str, shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for group in (shared / "hymenoptera" / "val").iterdir():
+        for side, some in {"train": slice(4), "val": slice(4, 8)}.items():
+            (tmp_path / side / group.name).mkdir(parents=True)
+            for photo in sorted(group.iterdir())[some]:
+                (tmp_path / side / group.name / photo.name).symlink_to(photo)
+    (weights,) = (shared / "weights").glob("mobilenet_v2-*.pth")
+    epochs = {"epochs": 1} if strategy == "frozen" else {}
+    luthier.finetune(
+        tmp_path,
+        out=tmp_path / "run",
+        model="mobilenet_v2",
+        weights=str(weights),
+        strategy=strategy,
+        precision="bf16",
+        **epochs,
+    )
+    said = capsys.readouterr().err
+    assert "audit" in said
+    assert "computed as it stands" not in said
+
+
 @pytest.mark.usefixtures("small_files")
 @pytest.mark.parametrize(
     "knobs",

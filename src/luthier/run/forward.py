@@ -14,7 +14,6 @@ from luthier.models import Split
 from luthier.training import Clock, Precision
 from luthier.values import Tally
 
-_FEW = 4  # images to compare the two ways on
 _STORED = 2**30  # bytes of validation features that are kept
 
 
@@ -25,7 +24,10 @@ def is_trusted(
     images: torch.Tensor,
     say: Callable[[str], object],
 ) -> bool:
-    """Tell whether a split may stand for its model, by a few images; say so if it may not."""
+    """Tell whether a split may stand for its model, by a few images; say so if it may not.
+
+    The images must be photos: what rounding does to a made-up image is no measure.
+    """
     with precision.autocast():
         found = models.check_split(split, model, images)
     if not found.explained:
@@ -43,31 +45,30 @@ class Forward:
     Args:
         model: in the modes and with the ``requires_grad`` of the epoch that is entered.
         precision: of the run.
+        few: gives some photos on the device, always the same, to compare the two ways on.
         say: is told where the fast way was not taken.
     """
 
     def __init__(
-        self, model: nn.Module, precision: Precision, say: Callable[[str], object]
+        self,
+        model: nn.Module,
+        precision: Precision,
+        few: Callable[[], torch.Tensor],
+        say: Callable[[str], object],
     ) -> None:
-        self._model, self._precision, self._say = model, precision, say
+        self._model, self._precision, self._few, self._say = model, precision, few, say
         self._split: Split | None = None
-        self._settled = self._trusted = False
+        self._settled = False
         self._stored: list[Batch] | None = None
 
     def enter(self) -> None:
         """Take note that other parts of the model learn from now on."""
         self._split, self._stored = None, None
-        self._settled = self._trusted = False
+        self._settled = False
 
     def scores(self, images: torch.Tensor) -> torch.Tensor:
         """Return what the model says of images on its device, for a backward pass."""
         split = self._ready()
-        if split is not None and not self._trusted:
-            self._trusted = is_trusted(
-                split, self._model, self._precision, images[:_FEW], self._say
-            )
-            if not self._trusted:
-                self._split = split = None
         return self._model(images) if split is None else split.rest(*split.features(images))
 
     def validate(self, batches: Callable[[], Generator[Batch]], clock: Clock) -> Tally:
@@ -78,7 +79,7 @@ class Forward:
             clock: see ``training.evaluate``.
         """
         split = self._ready()
-        if split is not None and split.whole and self._trusted:
+        if split is not None and split.whole:
             stored = self._features(split, batches)
             return training.evaluate(
                 self._model, stored, self._precision, clock, forward=split.rest
@@ -93,7 +94,11 @@ class Forward:
             self._settled = True
             if all(p.requires_grad for p in self._model.parameters()):
                 return None
-            self._split = models.split_frozen(self._model, self._precision.dtype)
+            split = models.split_frozen(self._model, self._precision.dtype)
+            if split is not None and is_trusted(
+                split, self._model, self._precision, self._few(), self._say
+            ):
+                self._split = split
         return self._split
 
     def _features(self, split: Split, batches: Callable[[], Generator[Batch]]) -> Iterator[Batch]:

@@ -31,7 +31,7 @@ from luthier.run.features import Chunk
 from luthier.run.folder import RunFolder
 from luthier.run.job import Job
 from luthier.run.stopping import StopRequest
-from luthier.run.trunk import Trunk, check_head, numbers
+from luthier.run.trunk import Trunk, check_head
 from luthier.run.underway import Underway
 from luthier.training import Probe, Shown
 from luthier.values import Position, Score, Tally
@@ -56,8 +56,6 @@ class Probing(Underway):
         super().__init__(job, folder, console, shuffle=False)
         job.model.eval()
         check_head(job.model, job.head, job.precision, job.preprocessing.image_size)
-        tried = numbers(job.preprocessing.image_size)
-        self._trunk = Trunk(job.model, job.head, job.precision, tried, console.say)
         self._environment = results.environment(job)
 
     @property
@@ -115,6 +113,12 @@ class Probing(Underway):
         with self.clock.on("saving"):
             self._saver.save(self._capture())
             self._saver.wait()
+
+    @functools.cached_property
+    def _trunk(self) -> Trunk:
+        return Trunk(
+            self.job.model, self.job.head, self.job.precision, self._few(), self.console.say
+        )
 
     @property
     def _head(self) -> nn.Linear:

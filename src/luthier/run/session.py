@@ -49,7 +49,7 @@ class Session(Underway):
         self._rates = job.policy.rates(len(job.blocks) - 1, 0)
         if job.recipe.machine.compile:
             training.compile_in_place(job.model)
-        self._forward = Forward(job.model, job.precision, console.say)
+        self._forward = Forward(job.model, job.precision, self._few, console.say)
         self._learner = self._make_learner()
         self._names = checkpoint.names_of({"model": job.model})
 

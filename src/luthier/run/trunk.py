@@ -21,7 +21,7 @@ class Trunk:
         model: on its device, in evaluation mode, with a head that ``check_head`` accepts.
         head: its head, the only part that learns.
         precision: where and in which arithmetic it runs.
-        images: any, to compare the fast way with the plain one.
+        few: photos on its device, to compare the fast way with the plain one.
         say: is told where the fast way is not taken.
     """
 
@@ -30,13 +30,13 @@ class Trunk:
         model: nn.Module,
         head: Head,
         precision: Precision,
-        images: torch.Tensor,
+        few: torch.Tensor,
         say: Callable[[str], object],
     ) -> None:
         self._model, self._head, self._precision = model, head, precision
         split = models.split_frozen(model, precision.dtype)
         if split is not None and not (
-            split.whole and is_trusted(split, model, precision, precision.place(images), say)
+            split.whole and is_trusted(split, model, precision, few, say)
         ):
             split = None
         self._split = split
@@ -71,7 +71,7 @@ def heard(
         hook.remove()
 
 
-def numbers(size: int) -> torch.Tensor:
+def _numbers(size: int) -> torch.Tensor:
     """Return two images to try a model on: float32 ``[2, 3, size, size]``."""
     return torch.linspace(-2, 2, 2 * 3 * size * size).view(2, 3, size, size)
 
@@ -83,7 +83,7 @@ def check_head(model: nn.Module, head: Head, precision: Precision, size: int) ->
         ModelError: a regression on the head's input would not be what the model computes.
     """
     layer = model.get_submodule(head.name)
-    seen, given, scores = heard(model, head, precision, numbers(size))
+    seen, given, scores = heard(model, head, precision, _numbers(size))
     if not isinstance(layer, nn.Linear):
         why = f"its head {head.name!r} is a {type(layer).__name__}"
     elif len(seen) != 1 or seen[0].ndim != 2:

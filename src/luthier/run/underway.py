@@ -24,6 +24,8 @@ from luthier.run.trace import open_trace
 from luthier.training import Clock
 from luthier.values import Score, Tally
 
+_FEW = 4
+
 
 class Underway:
     """A job under way in its folder.
@@ -88,6 +90,12 @@ class Underway:
             total = time.monotonic() - self._began
             self._before, self._began = self.seconds, None
             self.console.say(report.time_line(self.clock.seconds, total))
+
+    def _few(self) -> torch.Tensor:
+        """Return a few photos as the model is validated on, on its device; always the same."""
+        with contextlib.closing(self._val.epoch()) as batches:
+            images, _labels = next(batches)
+        return self.job.precision.place(images[:_FEW])
 
     def close(self) -> None:
         """End the threads, and then let go of the photos that they read."""
