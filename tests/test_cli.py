@@ -63,6 +63,25 @@ def test_importing_luthier_and_asking_for_help_load_no_heavy_package() -> None:
         assert not modules_after(ask) & heavy
 
 
+@pytest.mark.parametrize(
+    ("before", "printed"),
+    [
+        ("print('work')", "work\nat exit\n"),
+        ("threading.Timer(0.2, print, ['thread']).start()", "thread\nat exit\n"),
+        (
+            "t = threading.Event(); threading.Thread(target=t.wait, daemon=True).start()",
+            "at exit\n",
+        ),
+    ],
+    ids=["alone", "a thread is not done", "a thread never is"],
+)
+def test_a_command_ends_at_once_and_leaves_nothing_undone(before: str, printed: str) -> None:
+    code = "import atexit, threading\nfrom luthier.cli.main import leave\n"
+    code += f"atexit.register(print, 'at exit')\n{before}\nleave(3)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (3, printed, "")
+
+
 def test_the_public_names_are_these() -> None:
     assert luthier.__all__ == [
         "Inspection",

@@ -2,9 +2,9 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
+from luthier.cli.main import leave
 from luthier.cli.main import main as luthier
 
 
@@ -41,4 +41,4 @@ def accuracy(score: dict) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())  # as the command does

@@ -1,8 +1,6 @@
 """``python -m luthier``."""
 
-import sys
-
-from luthier.cli.main import main
+from luthier.cli.main import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()
