@@ -22,6 +22,7 @@ from luthier.training import (
     Precision,
     Rates,
     WeightAverage,
+    check_finite,
     evaluate,
     make_criterion,
     make_mix,
@@ -357,6 +358,18 @@ def test_a_loss_that_is_not_finite_stops_before_it_moves_a_weight(bad: float) ->
         train(learner, batches, epoch=1)
     assert error.value.exit_status == 1
     assert same_state(model, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("bad", [[math.nan], [math.inf], [math.inf, -math.inf]], ids=str)
+def test_weights_that_are_not_finite_are_named(bad: list[float], dtype: torch.dtype) -> None:
+    most = torch.finfo(dtype).max
+    weights = {"large": torch.full((4,), most, dtype=dtype), "count": torch.tensor(3)}
+    check_finite(weights)  # though their sum is infinite
+    weights["bad"] = torch.ones(5, dtype=dtype)
+    weights["bad"][: len(bad)] = torch.tensor(bad, dtype=dtype)
+    with pytest.raises(DivergedError, match="the weights bad are no longer finite"):
+        check_finite(weights)
 
 
 class WithBuffers(nn.Module):

@@ -1,8 +1,8 @@
 """Samples → batches of normalised images, as a function of (seed, epoch, position).
 
-Photos are decoded once (``decoded``), threads cut views from them (``rendering``), and whole
-batches are normalised where the model is. An accelerator cuts the views itself (``resident``)
-where it can hold all photos.
+Photos are decoded once (``decoded``), threads cut views from them (``rendering``), and those are
+normalised where the model is: by the same threads, or a batch at a time by an accelerator. It cuts
+the views itself (``resident``) where it can hold all photos.
 """
 
 from __future__ import annotations
@@ -87,6 +87,9 @@ class Batches:
         self._budget = (_RESIDENT if is_cuda else 0) if resident is None else resident
         self._resident: Resident | None = None
         self._normalise = Normaliser(how, self._device)
+        # While a photo is in their cache. Where this thread did it with all cores, torch's own
+        # threads would go on spinning for a while, in the way of those that decode.
+        self._threads_normalise = not (self._extras or self._budget or self._ahead)
         self._crew = Crew(max(1, workers))
 
     def close(self) -> None:
@@ -116,6 +119,8 @@ class Batches:
                 yield self._images(epoch, group, squares), self._labels(group)
 
     def _images(self, epoch: int, indices: Sequence[int], squares: torch.Tensor) -> torch.Tensor:
+        if self._threads_normalise:
+            return squares.permute(0, 3, 1, 2)
         if not self._extras:
             return self._normalise(squares)
         drawn = self._extras.draw([self._key(epoch, index) for index in indices])
@@ -132,7 +137,8 @@ class Batches:
     def _view(self, epoch: int, index: int, height: int, width: int) -> View:
         return draw_view(self._key(epoch, index), height, width, self._augment)
 
-    # --- squares: what is seen of the photos, in grey levels, [batch, size, size, 3], on the device
+    # --- squares: what is seen of the photos, [batch, size, size, 3], on the device; in grey levels
+    # --- unless the threads normalise
 
     def _squares(self, epoch: int, groups: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
         if self._resident is not None:
@@ -159,11 +165,13 @@ class Batches:
     def _begin(self, epoch: int, indices: Sequence[int]) -> _Begun:
         size = self._how.image_size
         shape = (len(indices), size, size, 3)
-        squares = torch.empty(shape, dtype=torch.uint8, pin_memory=self._pinned)
-        slots = squares.numpy()
+        dtype = torch.float32 if self._threads_normalise else torch.uint8
+        squares = torch.empty(shape, dtype=dtype, pin_memory=self._pinned)
 
         def fill(slot: int) -> None:
-            self._show(epoch, indices[slot], slots[slot])
+            squares[slot].copy_(self._seen(epoch, indices[slot]))
+            if self._threads_normalise:
+                self._normalise.in_place(squares[slot])
 
         return _Begun(squares, self._crew.begin(fill, len(indices)))
 
@@ -178,13 +186,13 @@ class Batches:
         squares.record_stream(current)
         return squares
 
-    def _show(self, epoch: int, index: int, slot: Pixels) -> None:
-        """Write a sample's square into a batch."""
+    def _seen(self, epoch: int, index: int) -> torch.Tensor:
+        """Return a sample's square, uint8 ``[size, size, 3]``."""
         pixels = self._pixels(index)
         box, flip = self._view(epoch, index, pixels.shape[0], pixels.shape[1])
         square = cut(pixels, box, self._how) if self._augment.crop else pixels
         shown = torch.from_numpy(square)
-        torch.from_numpy(slot).copy_(shown.flip(1) if flip else shown)
+        return shown.flip(1) if flip else shown
 
     def _pixels(self, index: int) -> Pixels:
         """Return what views are cut from: the photo, or its centre if that is all they show."""

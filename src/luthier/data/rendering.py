@@ -98,14 +98,20 @@ class Normaliser:
         Returns:
             float32 ``[batch, 3, size, size]``, channels-last.
         """
-        rows = squares.flatten(2).float()
-        images = rows.view(squares.shape).permute(0, 3, 1, 2)
+        values = squares.to(torch.float32, copy=True)
+        images = values.permute(0, 3, 1, 2)
         if change is None:
-            rows.mul_(self._of_grey)
+            self.in_place(values)
         else:
-            rows.div_(255)
+            values.div_(255)
             change(images)
-            rows.mul_(self._of_unit)
-        # Two roundings: whether a product and a sum are fused is the compiler's choice.
-        rows.add_(self._bias)
+            self._scale(values, self._of_unit)
         return images
+
+    def in_place(self, values: torch.Tensor) -> None:
+        """Normalise grey levels, float32 ``[…, size, size, 3]``, in place."""
+        self._scale(values, self._of_grey)
+
+    def _scale(self, values: torch.Tensor, factor: torch.Tensor) -> None:
+        # Two roundings: whether a product and a sum are fused is the compiler's choice.
+        values.flatten(-2).mul_(factor).add_(self._bias)

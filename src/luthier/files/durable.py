@@ -17,6 +17,8 @@ from pathlib import Path
 
 from luthier.files import disk
 
+# Bytes of one write: ext4 on Linux 6 takes eight times as much processor time for 45 MB at once.
+_PIECE = 1 << 20
 TEMPORARY = ".tmp-"  # beginning of every name that is not final
 _NO_LINKS = (
     errno.EPERM,
@@ -106,7 +108,7 @@ def _write_all(to: disk.Disk, handle: int, content: memoryview) -> None:
         return
     left = content.cast("B")
     while left:
-        left = left[to.write(handle, left) :]
+        left = left[to.write(handle, left[:_PIECE]) :]
 
 
 def write_file(path: Path, chunks: Iterable[bytes | bytearray | memoryview]) -> None:
