@@ -333,7 +333,7 @@ def test_groups_for_a_loop_of_ones_own_carry_the_rates() -> None:
     assert [p.shape for g in named for p in g["params"]] == [(4, 4, 3, 3), (4,)]
 
 
-@pytest.mark.parametrize("strategy", ["lp-ft", "gradual", "partial"])
+@pytest.mark.parametrize("strategy", ["lp-ft", "gradual", "probe", "partial"])
 def test_strategies_that_a_loop_of_ones_own_cannot_have_are_refused(strategy: str) -> None:
     model = Small()
     with pytest.raises(ValueError, match=strategy):

@@ -42,11 +42,13 @@ def param_groups(
 
     Raises:
         ModelError: the head was not found.
-        ValueError: an unknown strategy.
+        ValueError: an unknown strategy, or one that is no matter of parameter groups.
     """
     settings = {"trunk_lr_scale": trunk_lr_scale, "layer_decay": layer_decay}
     if strategy in ("lp-ft", "gradual"):
         raise ValueError(f"{strategy!r} changes from epoch to epoch; use luthier.finetune")
+    if strategy == "probe":
+        raise ValueError("'probe' takes no steps: use luthier.finetune, or 'frozen' in a loop")
     blocks = blocks_of(model, find_head(model, head).name)
     rates = policy_of(strategy, settings).rates(len(blocks) - 1, 0)
     apply_rates(model, blocks, rates)

@@ -101,7 +101,7 @@ class Probing(Underway):
             self._head.weight.copy_(fit.weight)
             if fit.bias is not None:
                 self._head.bias.copy_(fit.bias)
-        batches = self.views * len(self._train.sizes())
+        batches = self.views * len(self.train.sizes())
         self.progress.at = Position(1, 0, fit.iterations)
         tally = _score(fit, train, [s.label for s in job.photos.train] * self.views)
         self._record("train", 1, tally, time.monotonic() - started, batches=batches)
@@ -140,7 +140,7 @@ class Probing(Underway):
         there = self._there(chunks)
         done = sum(chunk.count for chunk in there)
         self.console.start(sum(chunk.count for chunk in chunks), done)
-        streams = {"train": self._train, "val": self._val}
+        streams = {"train": self.train, "val": self.val}
         for missing in _runs(chunks, there):
             first = missing[0]
             batches = streams[first.side].epoch(first.view, first.batches[0])
@@ -158,7 +158,7 @@ class Probing(Underway):
         return sides["train"], sides["val"]
 
     def _chunks(self, side: str) -> list[Chunk]:
-        job, batches = self.job, self._train if side == "train" else self._val
+        job, batches = self.job, self.train if side == "train" else self.val
         ends = [0]
         for size in batches.sizes():
             ends.append(ends[-1] + size)
@@ -215,7 +215,7 @@ class Probing(Underway):
     ) -> torch.Tensor:
         made = []
         views = chunk.view if chunk.side == "train" else self.views
-        before = views * len(self._train.sizes()) + chunk.batches[0]
+        before = views * len(self.train.sizes()) + chunk.batches[0]
         weights = self.job.model.state_dict() if self._trace is not None else {}
         for number in range(before, before + chunk.batches[1] - chunk.batches[0]):
             heed()

@@ -41,16 +41,20 @@ class Session(Underway):
         job: ready to start.
         folder: exists, with its recipe.
         console: told of every epoch.
+
+    Attributes:
+        learner: takes the steps.
+        sizes: the number of images in each training batch of an epoch.
     """
 
     def __init__(self, job: Job, folder: RunFolder, console: Console) -> None:
         super().__init__(job, folder, console)
-        self._sizes = self._train.sizes()
+        self.sizes = self.train.sizes()
         self._rates = job.policy.rates(len(job.blocks) - 1, 0)
         if job.recipe.machine.compile:
             training.compile_in_place(job.model)
         self._forward = Forward(job.model, job.precision, self._few, console.say)
-        self._learner = self._make_learner()
+        self.learner = self._make_learner()
         self._names = checkpoint.names_of({"model": job.model})
 
     # --- building ---------------------------------------------------------------------------
@@ -100,7 +104,7 @@ class Session(Underway):
 
     def _schedule(self) -> functools.partial[Rates]:
         accumulate = decided(self.job.recipe.optimizer.accumulate)
-        per_epoch = -(-len(self._sizes) // accumulate)
+        per_epoch = -(-len(self.sizes) // accumulate)
         return functools.partial(
             training.rates_at,
             self.job.recipe.schedule,
@@ -120,18 +124,18 @@ class Session(Underway):
         self._take_back(saved)
         checkpoint.restore_module(self.job.model, saved.part("model"))
         for epoch in range(self.progress.at.epoch + 1):
-            self._enter(epoch)
+            self.enter(epoch)
         report = checkpoint.restore_optimizer(
-            self._learner.optimizer, self._names, saved.part("optimizer")
+            self.learner.optimizer, self._names, saved.part("optimizer")
         )
         if not report.complete:
             self.console.say(f"  {report}")
-        if self._learner.average is not None:
-            self._learner.average.load(saved.part("average").tensors)
+        if self.learner.average is not None:
+            self.learner.average.load(saved.part("average").tensors)
         self._restore_start(saved)
 
     def _restore_start(self, saved: Checkpoint) -> None:
-        toward = self._learner.toward
+        toward = self.learner.toward
         if toward is None:
             return
         found = saved.parts[_START].tensors if _START in saved.parts else {}
@@ -144,12 +148,12 @@ class Session(Underway):
             )
         toward.load(found)
 
-    def _enter(self, epoch: int) -> None:
+    def enter(self, epoch: int) -> None:
         """Let the blocks that are due in this epoch join."""
         job = self.job
         rates = job.policy.rates(len(job.blocks) - 1, min(epoch, self.epochs - 1))
-        for group in self._new_groups(rates, self._rates, self._learner.toward):
-            self._learner.optimizer.add_param_group(group)
+        for group in self._new_groups(rates, self._rates, self.learner.toward):
+            self.learner.optimizer.add_param_group(group)
         strategies.apply_rates(job.model, job.blocks, rates)
         if rates != self._rates:
             self._forward.enter()
@@ -159,7 +163,7 @@ class Session(Underway):
         """Return the run's state at this moment; its tensors are the run's own."""
         self._flush()
         self.progress.lines = self._metrics.lines
-        progress, learner = self.progress, self._learner
+        progress, learner = self.progress, self.learner
         learning = checkpoint.learning_in([learner.optimizer])
         model = checkpoint.capture_module(self.job.model, learning)
         weights = [name for name, _ in self.job.model.named_parameters()]
@@ -195,10 +199,10 @@ class Session(Underway):
         """
         every = parse_interval(decided(self.job.recipe.training.save_every))
         keeper = Keeper(self._saver, every, stop, self._capture)
-        self._saver.watch(self._learner.optimizer)
+        self._saver.watch(self.learner.optimizer)
         with self._running():
-            done = self.progress.at.epoch * sum(self._sizes) + self.progress.tally.images
-            self.console.start(self.epochs * sum(self._sizes), done)
+            done = self.progress.at.epoch * sum(self.sizes) + self.progress.tally.images
+            self.console.start(self.epochs * sum(self.sizes), done)
             self._score_start(keeper)
             while self.progress.at.epoch < self.epochs and not self._has_stopped_early():
                 self._epoch(keeper)
@@ -212,28 +216,28 @@ class Session(Underway):
             return
         started = time.monotonic()
         tally = self._validate()
-        self._record("val", 0, tally, time.monotonic() - started, batches=len(self._sizes))
+        self._record("val", 0, tally, time.monotonic() - started, batches=len(self.sizes))
         progress.before = Score(0, tally.loss, tally.accuracy)
         self._judge(progress.before)
         self._boundary(keeper)
 
     def _epoch(self, keeper: Keeper) -> None:
         progress, started = self.progress, time.monotonic()
-        self._enter(progress.at.epoch)
-        batches = self._train.epoch(progress.at.epoch, progress.at.batch)
+        self.enter(progress.at.epoch)
+        batches = self.train.epoch(progress.at.epoch, progress.at.batch)
         if self._trace is not None:
             batches = self._traced(batches, self._trace)
-        lr = self._learner.lr
+        lr = self.learner.lr
         with contextlib.closing(batches):
-            for step in training.train_epoch(self._learner, batches, self._sizes, progress.at):
+            for step in training.train_epoch(self.learner, batches, self.sizes, progress.at):
                 lr = step.lr
                 self._take(step)
                 # The last step of an epoch is saved once its validation is done: one step
                 # number, one state.
-                if step.stepped and step.batch < len(self._sizes):
+                if step.stepped and step.batch < len(self.sizes):
                     self._boundary(keeper)
         epoch = progress.at.epoch + 1
-        told: dict[str, Any] = {"batches": len(self._sizes), "lr": lr}
+        told: dict[str, Any] = {"batches": len(self.sizes), "lr": lr}
         self._record("train", epoch, progress.tally, time.monotonic() - started, **told)
         started = time.monotonic()
         tally = self._validate()
@@ -246,7 +250,7 @@ class Session(Underway):
 
     def _traced(self, batches: Generator[Batch], trace: Trace) -> Generator[Batch]:
         weights, at = self.job.model.state_dict(), self.progress.at
-        for number, batch in enumerate(batches, start=at.epoch * len(self._sizes) + at.batch):
+        for number, batch in enumerate(batches, start=at.epoch * len(self.sizes) + at.batch):
             trace.step(number, batch, weights)
             yield batch
 
@@ -268,7 +272,7 @@ class Session(Underway):
             {
                 "kind": "step",
                 "epoch": step.epoch + 1,
-                "iteration": step.epoch * len(self._sizes) + step.batch,
+                "iteration": step.epoch * len(self.sizes) + step.batch,
                 "step": step.step,
                 "loss": step.loss,
                 "lr": step.lr,
@@ -277,12 +281,12 @@ class Session(Underway):
         self.console.step(step, progress.tally, self.epochs)
 
     def _validate(self) -> Tally:
-        average = self._learner.average
+        average = self.learner.average
         with average.in_place_of_weights() if average else contextlib.nullcontext():
-            return self._forward.validate(self._val.epoch, self.clock)
+            return self._forward.validate(self.val.epoch, self.clock)
 
     def _judge(self, score: Score) -> None:
-        progress, average = self.progress, self._learner.average
+        progress, average = self.progress, self.learner.average
         progress.last = score
         progress.stale += 1
         if score.better_than(progress.best):

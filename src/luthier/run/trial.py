@@ -83,8 +83,8 @@ class Trial:
         # The run's own learner and batches: what is measured is what a run does.
         self._session = Session(job, RunFolder(scratch), Console())
         for epoch in range(self._session.epochs):
-            self._session._enter(epoch)
-        self._learner = self._session._learner
+            self._session.enter(epoch)
+        self._learner = self._session.learner
         self._learner.lr = 0.0  # the same work as at any other rate, and nothing can diverge
         group = self._learner.accumulate
         self._pass = -(-_PASS // group) * group
@@ -119,8 +119,8 @@ class Trial:
         self._session.close()
 
     def _train(self, batches: int) -> int:
-        sizes = self._session._sizes[:batches]
-        with contextlib.closing(self._session._train.epoch(0)) as source:
+        sizes = self._session.sizes[:batches]
+        with contextlib.closing(self._session.train.epoch(0)) as source:
             some = itertools.islice(source, len(sizes))
             with torch.random.fork_rng(devices=[]), training.reproducible():
                 steps = training.train_epoch(self._learner, some, sizes, Position())

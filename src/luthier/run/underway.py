@@ -35,6 +35,13 @@ class Underway:
         folder: exists, with its recipe.
         console: told of what is done.
         shuffle: give the training photos an order of its own in each epoch.
+
+    Attributes:
+        epochs: how many there are in all.
+        progress: where it stands.
+        clock: where its time goes.
+        train: batches of what is learned from.
+        val: batches of what is validated on.
     """
 
     def __init__(
@@ -48,7 +55,7 @@ class Underway:
         self._trace = open_trace(folder.path)
         self._before = 0.0
         self._began: float | None = None
-        self._train, self._val = batches_of(job, shuffle=shuffle)
+        self.train, self.val = batches_of(job, shuffle=shuffle)
         self._frozen = strategies.frozen_blocks(job.policy, len(job.blocks) - 1, self.epochs)
         self._saver = Saver(
             folder.checkpoints,
@@ -93,7 +100,7 @@ class Underway:
 
     def _few(self) -> torch.Tensor:
         """Return a few photos as the model is validated on, on its device; always the same."""
-        with contextlib.closing(self._val.epoch()) as batches:
+        with contextlib.closing(self.val.epoch()) as batches:
             images, _labels = next(batches)
         return self.job.precision.place(images[:_FEW])
 
@@ -101,8 +108,8 @@ class Underway:
         """End the threads, and then let go of the photos that they read."""
         with contextlib.ExitStack() as ends:  # from the last to the first
             ends.callback(self.job.decoded.close)
-            ends.callback(self._val.close)
-            ends.callback(self._train.close)
+            ends.callback(self.val.close)
+            ends.callback(self.train.close)
             ends.callback(self._saver.close)
 
     def _facts(self) -> dict[str, Any]:
