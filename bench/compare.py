@@ -14,7 +14,9 @@ Needs Python 3.11 or newer, and nothing else.
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from harness import environment, machine, photos, results, scripts, training
@@ -22,14 +24,14 @@ from harness.forms import FORMS, MODELS, Form
 from harness.processes import FailedError, Runner
 from harness.training import PEERS, Bench
 
-ROWS = {
-    "training": training.training,
-    "frozen": training.frozen,
+OF_A_MODEL = {"training": training.training, "frozen": training.frozen}
+OF_NONE = {
     "pipeline": scripts.pipeline,
     "overhead": scripts.overhead,
     "startup": scripts.startup,
     "saves": scripts.saves,
 }
+ROWS = [*OF_A_MODEL, *OF_NONE]
 
 
 def asked() -> argparse.Namespace:
@@ -44,7 +46,7 @@ def asked() -> argparse.Namespace:
         "tiny": "only that everything runs; the figures mean nothing",
     }.items():
         form.add_argument(f"--{name}", dest="form", action="store_const", const=name, help=text)
-    parser.add_argument("--rows", nargs="+", metavar="ROW", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--rows", nargs="+", metavar="ROW", choices=ROWS, default=ROWS)
     parser.add_argument("--models", nargs="+", default=list(MODELS), help="torchvision's names")
     parser.add_argument("--peers", nargs="+", metavar="PEER", choices=PEERS, default=list(PEERS))
     parser.add_argument("--rounds", type=int, help="instead of the form's own number")
@@ -71,14 +73,21 @@ def main() -> int:
     out = values.out or (
         environment.BENCH / "results" if form.name == "full" else scratch / "results"
     )
-    bench = Bench(Runner(python, scratch, say), data, form, values.models, values.peers, scratch)
+    bench = Bench(Runner(python, scratch, say), data, form, values.peers, scratch)
+    rows: list[Callable[[], results.Row]] = []
+    for name in values.rows:
+        if name in OF_A_MODEL:
+            of = OF_A_MODEL[name]
+            rows += [functools.partial(of, bench, model) for model in values.models]
+        else:
+            rows.append(functools.partial(OF_NONE[name], bench))
     facts = machine.facts(python)
     failures = 0
-    for name in values.rows:
+    for measure in rows:
         try:
-            row = ROWS[name](bench)
+            row = measure()
         except FailedError as error:
-            say(f"{name}: FAILED: {error}")
+            say(f"FAILED: {error}")
             failures += 1
             continue
         results.write(row, form.name, facts, out)

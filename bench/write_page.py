@@ -41,7 +41,12 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "benchmarks.md")
     values = parser.parse_args()
     read = {path.stem: results.read(path) for path in values.results.glob("*.json")}
-    rows = [read[name] for name in ORDER if name in read]
+    rows = [
+        read[name]
+        for kind in ORDER
+        for name in sorted(read)
+        if name == kind or name.startswith(f"{kind}-")
+    ]
     values.page.write_text(page(rows), encoding="utf-8")
 
 

@@ -72,7 +72,6 @@ class Bench:
         run: of scripts.
         data: a folder with ``train/`` and ``val/``.
         form: how much of everything.
-        models: torchvision's names.
         peers: of ``PEERS``; the plain loop is always among them.
         scratch: for files that may stay.
     """
@@ -80,7 +79,6 @@ class Bench:
     run: Runner
     data: Path
     form: Form
-    models: Sequence[str]
     peers: Sequence[str]
     scratch: Path
 
@@ -101,73 +99,78 @@ class Bench:
         }
 
 
-def training(bench: Bench) -> Row:
+def training(bench: Bench, model: str) -> Row:
     """Measure ``full`` training beside the peers and beside the limit of one batch in memory."""
     turns, epochs = Turns(bench.run), bench.form.epochs
+    job = bench.job(model) | {"epochs": epochs, "batch-size": BATCH}
     for number in range(bench.form.rounds):
-        for model in bench.models:
-            bench.run.say(f"training, {model}, round {number + 1} of {bench.form.rounds}")
-            job = bench.job(model) | {"epochs": epochs, "batch-size": BATCH, "seed": number}
-            ours = turns.take(f"{model}: luthier", "with_luthier", job)
-            if ours is None:
-                continue
-            limit = job | {"precision": ours.report["precision"]}
-            turns.take(f"{model}: limit in memory", "in_memory", limit)
-            for peer in bench.peers:
-                turns.take(f"{model}: {peer}", PEERS[peer], job)
-    figures = [found for model in bench.models for found in _training_figures(turns, model, bench)]
-    title = f"Fine-tuning all layers, {epochs} epochs"
-    return Row("training", title, bench.settings(epochs), figures, turns.failures, turns.runs())
+        bench.run.say(f"training, {model}, round {number + 1} of {bench.form.rounds}")
+        seeded = job | {"seed": number}
+        ours = turns.take("luthier", "with_luthier", seeded)
+        if ours is None:
+            break
+        turns.take("limit in memory", "in_memory", seeded | {"precision": ours.report["precision"]})
+        for peer in bench.peers:
+            turns.take(peer, PEERS[peer], seeded)
+    return Row(
+        f"training-{model}",
+        f"Fine-tuning all layers of {model}, {epochs} epochs",
+        bench.settings(epochs),
+        _training_figures(turns, bench.peers),
+        turns.failures,
+        turns.runs(),
+    )
 
 
-def _training_figures(turns: Turns, model: str, bench: Bench) -> list[Figure]:
-    ours, limit, found = f"{model}: luthier", f"{model}: limit in memory", []
-    if ours not in turns.taken:
+def _training_figures(turns: Turns, peers: Sequence[str]) -> list[Figure]:
+    if "luthier" not in turns.taken:
         return []
-    speeds = [taken.images_per_second for taken in turns.taken[ours]]
-    found.append(figure(f"{model}: luthier, training images a second", speeds, unit="/s"))
-    if limit in turns.taken:
-        ratios = turns.ratios(ours, limit, lambda taken: taken.images_per_second)
-        found.append(figure(f"{model}: images/s of the limit in memory", ratios, goal=_LIMIT))
+    speeds = [taken.images_per_second for taken in turns.taken["luthier"]]
+    found = [figure("luthier, training images a second", speeds, unit="/s")]
+    if "limit in memory" in turns.taken:
+        ratios = turns.ratios("luthier", "limit in memory", lambda taken: taken.images_per_second)
+        found.append(figure("images/s of the limit in memory", ratios, goal=_LIMIT))
     for name, goal, value in (
         ("images/s", _FASTER, lambda taken: taken.images_per_second),
         ("whole command", _WHOLE, lambda taken: 1 / taken.command),
     ):
-        for peer in bench.peers:
-            if f"{model}: {peer}" in turns.taken:
-                ratios = turns.ratios(ours, f"{model}: {peer}", value)
-                found.append(figure(f"{model}: {name}, over {peer}", ratios, goal=goal))
+        for peer in peers:
+            if peer in turns.taken:
+                ratios = turns.ratios("luthier", peer, value)
+                found.append(figure(f"{name}, over {peer}", ratios, goal=goal))
     return found
 
 
-def frozen(bench: Bench) -> Row:
+def frozen(bench: Bench, model: str) -> Row:
     """Measure ``frozen`` and ``probe`` beside the plain loop with a frozen trunk."""
     turns, epochs = Turns(bench.run), bench.form.frozen_epochs
     for number in range(bench.form.rounds):
-        for model in bench.models:
-            bench.run.say(f"frozen, {model}, round {number + 1} of {bench.form.rounds}")
-            job = bench.job(model) | {"seed": number}
-            trained = job | {"epochs": epochs, "batch-size": BATCH, "strategy": "frozen"}
-            turns.take(f"{model}: plain loop", "plain", trained)
-            turns.take(f"{model}: frozen", "with_luthier", trained)
-            for views in (1, 4):
-                probe = job | {"strategy": "probe", "views": views}
-                turns.take(f"{model}: probe, {views} views", "with_luthier", probe)
-    figures = [found for model in bench.models for found in _frozen_figures(turns, model, epochs)]
-    title = f"A frozen trunk, {epochs} epochs with validation"
-    settings = bench.settings(epochs)
-    return Row("frozen", title, settings, figures, turns.failures, turns.runs())
+        bench.run.say(f"frozen, {model}, round {number + 1} of {bench.form.rounds}")
+        job = bench.job(model) | {"seed": number}
+        trained = job | {"epochs": epochs, "batch-size": BATCH, "strategy": "frozen"}
+        turns.take("plain loop", "plain", trained)
+        turns.take("frozen", "with_luthier", trained)
+        for views in (1, 4):
+            probe = job | {"strategy": "probe", "views": views}
+            turns.take(f"probe, {views} views", "with_luthier", probe)
+    return Row(
+        f"frozen-{model}",
+        f"{model} with a frozen trunk, {epochs} epochs with validation",
+        bench.settings(epochs),
+        _frozen_figures(turns, epochs),
+        turns.failures,
+        turns.runs(),
+    )
 
 
-def _frozen_figures(turns: Turns, model: str, epochs: int) -> list[Figure]:
-    plain, found = f"{model}: plain loop", []
+def _frozen_figures(turns: Turns, epochs: int) -> list[Figure]:
+    found: list[Figure] = []
     more = EPOCHS / epochs - 1  # epochs that were not run, in epochs that were
-    for kind, goal in {"frozen": _FROZEN, "probe, 1 views": _PROBE, "probe, 4 views": None}.items():
-        name = f"{model}: {kind}"
-        if plain not in turns.taken or name not in turns.taken:
+    for name, goal in {"frozen": _FROZEN, "probe, 1 views": _PROBE, "probe, 4 views": None}.items():
+        if "plain loop" not in turns.taken or name not in turns.taken:
             continue
-        pairs = list(zip(turns.taken[plain], turns.taken[name], strict=False))
-        again = more if kind == "frozen" else 0.0
+        pairs = list(zip(turns.taken["plain loop"], turns.taken[name], strict=False))
+        again = more if name == "frozen" else 0.0
         whole = [
             (theirs.command + more * theirs.epochs) / (ours.command + again * ours.epochs)
             for theirs, ours in pairs
