@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 from luthier.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from luthier.devices.leasing import lease as lease
+    from luthier.devices.leasing import pick_device as pick_device
+    from luthier.devices.moving import to as to
     from luthier.errors import LuthierError as LuthierError
     from luthier.run.convert import convert as convert
     from luthier.run.demo import demo as demo
@@ -44,15 +47,18 @@ _HOMES = {
     "diff": "luthier.run.diff",
     "finetune": "luthier.run.finetune",
     "inspect": "luthier.run.inspect",
+    "lease": "luthier.devices.leasing",
     "load": "luthier.run.fit",
     "load_model": "luthier.run.rebuilding",
     "load_optimizer": "luthier.run.own_loop",
     "match": "luthier.run.fit",
     "param_groups": "luthier.run.own_loop",
+    "pick_device": "luthier.devices.leasing",
     "prove": "luthier.run.prove",
     "register": "luthier.run.registry",
     "resume": "luthier.run.finetune",
     "save": "luthier.run.save",
+    "to": "luthier.devices.moving",
     "tune": "luthier.run.tuning",
     "verify": "luthier.run.verify",
 }
@@ -68,15 +74,18 @@ __all__ = [
     "diff",
     "finetune",
     "inspect",
+    "lease",
     "load",
     "load_model",
     "load_optimizer",
     "match",
     "param_groups",
+    "pick_device",
     "prove",
     "register",
     "resume",
     "save",
+    "to",
     "tune",
     "verify",
 ]

@@ -92,6 +92,16 @@ class CannotWriteError(LuthierError):
     exit_status = 1
 
 
+class LeaseError(LuthierError):
+    """What is asked for is not on this machine, or leases cannot be kept here."""
+
+
+class BusyError(LuthierError):
+    """Others have what is asked for."""
+
+    exit_status = 1
+
+
 class CommandFailedError(LuthierError):
     """A program that was started for the user failed."""
 

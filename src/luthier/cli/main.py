@@ -35,10 +35,13 @@ COMMANDS = (
     Command("verify", "compare a run, a checkpoint or a file with what was written"),
     Command("convert", "write the weights of any file as safetensors or a plain state_dict"),
     Command("diff", "see what differs between the weights of two files"),
+    Command("devices", "see every accelerator, who has it, and what this shell sees of it"),
+    Command("run", "run a command with accelerators of its own, waiting for them in turn"),
     Command("demo", "see the whole life of a model in under a minute"),
 )
 
 
+_WITH_COMMAND = ("prove", "run")  # what follows -- is a command
 # Objects made before Python looks for garbage: importing torch makes a million that all stay.
 _ALLOCATIONS = 200_000
 
@@ -115,7 +118,7 @@ def _dispatch(words: list[str]) -> int:
             modules[chosen].add(sub)
     arguments = parser.parse_args(argv)
     arguments.after = after
-    if after and chosen != "prove":
+    if after and chosen not in _WITH_COMMAND:
         raise RecipeError(
             f"{chosen} takes no command after --", cure=f"see: luthier {chosen} --help"
         )

@@ -1,0 +1,35 @@
+"""Which accelerators there are, which a job is given, and who holds them. No torch here."""
+
+from luthier.accelerators.amounts import parse_size, parse_time
+from luthier.accelerators.launch import acquire, environment_of, launch, look
+from luthier.accelerators.leases import Holder, Lease, Leases
+from luthier.accelerators.nvml import survey
+from luthier.accelerators.picking import Held, Picked, Request, gib, pick
+from luthier.accelerators.values import Accelerator, Process, Survey
+from luthier.accelerators.visible import BY_BUS, ORDER, VISIBLE, Visible, visible
+
+__all__ = [
+    "BY_BUS",
+    "ORDER",
+    "VISIBLE",
+    "Accelerator",
+    "Held",
+    "Holder",
+    "Lease",
+    "Leases",
+    "Picked",
+    "Process",
+    "Request",
+    "Survey",
+    "Visible",
+    "acquire",
+    "environment_of",
+    "gib",
+    "launch",
+    "look",
+    "parse_size",
+    "parse_time",
+    "pick",
+    "survey",
+    "visible",
+]

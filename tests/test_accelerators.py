@@ -1,0 +1,667 @@
+"""Accelerators without any: a stand-in driver in C, real processes, real locks."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from luthier.accelerators import (
+    Accelerator,
+    Held,
+    Leases,
+    Request,
+    Survey,
+    parse_size,
+    parse_time,
+    pick,
+    visible,
+)
+from luthier.accelerators.picking import distance
+from luthier.errors import BusyError, LeaseError, RecipeError
+
+GIB = 2**30
+HERE = Path(__file__).parent
+
+
+def uuid_of(number: int, kind: str = "GPU") -> str:
+    return f"{kind}-{number:08x}-1234-5678-9abc-def012345678"
+
+
+def card(number: int, **facts: object) -> Accelerator:
+    given: dict[str, object] = {"total": 80 * GIB, "free": 80 * GIB, "utilisation": 0} | facts
+    return Accelerator(number, uuid_of(number), "NVIDIA A100", **given)  # type: ignore[arg-type]
+
+
+def split(number: int, parts: int) -> list[Accelerator]:
+    whole = card(number, is_split=True)
+    instances = [
+        Accelerator(
+            number,
+            uuid_of(16 * number + part, "MIG"),
+            "NVIDIA A100 MIG 1g.10gb",
+            total=10 * GIB,
+            free=10 * GIB,
+            instance=part,
+            card=whole.uuid,
+            legacy=f"MIG-{whole.uuid}/{part + 7}/0",
+        )
+        for part in range(parts)
+    ]
+    return [whole, *instances]
+
+
+# --- CUDA_VISIBLE_DEVICES -----------------------------------------------------------------------
+
+FOUR = [card(0), card(1), card(2), *split(3, 2)]
+
+
+@pytest.mark.parametrize(
+    ("value", "places", "note"),
+    [
+        ("0", ["0"], ""),
+        ("2,0", ["2", "0"], ""),
+        (" 2 , 1 ", ["2", "1"], ""),
+        ("1gpu,2x", ["1", "2"], ""),
+        ("", [], "hides every device"),
+        ("-1", [], "hides every device"),
+        ("1,-1,2", ["1"], "'-1' ends the list; what follows is hidden: 2"),
+        ("1,9,2", ["1"], "'9' is no card of this machine, which has 4; what follows is hidden: 2"),
+        ("1,1", [], "names GPU-00000001-1234-5678-9abc-def012345678 again"),
+        ("1,,2", ["1"], "'' is no index"),
+        ("nothing", [], "'nothing' is neither an index nor a UUID"),
+        (uuid_of(2), ["2"], ""),
+        ("GPU-00000002,GPU-00000000", ["2", "0"], ""),
+        ("gpu-00000002", [], "is neither an index nor a UUID"),
+        ("GPU-0000000", [], "names 4 devices of this machine"),
+        ("GPU-7", [], "names no device of this machine"),
+        ("GPU-", [], "is neither an index nor a UUID"),
+        (f"{uuid_of(1)},{uuid_of(1)}", [], "again: it hides every device"),
+        (uuid_of(49, "MIG"), ["3:1"], ""),
+        (f"MIG-{uuid_of(3)}/8/0", ["3:1"], ""),
+        (f"MIG-{uuid_of(3)}/9/0", [], "names no device"),
+        ("3", ["3:0"], ""),
+        (uuid_of(3), ["3:0"], ""),
+        ("0,3", ["3:0"], "CUDA shows one instance (MIG) to a program"),
+        (f"{uuid_of(48, 'MIG')},{uuid_of(49, 'MIG')}", ["3:0"], "CUDA shows one instance"),
+    ],
+)
+def test_what_is_visible(value: str, places: list[str], note: str) -> None:
+    found = visible(FOUR, {"CUDA_VISIBLE_DEVICES": value})
+    assert [a.place for a in found.accelerators] == places
+    assert note in "\n".join(found.notes)
+    assert bool(note) == bool(found.notes)
+
+
+def test_without_the_variable_all_is_allowed_and_cuda_shows_one_instance() -> None:
+    found = visible(FOUR, {})
+    assert [a.place for a in found.allowed] == ["0", "1", "2", "3:0", "3:1"]
+    assert [a.place for a in found.accelerators] == ["3:0"]
+    assert [a.place for a in visible(FOUR[:3], {}).accelerators] == ["0", "1", "2"]
+    both = f"{uuid_of(49, 'MIG')},{uuid_of(48, 'MIG')}"
+    found = visible(FOUR, {"CUDA_VISIBLE_DEVICES": both})
+    assert [a.place for a in found.allowed] == ["3:1", "3:0"]
+    assert [found.logical(a) for a in FOUR] == [None, None, None, None, None, 0]
+
+
+def test_indices_of_unequal_cards_are_certain_only_in_the_order_of_the_bus() -> None:
+    cards = [card(0), Accelerator(1, uuid_of(1), "NVIDIA H100")]
+    by_index = {"CUDA_VISIBLE_DEVICES": "1"}
+    assert "not certain" in visible(cards, by_index).notes[0]
+    assert visible(cards, by_index | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}).notes == ()
+    assert visible(cards, {"CUDA_VISIBLE_DEVICES": uuid_of(1)}).notes == ()
+
+
+@given(st.text(alphabet="0123456789,-+ GPUMIGabcdef/x", max_size=30))
+def test_no_value_of_the_variable_is_too_strange(value: str) -> None:
+    found = visible(FOUR, {"CUDA_VISIBLE_DEVICES": value})
+    assert set(found.accelerators) <= set(found.allowed) <= set(FOUR)
+    assert not any(a.is_split for a in found.allowed)
+    assert len(set(found.accelerators)) == len(found.accelerators)
+
+
+# --- choosing -----------------------------------------------------------------------------------
+
+SOME = st.none() | st.integers(0, 100)
+
+
+@st.composite
+def machines(draw: st.DrawFn) -> tuple[Survey, Held]:
+    count = draw(st.integers(0, 6))
+    cards = []
+    for number in range(count):
+        total = draw(st.sampled_from([None, 24 * GIB, 80 * GIB]))
+        free = None if total is None else draw(st.integers(0, total))
+        cards.append(card(number, total=total, free=free, utilisation=draw(SOME)))
+    uuids = [c.uuid for c in cards]
+    pairs = [tuple(sorted(pair)) for pair in itertools.combinations(uuids, 2)]
+    levels = st.sampled_from([0, 11, 21, 31, 51])
+    distances = {pair: draw(levels) for pair in pairs if draw(st.booleans())}
+    some = st.lists(st.sampled_from(uuids), unique=True) if uuids else st.just([])
+    shares = {uuid: draw(st.integers(0, 80 * GIB)) for uuid in draw(some)}
+    held = Held(alone=set(draw(some)) - shares.keys(), shares=shares, awaited=set(draw(some)))
+    return Survey(tuple(cards), (), distances), held  # type: ignore[arg-type]
+
+
+REQUESTS = st.builds(
+    Request,
+    count=st.integers(1, 4),
+    min_free=st.sampled_from([0, 10 * GIB, 70 * GIB]),
+    share=st.sampled_from([None, 8 * GIB]),
+)
+
+
+@given(machines(), REQUESTS)
+@settings(max_examples=300)
+def test_what_is_picked_can_be_had_and_nothing_better_can(
+    machine: tuple[Survey, Held], request: Request
+) -> None:
+    survey, held = machine
+    picked = pick(survey, survey.usable, request, held)
+
+    def can_be_had(a: Accelerator) -> bool:
+        if a.uuid in held.alone or a.uuid in held.awaited:
+            return False
+        if a.uuid in held.shares and request.share is None:
+            return False
+        promised = held.shares.get(a.uuid, 0)
+        return request.needed == 0 or (
+            a.total is not None
+            and (a.free or 0) >= request.needed
+            and a.total - promised >= request.needed
+        )
+
+    able = [a for a in survey.usable if can_be_had(a)]
+    if len(able) < request.count:
+        assert picked.accelerators == ()
+        assert picked.reason.startswith(f"{request.count} accelerator")
+        return
+    assert len(set(picked.accelerators)) == request.count
+    assert set(picked.accelerators) <= set(able)
+    if request.count == 1:
+        (one,) = picked.accelerators
+        idle = [a for a in able if a.utilisation is not None and a.utilisation < 5]
+        if idle:
+            assert one in idle
+            assert one.free == max((a.free for a in idle if a.free is not None), default=None)
+    else:
+        worst = max(
+            distance(survey, a, b) for a, b in itertools.combinations(picked.accelerators, 2)
+        )
+        for other in itertools.combinations(able, request.count):
+            assert worst <= max(distance(survey, a, b) for a, b in itertools.combinations(other, 2))
+
+
+@given(machines(), REQUESTS)
+def test_waiting_is_worth_it_exactly_if_all_could_be_given_back(
+    machine: tuple[Survey, Held], request: Request
+) -> None:
+    survey, held = machine
+    idle = [card(a.index, total=a.total, free=a.total) for a in survey.accelerators]
+    later = pick(Survey(tuple(idle), (), survey.distances), idle, request, Held())
+    now = pick(survey, survey.usable, request, held)
+    if not now.accelerators:
+        assert now.can_come == bool(later.accelerators)
+
+
+def test_instances_are_had_one_at_a_time_and_unfit_cards_are_named() -> None:
+    survey = Survey(tuple(FOUR))
+    assert [a.place for a in pick(survey, survey.usable, Request(3), Held()).accelerators] == [
+        *("0", "1", "2")
+    ]
+    none = pick(survey, survey.usable, Request(4), Held())
+    assert not none.can_come
+    assert "3:0 is an instance, of which CUDA shows one to a program" in none.reason
+    wanted = Request(like="H100")
+    assert "0 is no H100" in pick(survey, survey.usable, wanted, Held()).reason
+    wanted = Request(capability=(9, 0))
+    cards = [card(0, capability=(8, 0)), card(1, capability=(9, 0)), card(2)]
+    chosen = pick(Survey(tuple(cards)), cards, wanted, Held())
+    assert [a.index for a in chosen.accelerators] == [1]
+
+
+def test_of_many_cards_a_near_set_is_built_up() -> None:
+    cards = [card(number) for number in range(24)]
+    near = {
+        (a.uuid, b.uuid): 0 if a.index // 8 == b.index // 8 else 51
+        for a, b in itertools.combinations(cards, 2)
+    }
+    chosen = pick(Survey(tuple(cards), (), near), cards, Request(8), Held()).accelerators
+    assert len({a.index // 8 for a in chosen}) == 1
+    busy = Held(alone={cards[0].uuid, cards[9].uuid})
+    chosen = pick(Survey(tuple(cards), (), near), cards, Request(8), busy).accelerators
+    assert [a.index for a in chosen] == list(range(16, 24))
+
+
+# --- a driver -----------------------------------------------------------------------------------
+
+
+class Driver:
+    """The stand-in for NVIDIA's library, and a file that describes its devices."""
+
+    def __init__(self, folder: Path, *without: str) -> None:
+        compiler = shutil.which("cc")
+        if compiler is None:
+            pytest.skip("no C compiler to make the stand-in driver with")
+        library = folder / "libnvidia-ml.so.1"
+        source = HERE / "nvml" / "nvml.c"
+        flags = [f"-DWITHOUT_{name}=1" for name in without]
+        subprocess.run([compiler, "-shared", "-fPIC", *flags, "-o", library, source], check=True)
+        self.folder, self._devices = folder, folder / "devices.txt"
+
+    def has(self, *lines: str) -> None:
+        self._devices.write_text("\n".join(lines) + "\n")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        hidden = {"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "LUTHIER_LEASED"}
+        own = {k: v for k, v in os.environ.items() if k not in hidden}
+        leases = str(self.folder / "leases")
+        return own | {
+            "LD_LIBRARY_PATH": str(self.folder),
+            "STAND_IN_NVML": str(self._devices),
+            "LUTHIER_LEASES": leases,
+        }
+
+    def call(self, *words: str, status: int = 0, **variables: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *words],
+            env=self.environment | variables,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == status, done.stderr
+        return done.stdout + done.stderr
+
+    def devices(self, **variables: str) -> dict[str, object]:
+        text = self.call("-m", "luthier", "devices", "--json", **variables)
+        return json.loads(text)  # type: ignore[no-any-return]
+
+
+def line_of(number: int, free: int = 80 * GIB, use: int = 0, is_split: int = 0) -> str:
+    place = f"00000000:{number:02X}:00.0"
+    facts = f"{80 * GIB} {free} {use} {30 + number} 8.0 {is_split}"
+    return f"card {uuid_of(number)} NVIDIA_A100 {place} {facts}"
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Driver:
+    return Driver(tmp_path_factory.mktemp("driver"))
+
+
+def test_every_fact_of_a_card_is_shown(driver: Driver) -> None:
+    me = os.getpid()
+    driver.has(
+        line_of(0, free=50 * GIB, use=7),
+        f"process {me} {3 * GIB}",
+        f"process 4000000 {GIB}",
+        line_of(1),
+        line_of(2, is_split=1),
+        f"instance {uuid_of(32, 'MIG')} NVIDIA_A100_MIG_1g.10gb {10 * GIB} {9 * GIB} 7 0",
+    )
+    found = driver.devices(CUDA_VISIBLE_DEVICES=f"{uuid_of(1)},{uuid_of(0)}")
+    cards = found["accelerators"]
+    assert isinstance(cards, list)
+    assert [c["logical"] for c in cards] == [1, 0, None, None]
+    first = cards[0]
+    assert (first["index"], first["uuid"], first["name"]) == (0, uuid_of(0), "NVIDIA A100")
+    assert (first["bus_id"], first["capability"]) == ("00000000:00:00.0", [8, 0])
+    assert (first["total"], first["free"]) == (80 * GIB, 50 * GIB)
+    assert (first["utilisation"], first["temperature"]) == (7, 30)
+    mine, strange = first["processes"]
+    assert (mine["pid"], mine["used"]) == (me, 3 * GIB)
+    assert mine["user"] is not None
+    assert strange == {"pid": 4000000, "user": None, "name": None, "used": GIB}
+    assert cards[2]["is_split"]
+    assert (cards[3]["instance"], cards[3]["card"]) == (0, uuid_of(2))
+    shown = driver.call("-m", "luthier", "devices", CUDA_VISIBLE_DEVICES="1")
+    assert "cuda:0  NVIDIA A100" in shown
+    assert "30.0 GiB  80.0 GiB" in shown
+    assert f"process 4000000 (of a user that is not known here), {1}.0 GiB" in shown
+    assert "CPU" in shown
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["error nvmlInitWithFlags 9"], "the NVIDIA driver does not answer: Driver Not Loaded"),
+        ([], "CPU"),
+        (
+            [line_of(0), line_of(1), "error nvmlDeviceGetUUID 15 0"],
+            "card 0 does not answer: GPU is",
+        ),
+        ([line_of(0), "error nvmlDeviceGetTemperature 3"], "0 %   ?"),
+        ([line_of(0), "error nvmlDeviceGetMemoryInfo 3"], "?     ?      ?"),
+        ([line_of(0), "error nvmlDeviceGetComputeRunningProcesses_v3 4"], "80.0 GiB"),
+        ([line_of(0), "error nvmlDeviceGetCount_v2 999"], "CPU"),
+    ],
+)
+def test_a_broken_driver_is_said_and_is_no_failure(
+    driver: Driver, lines: list[str], said: str
+) -> None:
+    driver.has(*lines)
+    assert said in driver.call("-m", "luthier", "devices")
+
+
+def test_functions_that_a_driver_lacks_are_unknown(tmp_path: Path) -> None:
+    old = Driver(tmp_path, "TEMPERATURE", "MIG")
+    old.has(line_of(0))
+    (first,) = old.devices()["accelerators"]  # type: ignore[misc, index]
+    assert first["temperature"] is None
+    assert not first["is_split"]
+    assert first["free"] == 80 * GIB
+
+
+def test_without_a_driver_there_is_the_processor() -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "LD_LIBRARY_PATH"}
+    done = subprocess.run(
+        [sys.executable, "-m", "luthier", "devices"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "CPU" in done.stdout
+
+
+# --- leases -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def held(driver: Driver, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start processes that lease."""
+    (tmp_path / "proofs").mkdir()
+    driver.has(*map(line_of, range(4)))
+    started: list[subprocess.Popen[str]] = []
+
+    def start(count: int = 1, hold: str = "-", share: int | None = None) -> subprocess.Popen[str]:
+        words = [
+            tmp_path / "leases",
+            tmp_path / "proofs",
+            count,
+            hold,
+            "" if share is None else share,
+        ]
+        child = subprocess.Popen(
+            [sys.executable, HERE / "leasing.py", *map(str, words)],
+            env=driver.environment | {"PYTHONPATH": str(HERE.parent / "src")},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        started.append(child)
+        return child
+
+    yield start
+    for child in started:
+        child.kill()
+        child.communicate()
+
+
+def got(child: subprocess.Popen[str]) -> list[str]:
+    assert child.stdout is not None
+    return child.stdout.readline().split()
+
+
+@pytest.fixture
+def leases(tmp_path: Path) -> Leases:
+    return Leases(tmp_path / "leases")
+
+
+SURVEY = Survey(tuple(card(number) for number in range(4)))
+
+
+def look() -> tuple[Survey, tuple[Accelerator, ...]]:
+    return SURVEY, SURVEY.usable
+
+
+def test_a_lease_is_alone_and_is_given_back_whichever_way_its_holder_ends(
+    held: Callable[..., subprocess.Popen[str]], leases: Leases
+) -> None:
+    first, second = held(3), held(1)
+    uuids = got(first) + got(second)
+    assert sorted(uuids) == [uuid_of(n) for n in range(4)]
+    with pytest.raises(BusyError, match=r"1 accelerator asked for, 0 of 4 can be had: 0 is leased"):
+        leases.acquire(look, Request())
+    holders = {h.uuid: h.pid for h in leases.holders(uuids)}
+    assert sorted(holders.values()) == sorted([first.pid] * 3 + [second.pid])
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    lease = leases.acquire(look, Request(3))
+    with pytest.raises(BusyError):
+        leases.acquire(look, Request())
+    lease.release()
+    second.communicate("")
+    leases.acquire(look, Request(4)).release()
+    assert leases.holders(uuids) == []
+    left = {path.name.split("-")[0] for path in leases.folder.iterdir()}
+    assert left == {"guard", "GPU"}
+
+
+def test_who_came_first_is_served_first(
+    held: Callable[..., subprocess.Popen[str]], leases: Leases
+) -> None:
+    holder = held(1)
+    (uuid,) = got(holder)
+    large = held(4)  # waits for all of them
+    while not any(p.name.startswith("turn") for p in leases.folder.iterdir()):
+        pass
+    with pytest.raises(BusyError, match=r"is waited for by others.*; 1 came before"):
+        leases.acquire(look, Request())
+    small = held(1)
+    while sum(p.name.startswith("turn") for p in leases.folder.iterdir()) < 2:
+        pass
+    holder.communicate("")
+    assert len(got(large)) == 4
+    large.kill()
+    assert len(got(small)) == 1
+    assert uuid
+
+
+def test_nobody_waits_for_the_dead(
+    held: Callable[..., subprocess.Popen[str]], leases: Leases
+) -> None:
+    holder = held(1)
+    got(holder)
+    large = held(4)
+    while not any(p.name.startswith("turn") for p in leases.folder.iterdir()):
+        pass
+    large.kill()
+    large.wait()
+    leases.acquire(look, Request(3)).release()
+
+
+def test_a_card_is_shared_by_those_that_promise_what_they_take(
+    leases: Leases,
+) -> None:
+    one = Survey((card(0),))
+
+    def just_one() -> tuple[Survey, tuple[Accelerator, ...]]:
+        return one, one.usable
+
+    first = leases.acquire(just_one, Request(share=50 * GIB))
+    with pytest.raises(BusyError, match="is shared by others"):
+        leases.acquire(just_one, Request())
+    with pytest.raises(BusyError, match=r"has 30\.0 GiB that nobody was promised"):
+        leases.acquire(just_one, Request(share=31 * GIB))
+    second = leases.acquire(just_one, Request(share=30 * GIB))
+    assert [h.share for h in leases.holders([uuid_of(0)])] in (
+        [50 * GIB, 30 * GIB],
+        [30 * GIB, 50 * GIB],
+    )
+    first.release()
+    with pytest.raises(BusyError):
+        leases.acquire(just_one, Request())
+    second.release()
+    leases.acquire(just_one, Request()).release()
+
+
+def test_what_can_never_be_had_is_not_waited_for(leases: Leases) -> None:
+    with pytest.raises(LeaseError, match="5 accelerators asked for, and there are 4"):
+        leases.acquire(look, Request(5), wait=1000)
+
+
+def test_the_folder_serves_all_users(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        leases = Leases(tmp_path / "all")
+        leases.acquire(look, Request()).release()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "all").stat().st_mode) == 0o1777
+    assert stat.S_IMODE((tmp_path / "all" / "guard").stat().st_mode) == 0o666
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LeaseError, match="leases cannot be kept in"):
+        Leases(tmp_path / "file" / "in")
+
+
+@pytest.mark.long
+def test_eight_processes_never_hold_the_same_of_four_cards(
+    held: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    chance = random.Random(0)
+    served = 0
+    for _round in range(20):
+        children = [held(chance.choice([1, 1, 1, 2, 4]), "0.01") for _ in range(8)]
+        for victim in chance.sample(children, 2):
+            time.sleep(chance.random() / 10)  # to die at any moment
+            victim.kill()
+        for child in children:
+            child.communicate()
+            assert child.returncode in (0, -signal.SIGKILL)
+            served += child.returncode == 0
+    assert served >= 20 * 6
+    leases = Leases(tmp_path / "leases")
+    leases.acquire(look, Request(4)).release()
+
+
+# --- luthier run --------------------------------------------------------------------------------
+
+SHOW = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'], os.environ['CUDA_DEVICE_ORDER'])"
+
+
+def run_words(*words: str) -> list[str]:
+    return ["-m", "luthier", "run", *words]
+
+
+def test_a_command_sees_its_accelerators_alone(driver: Driver) -> None:
+    driver.has(line_of(0, free=GIB), line_of(1), line_of(2, free=70 * GIB))
+    shown = driver.call(*run_words("--gpus", "2", "--", sys.executable, "-c", SHOW))
+    assert f"{uuid_of(1)},{uuid_of(2)} PCI_BUS_ID" in shown
+    assert "luthier: device 1 (NVIDIA A100, 80.0 GiB free, 0 % busy), 2 (" in shown
+    inside = {"CUDA_VISIBLE_DEVICES": "2,0", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    shown = driver.call(*run_words("--", sys.executable, "-c", SHOW), **inside)
+    assert uuid_of(2) in shown
+    refused = driver.call(*run_words("--gpus", "3", "--", "true"), status=2, **inside)
+    assert "3 accelerators asked for, and there are 2" in refused
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("raise SystemExit(7)", 7), ("import os; os.kill(os.getpid(), 9)", 137)],
+)
+def test_a_command_s_end_is_passed_on(driver: Driver, code: str, status: int) -> None:
+    driver.has(line_of(0))
+    driver.call(*run_words("--", sys.executable, "-c", code), status=status)
+
+
+def test_a_command_that_cannot_be_started_is_said(driver: Driver) -> None:
+    driver.has(line_of(0))
+    assert "no-such-program cannot be started: No such file" in driver.call(
+        *run_words("--", "no-such-program"), status=2
+    )
+    assert "no command to run" in driver.call(*run_words("--gpus", "1"), status=2)
+
+
+LISTEN = """
+import signal, sys
+names = "SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1"
+for name in names:
+    number = getattr(signal, name)
+    signal.signal(number, lambda number, _: print(signal.Signals(number).name, flush=True))
+print("ready", flush=True)
+while sys.stdin.read(1):
+    pass
+"""
+
+
+def test_signals_reach_the_command(driver: Driver) -> None:
+    driver.has(line_of(0))
+    child = subprocess.Popen(
+        [sys.executable, *run_words("--", sys.executable, "-c", LISTEN)],
+        env=driver.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1"):
+        child.send_signal(getattr(signal, name))
+        assert child.stdout.readline() == f"{name}\n"
+    out, _ = child.communicate("")
+    assert (out, child.returncode) == ("", 0)
+
+
+def test_a_command_keeps_its_accelerator_when_luthier_is_killed(driver: Driver) -> None:
+    driver.has(line_of(0))
+    leases = Leases(driver.folder / "leases")
+    child = subprocess.Popen(
+        [sys.executable, *run_words("--", sys.executable, "-c", LISTEN)],
+        env=driver.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None
+    assert child.stdin is not None
+    child.stdout.readline()
+    child.kill()
+    child.wait()
+
+    def one() -> tuple[Survey, tuple[Accelerator, ...]]:
+        return Survey((card(0),)), (card(0),)
+
+    with pytest.raises(BusyError):
+        leases.acquire(one, Request())
+    child.stdin.close()  # the command ends
+    assert child.stdout.read() == ""
+    child.stdout.close()
+    leases.acquire(one, Request(), wait=60).release()
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("10GiB", 10 * GIB), ("10GB", 10**10), ("10g", 10 * GIB), ("1.5 KiB", 1536), ("7", 7)],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size("--min-free", text) == size
+
+
+@pytest.mark.parametrize("text", ["", "x", "10 apples", "-1", "1e3"])
+def test_what_is_no_size_and_no_time_is_named(text: str) -> None:
+    with pytest.raises(RecipeError, match="--min-free"):
+        parse_size("--min-free", text)
+    with pytest.raises(RecipeError, match="--wait"):
+        parse_time("--wait", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("15min", 900), ("2h", 7200), ("1.5m", 90), ("1d", 86400)]
+)
+def test_times(text: str, seconds: float) -> None:
+    assert parse_time("--wait", text) == seconds
