@@ -71,9 +71,9 @@ class Picked:
 def pick(survey: Survey, shown: Sequence[Accelerator], request: Request, held: Held) -> Picked:
     """Choose among the accelerators that may be used.
 
-    Those that compute least go first, in three steps (idle, busy, unknown), and of those the ones
-    with most free memory; of equals the first on the bus. Where several are asked for, cards that
-    are near each other go before all that: NVLink first, then PCIe.
+    Those that compute least go first, in three steps (idle, unknown, busy), and of those the ones
+    with most free memory; of equals the first on the bus. Where several are asked for, of equally
+    idle cards those that are near each other go first: NVLink, then PCIe.
 
     Args:
         survey: for the distances.
@@ -136,20 +136,28 @@ def _taken(accelerator: Accelerator, request: Request, held: Held) -> str | None
 
 
 def _rank(accelerator: Accelerator) -> tuple[int, float, int, int]:
-    use = accelerator.utilisation
-    step = 1 if use is None else 0 if use < _IDLE else 2
     free = -math.inf if accelerator.free is None else accelerator.free
-    return step, -free, accelerator.index, accelerator.instance or 0
+    return _step(accelerator), -free, accelerator.index, accelerator.instance or 0
+
+
+def _step(accelerator: Accelerator) -> int:
+    """Return 0 for idle, 1 for unknown, 2 for busy."""
+    use = accelerator.utilisation
+    return 1 if use is None else 0 if use < _IDLE else 2
+
+
+_Cost = tuple[int, float, float, int]
 
 
 def _near(survey: Survey, ranked: Sequence[Accelerator], count: int) -> tuple[Accelerator, ...]:
-    """Return the set whose members are nearest to each other; of equal ones the best ranked."""
+    """Return the idlest set whose members are nearest to each other; of equal ones the best."""
     places = {a.uuid: place for place, a in enumerate(ranked)}
 
-    def cost(some: Iterable[Accelerator]) -> tuple[float, float, int]:
+    def cost(some: Iterable[Accelerator]) -> _Cost:
         members = list(some)
+        busiest = max(_step(a) for a in members)
         apart = [distance(survey, a, b) for a, b in itertools.combinations(members, 2)]
-        return max(apart, default=0), sum(apart), sum(places[a.uuid] for a in members)
+        return busiest, max(apart, default=0), sum(apart), sum(places[a.uuid] for a in members)
 
     if math.comb(len(ranked), count) <= _ALL_SETS:
         best = min(itertools.combinations(ranked, count), key=cost)
@@ -162,7 +170,7 @@ def _grown(
     first: Accelerator,
     ranked: Sequence[Accelerator],
     count: int,
-    cost: Callable[[Iterable[Accelerator]], tuple[float, float, int]],
+    cost: Callable[[Iterable[Accelerator]], _Cost],
 ) -> tuple[Accelerator, ...]:
     members: tuple[Accelerator, ...] = (first,)
     while len(members) < count:
