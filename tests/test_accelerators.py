@@ -607,15 +607,20 @@ while sys.stdin.read(1):
 """
 
 
-def test_signals_reach_the_command(driver: Driver) -> None:
-    driver.has(line_of(0))
-    child = subprocess.Popen(
+def listening(driver: Driver) -> subprocess.Popen[str]:
+    """Start ``luthier run`` with a command that prints the signals it gets."""
+    return subprocess.Popen(
         [sys.executable, *run_words("--", sys.executable, "-c", LISTEN)],
         env=driver.environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
+
+
+def test_signals_reach_the_command(driver: Driver) -> None:
+    driver.has(line_of(0))
+    child = listening(driver)
     assert child.stdout is not None
     assert child.stdout.readline() == "ready\n"
     for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1"):
@@ -628,13 +633,7 @@ def test_signals_reach_the_command(driver: Driver) -> None:
 def test_a_command_keeps_its_accelerator_when_luthier_is_killed(driver: Driver) -> None:
     driver.has(line_of(0))
     leases = Leases(driver.folder / "leases")
-    child = subprocess.Popen(
-        [sys.executable, *run_words("--", sys.executable, "-c", LISTEN)],
-        env=driver.environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    child = listening(driver)
     assert child.stdout is not None
     assert child.stdin is not None
     child.stdout.readline()

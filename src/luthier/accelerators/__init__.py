@@ -4,21 +4,16 @@ from luthier.accelerators.amounts import parse_size, parse_time
 from luthier.accelerators.launch import acquire, environment_of, launch, look
 from luthier.accelerators.leases import Holder, Lease, Leases
 from luthier.accelerators.nvml import survey
-from luthier.accelerators.picking import Held, Picked, Request, gib, pick
-from luthier.accelerators.values import Accelerator, Process, Survey
-from luthier.accelerators.visible import BY_BUS, ORDER, VISIBLE, Visible, visible
+from luthier.accelerators.picking import Held, Request, gib, pick
+from luthier.accelerators.values import Accelerator, Survey
+from luthier.accelerators.visible import Visible, visible
 
 __all__ = [
-    "BY_BUS",
-    "ORDER",
-    "VISIBLE",
     "Accelerator",
     "Held",
     "Holder",
     "Lease",
     "Leases",
-    "Picked",
-    "Process",
     "Request",
     "Survey",
     "Visible",

@@ -124,10 +124,10 @@ def _processes(handle: Any) -> tuple[Process, ...] | None:
     if lists == [None, None]:
         return None
     by_pid = {one.pid: one for some in lists for one in some or ()}
-    return tuple(process_of(pid, by_pid[pid].usedGpuMemory) for pid in sorted(by_pid))
+    return tuple(_process_of(pid, by_pid[pid].usedGpuMemory) for pid in sorted(by_pid))
 
 
-def process_of(pid: int, used: int | None) -> Process:
+def _process_of(pid: int, used: int | None) -> Process:
     """Add to a process's number what this system knows of it; in a container that is nothing."""
     folder = Path("/proc") / str(pid)
     user = name = None

@@ -57,7 +57,7 @@ class Cpu:
 class Overview:
     """A machine at one moment; ``str`` shows it."""
 
-    survey: Survey
+    accelerators: tuple[Accelerator, ...]
     visible: Visible
     holders: tuple[Holder, ...]
     cpu: Cpu
@@ -69,7 +69,7 @@ class Overview:
             "accelerators": [
                 dataclasses.asdict(a)
                 | {"logical": self.visible.logical(a), "leases": self._leases(a)}
-                for a in self.survey.accelerators
+                for a in self.accelerators
             ],
             "cpu": dataclasses.asdict(self.cpu),
             "notes": list(self.notes),
@@ -80,12 +80,12 @@ class Overview:
 
     def __str__(self) -> str:
         lines = []
-        if self.survey.accelerators:
-            head, rule, *rows = table(
-                _HEADER, [*map(self._row, self.survey.accelerators)], left=3
-            ).split("\n")
+        if self.accelerators:
+            head, rule, *rows = table(_HEADER, [*map(self._row, self.accelerators)], left=3).split(
+                "\n"
+            )
             lines += [head, rule]
-            for row, accelerator in zip(rows, self.survey.accelerators, strict=True):
+            for row, accelerator in zip(rows, self.accelerators, strict=True):
                 lines += [row, *(f"     {line}" for line in self._details(accelerator))]
         lines += [*self.notes, str(self.cpu)]
         return "\n".join(lines)
@@ -129,7 +129,6 @@ def overview(environment: Mapping[str, str] = os.environ) -> Overview:
     found = accelerators.survey()
     others = _others()
     notes = [*found.notes, *others.notes]
-    survey = Survey((*found.accelerators, *others.accelerators), tuple(notes), found.distances)
     shown = accelerators.visible(found.accelerators, environment)
     if others.accelerators:
         shown = Visible((*shown.accelerators, *others.accelerators))
@@ -140,7 +139,8 @@ def overview(environment: Mapping[str, str] = os.environ) -> Overview:
         holders = Leases().holders([a.uuid for a in found.usable]) if found.usable else ()
     except LeaseError as error:
         notes.append(f"leases are not known: {error.what}")
-    return Overview(survey, shown, tuple(holders), _cpu(), tuple(notes))
+    every = (*found.accelerators, *others.accelerators)
+    return Overview(every, shown, tuple(holders), _cpu(), tuple(notes))
 
 
 def _others() -> Survey:
