@@ -7,6 +7,7 @@ import signal
 import threading
 
 import torch
+from torch import nn
 
 from luthier.models.lenet import LeNet
 
@@ -49,3 +50,39 @@ class TakesFour(LeNet):
         if len(images) > 4:
             torch.empty(2**50)
         return super().forward(images)
+
+
+class LearnsByFour(nn.Module):
+    """As above, but only to learn, and in the backward pass where half of that go through.
+
+    It has batch normalisation and dropout, which doing a pass again must not show.
+    """
+
+    def __init__(self, num_classes: int = 2) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 8, 5, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout2d(0.2)
+        )
+        self.head = nn.Linear(8, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.features(images).mean((2, 3))
+        if self.training and len(images) > 4:
+            torch.empty(2**50)
+        if self.training and len(images) > 2 and found.requires_grad:
+            found.register_hook(lambda _gradient: torch.empty(2**50).sum())
+        return self.head(found)  # type: ignore[no-any-return]
+
+
+class Hungry(nn.Module):
+    """Takes 100 MiB for each image of 160 x 160 that it learns from."""
+
+    def __init__(self, num_classes: int = 2) -> None:
+        super().__init__()
+        self.features = nn.Conv2d(3, 256, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(256)
+        self.head = nn.Linear(256, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found = torch.tanh(self.norm(self.features(images)))
+        return self.head(found.mean((2, 3)))  # type: ignore[no-any-return]

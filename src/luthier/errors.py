@@ -9,6 +9,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+# What torch raises is no torch.OutOfMemoryError on a CPU, on Apple's devices and where one of its
+# libraries asks; oneDNN says of its own allocations only that something could not be made.
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "bad_alloc",
+    "could not create a memory",
+    "could not create a primitive",
+    "_status_alloc_failed",  # of cuBLAS, cuDNN, cuFFT, cuSOLVER
+)
+
 
 class LuthierError(Exception):
     """Base of everything that luthier raises on purpose.
@@ -86,6 +98,12 @@ class DivergedError(LuthierError):
     exit_status = 1
 
 
+class OutOfMemoryError(LuthierError):
+    """Memory does not hold what is to be computed, in whatever small pieces."""
+
+    exit_status = 1
+
+
 class CannotWriteError(LuthierError):
     """The disk is full or refuses; what was saved before is as it was."""
 
@@ -112,6 +130,14 @@ class InterruptedRunError(LuthierError):
     """The run was asked to stop and has saved its state."""
 
     exit_status = 130
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory ran out, in torch's and its libraries' words."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

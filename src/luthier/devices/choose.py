@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from luthier.devices.allowed import cores_allowed
-from luthier.errors import RecipeError
+from luthier.errors import RecipeError, is_out_of_memory
 from luthier.values import Choice
 
 WORTH = 1.15  # times as fast as fp32: below that, the full precision is kept
@@ -101,7 +101,12 @@ def choose_precision(
         return Choice("fp32", f"the default on {kind}")
     if found.cpu_bf16 is None:
         return Choice("fp32", "this processor has no instructions for bf16")
-    times = speedup()
+    try:
+        times = speedup()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return Choice("fp32", "there is no memory to measure bf16 beside it")
     if times is None:
         return Choice("fp32", "the model is too small to gain by bf16")
     measured = f"{found.cpu_bf16}; bf16 is {times:.1f} x as fast as fp32 with this model here"

@@ -12,7 +12,13 @@ from typing import Any
 
 from luthier import checkpoint, recipe
 from luthier.data import Inventory
-from luthier.errors import CannotWriteError, DamagedError, RunFolderError
+from luthier.errors import (
+    CannotWriteError,
+    DamagedError,
+    OutOfMemoryError,
+    RunFolderError,
+    is_out_of_memory,
+)
 from luthier.files import durable
 from luthier.recipe import Recipe
 from luthier.report import Console
@@ -81,7 +87,7 @@ def finetune(
         console.say(str(found))
         wanted = recipe.resolve(found.recipe)
     job = prepare(wanted, console)
-    with held(folder), _naming_disk_trouble(folder):
+    with held(folder), _naming_trouble(folder):
         folder.sweep()
         durable.write_text(folder.recipe, recipe.to_toml(job.recipe))
         console.log_to(folder.log)
@@ -117,7 +123,7 @@ def resume(
     given = recipe.replace(
         recipe.read(folder.recipe), **{k: v for k, v in changes.items() if v is not None}
     )
-    with held(folder), _naming_disk_trouble(folder):
+    with held(folder), _naming_trouble(folder):
         return _continue(recipe.resolve(given), folder, console)
 
 
@@ -166,16 +172,27 @@ def _known_images(folder: RunFolder, console: Console) -> Inventory | None:
 
 
 @contextlib.contextmanager
-def _naming_disk_trouble(folder: RunFolder) -> Iterator[None]:
+def _naming_trouble(folder: RunFolder) -> Iterator[None]:
+    """Say what became of a run whose disk or memory gives no more."""
+    then = f"luthier resume {folder.path}"
     try:
         yield
     except OSError as error:
         if error.errno not in checkpoint.DISK_TROUBLE:
             raise
-        then = f"luthier resume {folder.path}" if folder.recipe.exists() else "start it again"
+        then = then if folder.recipe.exists() else "start it again"
         raise CannotWriteError(
             f"run {folder.path} cannot be written: {error.strerror}",
             cure=f"its checkpoints are as they were; mend that, then: {then}",
+        ) from error
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        said = next(iter(str(error).splitlines()), "no more was given")
+        raise OutOfMemoryError(
+            f"run {folder.path} ran out of memory, and not by the size of its batches: {said}",
+            cure=f"its checkpoints are as they were; make room, or start anew with a smaller"
+            f" --model or --image-size; to go on: {then}",
         ) from error
 
 

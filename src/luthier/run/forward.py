@@ -11,7 +11,7 @@ from torch import nn
 from luthier import models, training
 from luthier.data import Batch
 from luthier.models import Split
-from luthier.training import Clock, Precision
+from luthier.training import Clock, MicroBatch, Precision
 from luthier.values import Tally
 
 _STORED = 2**30  # bytes of validation features that are kept
@@ -46,6 +46,7 @@ class Forward:
         model: in the modes and with the ``requires_grad`` of the epoch that is entered.
         precision: of the run.
         few: gives some photos on the device, always the same, to compare the two ways on.
+        micro: how many images of a validation go through at once.
         say: is told where the fast way was not taken.
     """
 
@@ -54,9 +55,11 @@ class Forward:
         model: nn.Module,
         precision: Precision,
         few: Callable[[], torch.Tensor],
+        micro: MicroBatch,
         say: Callable[[str], object],
     ) -> None:
         self._model, self._precision, self._few, self._say = model, precision, few, say
+        self._micro = micro
         self._split: Split | None = None
         self._settled = False
         self._stored: list[Batch] | None = None
@@ -81,13 +84,17 @@ class Forward:
         split = self._ready()
         if split is not None and split.whole:
             stored = self._features(split, batches)
-            return training.evaluate(
-                self._model, stored, self._precision, clock, forward=split.rest
-            )
+            return self._evaluate(stored, split.rest, clock)
         with closing(batches()) as photos:
-            return training.evaluate(
-                self._model, photos, self._precision, clock, forward=self.scores
-            )
+            return self._evaluate(photos, self.scores, clock)
+
+    def _evaluate(
+        self,
+        batches: Iterator[Batch],
+        forward: Callable[[torch.Tensor], torch.Tensor],
+        clock: Clock,
+    ) -> Tally:
+        return training.evaluate(self._model, batches, self._precision, clock, forward, self._micro)
 
     def _ready(self) -> Split | None:
         if not self._settled:
@@ -109,10 +116,15 @@ class Forward:
         kept = 0
         with closing(batches()) as photos:
             for images, labels in photos:
-                (features,) = split.features(self._precision.place(images))
+                placed = self._precision.place(images)
+                features = self._micro.through(_first(split), placed, "validation")
                 kept += features.nbytes
                 if kept <= _STORED:
                     stored.append((features, labels))
                 yield features, labels
         if kept <= _STORED:
             self._stored = stored
+
+
+def _first(split: Split) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda images: split.features(images)[0]

@@ -224,7 +224,7 @@ class Probing(Underway):
             if self._trace is not None:
                 self._trace.step(number, batch, weights)
             seed_everything(key(decided(self.job.recipe.training.seed), "model", number, 0))
-            made.append(self._trunk.features(batch[0]))
+            made.append(self._micro.through(self._trunk.features, batch[0], "making features"))
             self.console.advance(len(batch[1]))
         return torch.cat(made)
 

@@ -21,6 +21,7 @@ class Progress:
         stale: epochs since the best.
         start: digest of every tensor before the first step.
         lines: of ``metrics.jsonl``.
+        micro: images that go through the model at once; None: whole batches.
     """
 
     at: Position = field(default_factory=Position)
@@ -31,6 +32,7 @@ class Progress:
     stale: int = 0
     start: dict[str, str] = field(default_factory=dict)
     lines: int = 0
+    micro: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -43,6 +45,7 @@ class Progress:
             "stale": self.stale,
             "start": self.start,
             "lines": self.lines,
+            "micro": self.micro,
         }
 
     @classmethod
@@ -57,4 +60,5 @@ class Progress:
             stale=value["stale"],
             start=value["start"],
             lines=value["lines"],
+            micro=value["micro"],
         )

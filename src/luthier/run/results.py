@@ -46,6 +46,7 @@ def summary(
         "before": progress.before and progress.before.as_dict(),
         "epochs": progress.at.epoch,
         "steps": progress.at.step,
+        "micro_batch": progress.micro,
         "seconds": round(seconds, 3),
         "classes": list(job.photos.classes),
         "images": job.photos.counts(),

@@ -53,7 +53,7 @@ class Session(Underway):
         self._rates = job.policy.rates(len(job.blocks) - 1, 0)
         if job.recipe.machine.compile:
             training.compile_in_place(job.model)
-        self._forward = Forward(job.model, job.precision, self._few, console.say)
+        self._forward = Forward(job.model, job.precision, self._few, self._micro, console.say)
         self.learner = self._make_learner()
         self._names = checkpoint.names_of({"model": job.model})
 
@@ -81,6 +81,7 @@ class Session(Underway):
             average=WeightAverage(job.model, ema) if ema is not None else None,
             toward=toward,
             forward=self._forward.scores,
+            micro=self._micro,
             clock=self.clock,
         )
 
@@ -162,7 +163,7 @@ class Session(Underway):
     def _capture(self) -> State:
         """Return the run's state at this moment; its tensors are the run's own."""
         self._flush()
-        self.progress.lines = self._metrics.lines
+        self.progress.lines, self.progress.micro = self._metrics.lines, self._micro.size
         progress, learner = self.progress, self.learner
         learning = checkpoint.learning_in([learner.optimizer])
         model = checkpoint.capture_module(self.job.model, learning)

@@ -28,7 +28,7 @@ import torch
 
 from luthier import recipe, training
 from luthier.data import Inventory
-from luthier.errors import DamagedError, LuthierError
+from luthier.errors import DamagedError, LuthierError, is_out_of_memory
 from luthier.files import durable
 from luthier.recipe import decided
 from luthier.report import Console
@@ -38,15 +38,6 @@ from luthier.run.session import Session
 from luthier.tuning import Facts, Measured, Setting
 from luthier.values import Position
 
-# oneDNN says of its own allocations only that something could not be made.
-_OUT_OF_MEMORY = (
-    "out of memory",
-    "not enough memory",
-    "can't allocate memory",
-    "bad_alloc",
-    "could not create a memory",
-    "could not create a primitive",
-)
 _PASS = 8  # batches of a pass; a round is made of whole passes
 
 
@@ -85,6 +76,7 @@ class Trial:
         for epoch in range(self._session.epochs):
             self._session.enter(epoch)
         self._learner = self._session.learner
+        self._learner.micro = None  # what does not fit is to be an answer
         self._learner.lr = 0.0  # the same work as at any other rate, and nothing can diverge
         group = self._learner.accumulate
         self._pass = -(-_PASS // group) * group
@@ -135,14 +127,6 @@ class Trial:
         # Another trial is measured next, on the same device.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error says that memory ran out, in torch's and its libraries' words."""
-    if isinstance(error, MemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
 
 
 def _facts(job: Job, request: Request) -> Facts:

@@ -21,7 +21,7 @@ from luthier.run.job import Job, batches_of, keep_photos_in
 from luthier.run.progress import Progress
 from luthier.run.save import stored_of
 from luthier.run.trace import open_trace
-from luthier.training import Clock
+from luthier.training import Clock, MicroBatch
 from luthier.values import Score, Tally
 
 _FEW = 4
@@ -52,6 +52,7 @@ class Underway:
         self.epochs = how.epochs or 1  # a probe has no number of them, and saves once
         self.progress = Progress(start=strategies.digests(job.model.state_dict()))
         self.clock = Clock()
+        self._micro = MicroBatch(job.model, job.chosen.device.value, console.say)
         self._trace = open_trace(folder.path)
         self._before = 0.0
         self._began: float | None = None
@@ -74,6 +75,7 @@ class Underway:
         with saved.reading():
             self.progress = Progress.from_dict(dict(saved.state))
             self._before = saved.manifest["seconds"]
+        self._micro.size = self.progress.micro
         self._saver.continue_from(saved)
 
     @contextlib.contextmanager

@@ -5,6 +5,7 @@ from luthier.training.clock import Clock
 from luthier.training.compiling import compile_in_place
 from luthier.training.evaluate import evaluate
 from luthier.training.loop import Learner, check_finite, train_epoch
+from luthier.training.microbatch import MicroBatch
 from luthier.training.parts import make_criterion, make_mix, make_optimizer
 from luthier.training.precision import Precision, reproducible
 from luthier.training.probe import Probe, Shown, fit_probe, folds_of
@@ -14,6 +15,7 @@ from luthier.training.toward import TowardStart
 __all__ = [
     "Clock",
     "Learner",
+    "MicroBatch",
     "Precision",
     "Probe",
     "Rates",

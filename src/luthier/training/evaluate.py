@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from luthier.modes import kept_modes
 from luthier.training.clock import Clock
+from luthier.training.microbatch import MicroBatch
 from luthier.training.precision import Precision
 from luthier.values import Tally
 
@@ -21,6 +22,7 @@ def evaluate(
     precision: Precision,
     clock: Clock | None = None,
     forward: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    micro: MicroBatch | None = None,
 ) -> Tally:
     """Return the plain cross-entropy (no smoothing, no weights) and accuracy.
 
@@ -32,6 +34,10 @@ def evaluate(
         precision: where and in which arithmetic it runs.
         clock: is told of the time that is spent on what is not computing.
         forward: inputs → scores by parts of the model, in its place.
+        micro: lets fewer images go through at once where memory runs out; None: that is an error.
+
+    Raises:
+        OutOfMemoryError: memory does not hold one image.
     """
     tally, clock = Tally(), clock or Clock()
     with kept_modes(model):
@@ -40,7 +46,11 @@ def evaluate(
             with clock.on("copying"):
                 inputs, targets = precision.place(images), precision.place(labels)
             with precision.autocast():
-                scores = (forward or model)(inputs).float()
+                if micro is None:
+                    scores = (forward or model)(inputs)
+                else:
+                    scores = micro.through(forward or model, inputs, "validation")
+            scores = scores.float()
             loss = F.cross_entropy(scores, targets).item()
             tally = tally.add(loss, int((scores.argmax(1) == targets).sum()), len(labels))
     return tally

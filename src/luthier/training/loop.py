@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
-from luthier.errors import DivergedError
+from luthier.errors import DivergedError, is_out_of_memory
 from luthier.keys import key
 from luthier.randomness import seed_everything
 from luthier.training.average import WeightAverage
 from luthier.training.clock import Clock
+from luthier.training.microbatch import MicroBatch
 from luthier.training.precision import Precision
 from luthier.training.schedule import Rates
 from luthier.training.toward import TowardStart
@@ -21,6 +22,7 @@ from luthier.values import Position, Step
 
 Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Mix = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+_Numbered = tuple[int, torch.Tensor, torch.Tensor]  # batch of the run, images, labels
 
 
 @dataclass
@@ -41,6 +43,7 @@ class Learner:
         average: the moving average of the weights, or None.
         toward: weight decay toward the start, or None where the optimizer's own is all.
         forward: images → scores, where a faster way than calling the model is known.
+        micro: lets fewer images go through at once where memory runs out; None: that is an error.
         clock: is told of the time that is spent on what is not computing.
     """
 
@@ -57,6 +60,7 @@ class Learner:
     average: WeightAverage | None = None
     toward: TowardStart | None = None
     forward: Callable[[torch.Tensor], torch.Tensor] | None = None
+    micro: MicroBatch | None = None
     clock: Clock = field(default_factory=Clock)
 
 
@@ -69,7 +73,8 @@ def train_epoch(
     """Train on the rest of an epoch and yield a ``Step`` after each batch.
 
     Gradients of ``accumulate`` batches are weighted by their images, so that they make the
-    gradient of one large batch; the last, shorter group of an epoch makes a step too.
+    gradient of one large batch; the last, shorter group of an epoch makes a step too. Where memory
+    runs out, the step that was under way is begun anew in smaller pieces.
 
     Args:
         learner: is changed in place.
@@ -79,15 +84,20 @@ def train_epoch(
 
     Raises:
         DivergedError: the loss is not finite; the optimizer has not moved on it.
+        OutOfMemoryError: memory does not hold one image's training.
     """
     step = at.step
     learner.optimizer.zero_grad()
+    group: list[_Numbered] = []
     awaited = learner.clock.awaited("waiting for data", batches)
     for number, (images, labels) in enumerate(awaited, start=at.batch):
         rates = _set_rates(learner, step)
         start = number - number % learner.accumulate
-        group = sum(sizes[start : start + learner.accumulate])
-        loss, correct = _backward(learner, images, labels, at.epoch * len(sizes) + number, group)
+        if number == start:
+            group.clear()
+        group.append((at.epoch * len(sizes) + number, images, labels))
+        size = sum(sizes[start : start + learner.accumulate])
+        loss, correct = _learn(learner, group, size, step)
         stepped = (number + 1) % learner.accumulate == 0 or number + 1 == len(sizes)
         if stepped:
             _step(learner, step)
@@ -134,28 +144,57 @@ def _set_rates(learner: Learner, step: int) -> Rates:
     return rates
 
 
-def _backward(
-    learner: Learner, images: torch.Tensor, labels: torch.Tensor, number: int, group: int
-) -> tuple[float, int]:
+def _learn(learner: Learner, group: Sequence[_Numbered], size: int, step: int) -> tuple[float, int]:
+    """Add the gradient of the last batch of a group; return its loss and the images it got right.
+
+    Args:
+        learner: has the gradients of the batches before.
+        group: the batches of this step so far.
+        size: images in the whole group.
+        step: that the group makes.
+    """
+    micro, todo = learner.micro, group[-1:]
+    if micro is not None and len(group) == 1:
+        micro.keep()
+    while True:
+        try:
+            return [_backward(learner, batch, size) for batch in todo][-1]
+        except (RuntimeError, MemoryError) as error:
+            if micro is None or not is_out_of_memory(error):
+                raise
+            met = error.with_traceback(None)
+        learner.optimizer.zero_grad()
+        micro.put_back()
+        micro.shrink(max(len(labels) for _, _, labels in group), f"step {step + 1}", met)
+        todo = group
+
+
+def _backward(learner: Learner, batch: _Numbered, size: int) -> tuple[float, int]:
+    number, images, labels = batch
     rank = 0
     seed_everything(key(learner.seed, "model", number, rank))
     with learner.clock.on("copying"):
         inputs, targets = learner.precision.place(images), learner.precision.place(labels)
     if learner.mix is not None:
         inputs, targets = learner.mix(inputs, targets)
-    with learner.precision.autocast():
-        scores = (learner.forward or learner.model)(inputs)
-    scores = scores.float()
-    loss = learner.criterion(scores, targets)
-    value = loss.item()
-    if not math.isfinite(value):
-        raise DivergedError(
-            f"the loss became {value} in batch {number + 1} of the run",
-            cure="lower --lr, or give --clip-norm 1; the last checkpoint is still good",
-        )
-    (loss * (len(labels) / group)).backward()  # type: ignore[no-untyped-call]
-    main = targets.argmax(1) if targets.ndim == 2 else targets
-    return value, int((scores.detach().argmax(1) == main).sum())
+    pieces = [(inputs, targets)] if learner.micro is None else learner.micro.cut(inputs, targets)
+    total, correct = 0.0, 0
+    for shown, answers in pieces:
+        with learner.precision.autocast():
+            scores = (learner.forward or learner.model)(shown)
+        scores = scores.float()
+        loss = learner.criterion(scores, answers)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"the loss became {value} in batch {number + 1} of the run",
+                cure="lower --lr, or give --clip-norm 1; the last checkpoint is still good",
+            )
+        (loss * (len(answers) / size)).backward()  # type: ignore[no-untyped-call]
+        total += value * (len(answers) / len(labels))
+        main = answers.argmax(1) if answers.ndim == 2 else answers
+        correct += int((scores.detach().argmax(1) == main).sum())
+    return total, correct
 
 
 def _step(learner: Learner, step: int) -> None:
