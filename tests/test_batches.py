@@ -43,7 +43,7 @@ from luthier.data import KeyedBatches, StatefulBatches, keyed_batches
 from luthier.data.order import order
 from luthier.errors import DataError
 from luthier.keys import key
-from luthier.randomness import find_sources, kept_randomness, keyed_randomness, seed_everything
+from luthier.randomness import find_sources, kept_randomness, keyed_randomness, seed_generators
 
 COUNT = 11
 OF_THE_MODULE = np.random.default_rng(1)
@@ -261,7 +261,7 @@ def test_reading_leaves_the_generators_of_this_process_as_they_were(workers: int
         return [*globals_drawn(), *own(), *more]
 
     def seeded() -> list[Any]:
-        seed_everything(1)
+        seed_generators(1)
         own.generator.bit_generator.state = np.random.PCG64(1).state
         old.seed(1)
         python.seed(1)
@@ -442,9 +442,9 @@ def test_drawing_an_order_leaves_the_generators_as_they_were() -> None:
     sampler = OfItsOwn()
     data = TensorDataset(torch.arange(COUNT))
     shuffled = DataLoader(data, shuffle=True, generator=torch.Generator().manual_seed(3))
-    seed_everything(1)
+    seed_generators(1)
     expected = globals_drawn(), np.random.default_rng(2).random(), 3
-    seed_everything(1)
+    seed_generators(1)
     sampler.source = np.random.default_rng(2)
     for loader in (DataLoader(data, sampler=sampler), shuffled):
         assert len(list(keyed_batches(loader, seed=0).epoch())) == COUNT
@@ -572,7 +572,7 @@ def test_data_that_draw_nothing_are_not_seeded(monkeypatch: pytest.MonkeyPatch) 
     def fail(_number: int) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("luthier.data.keyed.seed_everything", fail)
+    monkeypatch.setattr("luthier.data.keyed.seed_generators", fail)
     fixed = TensorDataset(torch.arange(COUNT))
     for data in (fixed, Subset(fixed, range(4)), ConcatDataset([fixed, Subset(fixed, [0])])):
         assert len(list(of(lambda d=data: d).epoch())) == -(-len(data) // 3)
@@ -634,9 +634,9 @@ def test_data_that_know_their_position_continue_from_it(kind: str) -> None:
     batches = STATEFUL[kind]()
     assert isinstance(batches, StatefulBatches)
     whole, states = [], []
-    seed_everything(1)
+    seed_generators(1)
     expected = globals_drawn()
-    seed_everything(1)
+    seed_generators(1)
     for batch in batches.epoch(1):
         whole.append(batch)
         states.append(batches.state_dict())
@@ -742,7 +742,7 @@ def test_a_key_is_that_of_the_json_array(seed: int, purpose: str, position: list
 
 
 def test_everything_is_seeded_as_by_the_libraries_themselves() -> None:
-    seed_everything(2**62 + 1)
+    seed_generators(2**62 + 1)
     found = globals_drawn()
     random.seed(2**62 + 1)
     np.random.seed(1)
@@ -758,14 +758,14 @@ def test_an_accelerator_is_seeded_from_when_it_is_initialised(
     before = of_device.initial_seed()
     monkeypatch.setattr(torch.cuda, "default_generators", (of_device,))
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
-    seed_everything(7)
+    seed_generators(7)
     assert of_device.initial_seed() == before
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    seed_everything(8)
+    seed_generators(8)
     assert of_device.initial_seed() == 8
     state = of_device.get_state()
     with kept_randomness():
-        seed_everything(9)
+        seed_generators(9)
     assert torch.equal(of_device.get_state(), state)
 
 

@@ -20,6 +20,7 @@ import luthier
 from conftest import LENET
 from luthier import recipe, report, tuning
 from luthier.cli.main import main
+from luthier.devices import Hold
 from luthier.errors import CommandFailedError, RecipeError
 from luthier.models.lenet import LeNet
 from luthier.report import Console
@@ -222,12 +223,12 @@ def test_the_end_of_its_input_ends_a_trial_whatever_it_is_doing(trials_of: Any) 
 
 def test_the_mistake_of_a_trial_that_crashes_is_told(photos: Path) -> None:
     with pytest.raises(CommandFailedError, match="crashed: IndexError: the cat is out of the bag"):
-        tuned(given_recipe(photos, model="trial_models:Crashes"), Console(quiet=True))
+        tuned(given_recipe(photos, model="trial_models:Crashes"), Console(quiet=True), Hold())
 
 
 def test_a_batch_that_memory_does_not_take_is_made_of_smaller_ones(photos: Path) -> None:
     wanted = given_recipe(photos, model="trial_models:TakesFour")
-    found = tuned(wanted, Console(quiet=True), round_seconds=0.01)
+    found = tuned(wanted, Console(quiet=True), Hold(), round_seconds=0.01)
     assert (found.best.batch_size, found.best.accumulate) == (4, 2)
     assert found.tried[0].outcome == "out of memory"
     assert any("BatchNorm sees 4 at a time" in note for note in found.notes)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from luthier.devices.leasing import lease as lease
     from luthier.devices.leasing import pick_device as pick_device
     from luthier.devices.moving import to as to
+    from luthier.devices.seeding import seed_everything as seed_everything
     from luthier.errors import LuthierError as LuthierError
     from luthier.run.convert import convert as convert
     from luthier.run.demo import demo as demo
@@ -58,6 +59,7 @@ _HOMES = {
     "register": "luthier.run.registry",
     "resume": "luthier.run.finetune",
     "save": "luthier.run.save",
+    "seed_everything": "luthier.devices.seeding",
     "to": "luthier.devices.moving",
     "tune": "luthier.run.tuning",
     "verify": "luthier.run.verify",
@@ -85,6 +87,7 @@ __all__ = [
     "register",
     "resume",
     "save",
+    "seed_everything",
     "to",
     "tune",
     "verify",

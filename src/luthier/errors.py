@@ -114,6 +114,10 @@ class LeaseError(LuthierError):
     """What is asked for is not on this machine, or leases cannot be kept here."""
 
 
+class LeasesUnavailableError(LeaseError):
+    """The folder of the leases cannot be used; the accelerators themselves may be there."""
+
+
 class BusyError(LuthierError):
     """Others have what is asked for."""
 

@@ -1,6 +1,6 @@
 """Randomness as a function of a key: the global generators, and those that data sets keep.
 
-Libraries draw from Python's, numpy's and torch's global generators, which ``seed_everything``
+Libraries draw from Python's, numpy's and torch's global generators, which ``seed_generators``
 seeds. A data set or transform may have generators of its own; ``find_sources`` finds them.
 """
 
@@ -26,7 +26,7 @@ from luthier.keys import key as key_of
 _WORD = 0xFFFFFFFF
 
 
-def seed_everything(key: int) -> None:
+def seed_generators(key: int) -> None:
     """Make all global generators a function of ``key``: Python's, numpy's and torch's.
 
     Of accelerators those are seeded that are initialised by now: nothing is initialised or
@@ -57,7 +57,7 @@ _HAS_MPS = torch.backends.mps.is_available()
 def keyed_randomness(key: int) -> Iterator[None]:
     """Make all global generators a function of ``key`` inside, and put them back after."""
     with kept_randomness():
-        seed_everything(key)
+        seed_generators(key)
         yield
 
 

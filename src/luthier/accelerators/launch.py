@@ -36,18 +36,25 @@ def look() -> tuple[Survey, Sequence[Accelerator]]:
 def acquire(
     request: Request,
     *,
+    among: Callable[[], tuple[Survey, Sequence[Accelerator]]] = look,
     wait: float = 0.0,
     say: Callable[[str], object] = lambda _line: None,
 ) -> Lease:
     """Lease accelerators of this machine; what is leased already by a parent is taken from there.
+
+    Args:
+        request: what is wanted.
+        among: returns what there is now, and what of it may be leased.
+        wait: seconds to wait for it.
+        say: is told what is waited for.
 
     Raises:
         BusyError, LeaseError: see ``Leases.acquire``.
     """
     inherited = os.environ.get(LEASED)
     if not inherited:
-        return Leases().acquire(look, request, wait=wait, say=say)
-    survey, shown = look()
+        return Leases().acquire(among, request, wait=wait, say=say)
+    survey, shown = among()
     mine = [a for a in shown if a.uuid in inherited.split(",")]
     picked = pick(survey, mine, request, Held())
     if not picked.accelerators:

@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import Any
 
+from luthier.cli.requests import add_share_flag, add_wait_flag
 from luthier.recipe import ENTRIES, Entry
 
 
@@ -19,6 +20,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", metavar="FILE", help="a recipe.toml; flags go on top of it")
     parser.add_argument("--tune", action="store_true", help="find the fastest settings here first")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+    add_share_flag(parser)
+    add_wait_flag(parser)
     add_recipe_flags(parser)
 
 
@@ -65,6 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
         out=arguments.out,
         recipe_file=arguments.recipe,
         tune=arguments.tune,
+        wait=arguments.wait,
+        share=arguments.share,
         **given_fields(arguments),
     )
     print(json.dumps(result.summary) if arguments.json else result.model)

@@ -24,13 +24,26 @@ def add_request_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--capability", metavar="X.Y", help="the least compute capability, such as 8.0"
     )
+    add_share_flag(parser)
+    add_wait_flag(parser)
+
+
+def add_share_flag(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--share``."""
     parser.add_argument(
         "--share",
         metavar="SIZE",
-        help="take at most so much memory, on a card that others share on the same terms",
+        help="take at most so much of an accelerator's memory, beside others on the same terms",
     )
+
+
+def add_wait_flag(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--wait``."""
     parser.add_argument(
-        "--wait", default="0", metavar="TIME", help="wait so long for it, such as 2h, in turn [0]"
+        "--wait",
+        default="0",
+        metavar="TIME",
+        help="wait so long for an accelerator, such as 2h, in turn [0]",
     )
 
 

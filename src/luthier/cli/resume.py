@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
+from luthier.cli.requests import add_share_flag, add_wait_flag
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
@@ -13,6 +15,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, metavar="N", help="another number of workers; it changes no bit"
     )
+    add_share_flag(parser)
+    add_wait_flag(parser)
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
 
 
@@ -20,6 +24,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Continue the run to its end, and print the result."""
     from luthier.run.finetune import resume  # noqa: PLC0415 - torch comes with it
 
-    result = resume(arguments.run_folder, device=arguments.device, workers=arguments.workers)
+    result = resume(
+        arguments.run_folder,
+        device=arguments.device,
+        workers=arguments.workers,
+        wait=arguments.wait,
+        share=arguments.share,
+    )
     print(json.dumps(result.summary) if arguments.json else result.model)
     return 0

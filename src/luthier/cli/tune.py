@@ -6,6 +6,7 @@ import argparse
 import json
 
 from luthier.cli.finetune import add_recipe_flags, given_fields
+from luthier.cli.requests import add_wait_flag
 from luthier.recipe import ENTRIES
 
 
@@ -36,6 +37,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="until a trial that gives no answer is ended [600]",
     )
+    add_wait_flag(parser)
     add_recipe_flags(parser)
 
 
@@ -50,6 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         largest_batch=arguments.largest_batch,
         round_seconds=arguments.round_seconds,
         trial_seconds=arguments.trial_seconds,
+        wait=arguments.wait,
         **given_fields(arguments),
     )
     print(json.dumps(found.as_dict()) if arguments.json else found)

@@ -25,7 +25,7 @@ from torch.utils.data import (
 )
 
 from luthier.keys import key
-from luthier.randomness import Sources, find_sources, seed_everything
+from luthier.randomness import Sources, find_sources, seed_generators
 
 Where = tuple[int, Any, int]  # epoch, index, how often the index came before in the epoch
 
@@ -138,7 +138,7 @@ class Keyed(Dataset[Any]):
         return self._collate(samples)
 
     def _seed_all(self, epoch: int, number: int) -> None:
-        seed_everything(number)
+        seed_generators(number)
         self.sources(epoch).seed(number)
 
 

@@ -20,7 +20,7 @@ from luthier.data.keyed import Keyed, WorkerStart, as_it_is, placed, placed_batc
 from luthier.data.order import order
 from luthier.errors import DataError
 from luthier.keys import key
-from luthier.randomness import Sources, find_sources, kept_randomness, seed_everything
+from luthier.randomness import Sources, find_sources, kept_randomness, seed_generators
 
 Item = Any  # the indices of a batch, or one index where nothing is batched
 
@@ -226,7 +226,7 @@ def _tell_epoch(thing: Any, epoch: int) -> None:
 
 
 def _seed_all(sources: Sources, number: int) -> None:
-    seed_everything(number)
+    seed_generators(number)
     sources.seed(number)
 
 

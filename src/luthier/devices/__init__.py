@@ -3,17 +3,22 @@
 from luthier.devices.allowed import cores_allowed, fit_threads, memory_allowed
 from luthier.devices.choose import WORTH, Chosen, Probe, choose, choose_precision, probe
 from luthier.devices.heap import keep_freed_memory
+from luthier.devices.holding import Hold, Terms, hold, hold_used
 from luthier.devices.measure import bf16_speedup
 
 __all__ = [
     "WORTH",
     "Chosen",
+    "Hold",
     "Probe",
+    "Terms",
     "bf16_speedup",
     "choose",
     "choose_precision",
     "cores_allowed",
     "fit_threads",
+    "hold",
+    "hold_used",
     "keep_freed_memory",
     "memory_allowed",
     "probe",

@@ -66,18 +66,19 @@ def _cpu_bf16() -> str | None:
 _BF16 = ("amx_bf16", "avx512_bf16", "bf16", "arm_bf16")
 
 
-def choose(found: Probe, device: str, workers: int | None) -> Chosen:
+def choose(found: Probe, device: str, workers: int | None, held: Choice | None = None) -> Chosen:
     """Decide device and workers.
 
     Args:
         found: what is there.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         workers: a number, or None to choose.
+        held: the device that is held for this, by its name in this process.
 
     Raises:
         RecipeError: a device is asked for that is not there; those that are there are named.
     """
-    return Chosen(_device(found, device), _workers(found, workers))
+    return Chosen(held or _device(found, device), _workers(found, workers))
 
 
 def choose_precision(

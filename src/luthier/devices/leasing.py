@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from luthier import accelerators
 from luthier.accelerators import Lease, Request, parse_size, parse_time
+from luthier.devices import cuda
 from luthier.errors import LeaseError
 
 
@@ -67,7 +68,7 @@ def lease(
         LeaseError: there is not as much here, or CUDA has been asked before.
         RecipeError: a size or time that is none.
     """
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if cuda.is_initialised():
         raise LeaseError(
             "luthier.lease comes too late: CUDA is initialised, and goes on to show the devices"
             " that it showed then",
@@ -84,11 +85,12 @@ def lease(
     held = accelerators.acquire(request, wait=parse_time("wait", wait), say=say)
     with contextlib.ExitStack() as ends:
         ends.callback(held.release)
-        ends.enter_context(_environment(accelerators.environment_of(held)))
+        ends.enter_context(surroundings(held))
         _check_shown(held)
         devices = tuple(torch.device("cuda", index) for index in range(gpus))
         if promised is not None:
-            _limit(devices, promised)
+            for device in devices:
+                cuda.limit(device.index, promised)
         yield Leased(devices, held.reason)
 
 
@@ -116,7 +118,9 @@ def pick_device(**wanted: object) -> torch.device:
 
 
 @contextlib.contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
+def surroundings(held: Lease) -> Iterator[None]:
+    """Let CUDA, here and in programs that are started inside, show what is held and no more."""
+    variables = accelerators.environment_of(held)
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -129,31 +133,43 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def index_of(held: Lease) -> int:
+    """Return the index by which CUDA shows the one accelerator that is held; see ``shown``.
+
+    Raises:
+        LeaseError: it shows others.
+    """
+    (accelerator,) = held.accelerators
+    found = _shown(held)
+    if accelerator.instance is not None and len(found) == 1:
+        return 0  # an instance goes by another name there
+    if accelerator.uuid not in found:
+        raise _too_late(held, found)
+    return found.index(accelerator.uuid)
+
+
 def _check_shown(held: Lease) -> None:
     """See that CUDA shows what is held: it may have read the variables without being initialised.
 
     Raises:
         LeaseError: it shows something else.
     """
-    wanted = [_bare(a.uuid) for a in held.accelerators]
+    found = _shown(held)
+    if found != [a.uuid for a in held.accelerators] and held.accelerators[0].instance is None:
+        raise _too_late(held, found)
+
+
+def _shown(held: Lease) -> list[str]:
     try:
-        count = torch.cuda.device_count()
-        shown = [_bare(str(torch.cuda.get_device_properties(i).uuid)) for i in range(count)]
+        return cuda.shown()
     except (RuntimeError, AssertionError) as error:
         raise LeaseError(f"torch cannot use {held.reason}: {error}") from error
-    if shown != wanted and held.accelerators[0].instance is None:
-        raise LeaseError(
-            f"luthier.lease comes too late: CUDA shows {', '.join(shown) or 'nothing'}, and what is"
-            f" leased is {', '.join(wanted)}",
-            cure="move it above the first question to CUDA, such as torch.cuda.is_available()",
-        )
 
 
-def _bare(uuid: str) -> str:
-    return uuid.removeprefix("GPU-")
-
-
-def _limit(devices: tuple[torch.device, ...], most: int) -> None:
-    for device in devices:
-        _, total = torch.cuda.mem_get_info(device)
-        torch.cuda.set_per_process_memory_fraction(min(1.0, most / total), device)
+def _too_late(held: Lease, found: Sequence[str]) -> LeaseError:
+    wanted = ", ".join(a.uuid for a in held.accelerators)
+    return LeaseError(
+        f"a lease comes too late: CUDA shows {', '.join(found) or 'nothing'}, and what is leased is"
+        f" {wanted}",
+        cure="take it above the first question to CUDA, such as torch.cuda.is_available()",
+    )

@@ -12,7 +12,7 @@ from torch import nn
 
 from luthier.models.prefix import Split, own
 from luthier.modes import kept_modes
-from luthier.randomness import kept_randomness, seed_everything
+from luthier.randomness import kept_randomness, seed_generators
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ def check_split(split: Split, model: nn.Module, images: torch.Tensor) -> Differe
     images = images.contiguous(memory_format=torch.channels_last)  # dropout draws in this order
     try:
         with kept_modes(model), kept_randomness():
-            seed_everything(1)
+            seed_generators(1)
             features = split.features(images)
-            seed_everything(2)
+            seed_generators(2)
             if not all(map(_equal, features, split.features(images))):
                 return Difference(math.inf, 0.0, "the frozen part gives other features each time")
             pairs = _distances(split, model, images, features)
@@ -98,7 +98,7 @@ def _outcome(
     """Return scores and the gradient of a fixed mix of them, on copies of the buffers."""
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
     device = inputs[0].device.type
-    seed_everything(0)
+    seed_generators(0)
     autocast = torch.autocast(device, dtype, enabled=dtype != torch.float32)
     given = tuple(map(own, inputs))
     with torch.enable_grad():  # a caller may validate

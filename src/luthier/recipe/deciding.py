@@ -174,6 +174,14 @@ def _check_sense(filled: Mapping[str, Any]) -> None:
     unfreeze, epochs = filled["unfreeze_epochs"], filled["epochs"]
     if unfreeze is not None and unfreeze > epochs:
         raise RecipeError(f"--unfreeze-epochs {unfreeze} is longer than --epochs {epochs}")
+    several = re.findall(r"[^,\s]+", filled["device"])
+    if len(several) > 1:
+        raise RecipeError(
+            f"--device {filled['device']}: one process trains on one device. By turns on several, as"
+            " nn.DataParallel does, it is slower than a process for each",
+            cure=f"torchrun --nproc-per-node {len(several)} -m luthier finetune"
+            f" {filled['data'] or 'DATA'} …, without --device",
+        )
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", filled["device"]):
         raise RecipeError(
             f"--device {filled['device']!r} is unknown; known are: auto, cpu, cuda, cuda:N, mps"

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from luthier import checkpoint, recipe
+from luthier import checkpoint, devices, recipe
 from luthier.data import Inventory
+from luthier.devices import Terms
 from luthier.errors import (
     CannotWriteError,
     DamagedError,
@@ -20,7 +21,7 @@ from luthier.errors import (
     is_out_of_memory,
 )
 from luthier.files import durable
-from luthier.recipe import Recipe
+from luthier.recipe import Recipe, decided
 from luthier.report import Console
 from luthier.run import conditions, results
 from luthier.run.folder import RunFolder, existing_run, held, new_run
@@ -29,7 +30,7 @@ from luthier.run.probing import Probing
 from luthier.run.session import Session
 from luthier.run.stopping import listening
 from luthier.run.tuning import tuned
-from luthier.values import Score
+from luthier.values import Choice, Score
 
 
 @dataclass(frozen=True)
@@ -61,16 +62,23 @@ def finetune(
     out: str | Path | None = None,
     recipe_file: str | Path | None = None,
     tune: bool = False,
+    wait: str | float = 0,
+    share: str | int | None = None,
     console: Console | None = None,
     **knobs: Any,
 ) -> Result:
     """Fine-tune an image classifier on a folder of photos.
+
+    On a machine with NVIDIA accelerators the best free one is leased for as long as it takes.
 
     Args:
         data: a folder with ``train/`` and ``val/``, one folder of class folders, or a CSV/TSV.
         out: the run's folder; it must be new or empty. ``runs/NAME`` by default.
         recipe_file: a recipe; ``knobs`` go on top.
         tune: measure first which settings are the fastest here; see ``luthier.tune``.
+        wait: for an accelerator, in turn, where others have them all: ``"2h"``, or seconds.
+        share: take at most so much of the accelerator's memory, beside others on the same terms:
+            ``"8GiB"``, or bytes.
         console: where to say things; standard error by default.
         **knobs: any field of the recipe, by the name of its flag with underscores.
 
@@ -82,18 +90,20 @@ def finetune(
     given = recipe.overlay(base, **knobs, data=str(data))
     wanted = recipe.resolve(given)
     folder = new_run(Path(out) if out is not None else None, str(data))
-    if tune:
-        found = tuned(given, console)
-        console.say(str(found))
-        wanted = recipe.resolve(found.recipe)
-    job = prepare(wanted, console)
-    with held(folder), _naming_trouble(folder):
-        folder.sweep()
-        durable.write_text(folder.recipe, recipe.to_toml(job.recipe))
-        console.log_to(folder.log)
-        _note_images(folder, job)
-        console.say(f"run {folder.path}")
-        return _run_to_end(_session(job, folder, console), console)
+    asked, terms = decided(wanted.machine.device), Terms(wait, share)
+    with devices.hold(asked, terms, console.say) as hold:
+        if tune:
+            found = tuned(given, console, hold)
+            console.say(str(found))
+            wanted = recipe.resolve(found.recipe)
+        job = prepare(wanted, console, held=hold.choice())
+        with held(folder), _naming_trouble(folder):
+            folder.sweep()
+            durable.write_text(folder.recipe, recipe.to_toml(job.recipe))
+            console.log_to(folder.log)
+            _note_images(folder, job)
+            console.say(f"run {folder.path}")
+            return _run_to_end(_session(job, folder, console), console)
 
 
 def resume(
@@ -101,6 +111,8 @@ def resume(
     *,
     device: str | None = None,
     workers: int | None = None,
+    wait: str | float = 0,
+    share: str | int | None = None,
     console: Console | None = None,
 ) -> Result:
     """Continue a run at its newest sound checkpoint, to the same bits.
@@ -109,6 +121,8 @@ def resume(
         run: its folder.
         device: another device than before.
         workers: another number of workers than before; it changes no bit.
+        wait: as in ``finetune``.
+        share: likewise.
         console: where to say things; standard error by default.
 
     Raises:
@@ -123,15 +137,17 @@ def resume(
     given = recipe.replace(
         recipe.read(folder.recipe), **{k: v for k, v in changes.items() if v is not None}
     )
-    with held(folder), _naming_trouble(folder):
-        return _continue(recipe.resolve(given), folder, console)
+    wanted = recipe.resolve(given)
+    asked, terms = decided(wanted.machine.device), Terms(wait, share)
+    with held(folder), devices.hold(asked, terms, console.say) as hold, _naming_trouble(folder):
+        return _continue(wanted, folder, console, hold.choice())
 
 
-def _continue(wanted: Recipe, folder: RunFolder, console: Console) -> Result:
+def _continue(wanted: Recipe, folder: RunFolder, console: Console, device: Choice | None) -> Result:
     folder.sweep()
     found = checkpoint.newest(folder.checkpoints)
     known = _known_images(folder, console)
-    job = prepare(wanted, console, resumed=found is not None, known=known)
+    job = prepare(wanted, console, held=device, resumed=found is not None, known=known)
     console.log_to(folder.log)
     if found is None:
         _note_images(folder, job)

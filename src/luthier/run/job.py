@@ -64,7 +64,12 @@ class Job:
 
 
 def prepare(
-    wanted: Recipe, console: Console, *, resumed: bool = False, known: Inventory | None = None
+    wanted: Recipe,
+    console: Console,
+    *,
+    held: Choice | None = None,
+    resumed: bool = False,
+    known: Inventory | None = None,
 ) -> Job:
     """Read the data, build the model, fit the weights, choose the device; say so.
 
@@ -73,6 +78,7 @@ def prepare(
     Args:
         wanted: resolved.
         console: told the device first, then data, weights and strategy.
+        held: the device that is held for it.
         resumed: leave the start's weights out, since a checkpoint brings its own.
         known: what was found in the images before.
 
@@ -80,7 +86,8 @@ def prepare(
         LuthierError: anything that keeps the run from starting; see each room.
     """
     found = devices.probe()
-    chosen = devices.choose(found, decided(wanted.machine.device), wanted.machine.workers)
+    machine = wanted.machine
+    chosen = devices.choose(found, decided(machine.device), machine.workers, held)
     console.say(str(chosen))
     if chosen.device.value == "cpu":
         devices.keep_freed_memory()
@@ -103,7 +110,7 @@ def prepare(
     arithmetic = devices.choose_precision(
         found,
         device,
-        decided(wanted.machine.precision),
+        decided(machine.precision),
         lambda: devices.bf16_speedup(model, decided(wanted.data.image_size), device),
     )
     complete = _complete(wanted, photos, chosen, arithmetic, look)
@@ -249,10 +256,15 @@ def _complete(
         std=look.std,
         interpolation=look.interpolation,
         weights=str(Path(weights).resolve()) if is_file else weights,
-        device=chosen.device.value,
+        device=_lasting(decided(wanted.machine.device), chosen.device.value),
         precision=arithmetic.value,
         workers=int(chosen.workers.value),
     )
+
+
+def _lasting(asked: str, chosen: str) -> str:
+    """Return the device of a recipe: which of several it was is of no matter in another session."""
+    return chosen.partition(":")[0] if asked in ("auto", "cuda") else asked
 
 
 def _describe(start: Start, plan: str, match: ClassMatch | None) -> dict[str, Any]:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from luthier import checkpoint, data, randomness, training
+import torch
+from torch import nn
+
+from luthier import checkpoint, data, devices, randomness, training
 from luthier.checkpoint import Checkpoint, Saver, State
+from luthier.devices import Terms
 from luthier.errors import DataError, RecipeError, RunFolderError, UnkeyedError
 from luthier.keys import key
 from luthier.recipe import parse_interval
@@ -53,6 +57,10 @@ class Run:
         best: ``"max NAME"`` or ``"min NAME"`` of a value given to ``log``: the state in which it
             is best is saved at once, and stays.
         disk_patience: minutes to go on trying where the disk is full.
+        wait: for the accelerators that the modules are on, in turn, where others have leased them:
+            ``"2h"``, or seconds. They are leased for as long as the run is open.
+        share: take at most so much of their memory, beside others on the same terms: ``"8GiB"``,
+            or bytes.
         at_once: let training wait while a state is copied; needed only where tensors are changed
             through ``tensor.data`` between two optimizer steps.
         console: where to say things; standard error by default.
@@ -62,6 +70,8 @@ class Run:
 
     Raises:
         RunFolderError: the folder is in use, or holds another kind of run.
+        BusyError: others have leased the accelerator that a module is on.
+        RecipeError: a module is to run on several devices by ``nn.DataParallel``.
         DoesNotFitError: what is tracked does not fit the checkpoint.
         DamagedError: there are checkpoints, and none is sound.
     """
@@ -75,6 +85,8 @@ class Run:
         keep: int = 2,
         best: str | None = None,
         disk_patience: float = 10.0,
+        wait: str | float = 0,
+        share: str | int | None = None,
         at_once: bool = False,
         console: Console | None = None,
         **tracked: Any,
@@ -82,6 +94,8 @@ class Run:
         if keep < 1:
             raise RecipeError(f"keep={keep}: at least one checkpoint must stay")
         self._every = parse_interval(save_every)
+        self._terms = Terms(wait, share)
+        self._held: set[torch.device] = set()
         self._best = Best(best)
         self.folder = _folder(Path(folder))
         self.seed = seed
@@ -141,9 +155,16 @@ class Run:
             DoesNotFitError: the state does not fit. TypeError: an object that has no state.
         """
         self._check_open()
+        self._lease(tracked)
         self._tracked.add(tracked, self._found)
         for line in self._tracked.notices():
             self._console.say(f"  {line}")
+
+    def _lease(self, tracked: Mapping[str, Any]) -> None:
+        modules = [m for m in tracked.values() if isinstance(m, nn.Module)]
+        used = {p.device for m in modules for p in m.parameters()} - self._held
+        self._open.enter_context(devices.hold_used(used, self._terms, self._console.say))
+        self._held |= used
 
     def _restore(self, found: Checkpoint | None) -> int:
         """Take the position back, and return how many lines of metrics there were."""
@@ -415,7 +436,7 @@ class Run:
             self._console.say(f"  {line}")
 
     def _seed(self, purpose: str, *position: int) -> None:
-        randomness.seed_everything(key(self.seed, purpose, *position))
+        randomness.seed_generators(key(self.seed, purpose, *position))
 
     def _boundary(self) -> None:
         stopped = self._keeper.boundary(self._at, worth=self._best.is_now)

@@ -23,7 +23,7 @@ from luthier.data.photos import Sample
 from luthier.errors import DamagedError, InterruptedRunError
 from luthier.files import durable
 from luthier.keys import key
-from luthier.randomness import seed_everything
+from luthier.randomness import seed_generators
 from luthier.recipe import decided
 from luthier.report import Console
 from luthier.run import conditions, features, results
@@ -223,7 +223,7 @@ class Probing(Underway):
                 batch = next(batches)
             if self._trace is not None:
                 self._trace.step(number, batch, weights)
-            seed_everything(key(decided(self.job.recipe.training.seed), "model", number, 0))
+            seed_generators(key(decided(self.job.recipe.training.seed), "model", number, 0))
             made.append(self._micro.through(self._trunk.features, batch[0], "making features"))
             self.console.advance(len(batch[1]))
         return torch.cat(made)

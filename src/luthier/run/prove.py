@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from luthier import recipe
+from luthier import devices, recipe
 from luthier.errors import CommandFailedError, RecipeError
 from luthier.run.compare import Difference, compare_runs, probable_cause
 from luthier.run.folder import RunFolder, free_folder, new_run
@@ -111,6 +111,14 @@ def prove(
     folder.mkdir(parents=True, exist_ok=True)
     whole = folder / "whole"
     subject = _finetune(data, flags, whole) if data is not None else _script(command)
+    # All runs on one device; those of a program of the user's are started as they stand.
+    asked = "auto" if data is not None and "--device" not in flags else "cpu"
+    with devices.hold(asked, say=say):
+        return _proof(subject, folder, kills, say)
+
+
+def _proof(subject: Subject, folder: Path, kills: int, say: Callable[[str], object]) -> Proof:
+    whole = folder / "whole"
     say(f"uninterrupted, in {whole}")
     seconds = _run_whole(subject, whole)
     say(f"  {seconds:.1f} s of training")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +14,13 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from luthier import checkpoint
 from luthier.checkpoint import Captured, Checkpoint, OptimizerReport, Saved, Saver, Stateful
-from luthier.errors import DoesNotFitError, RunFolderError, UnsupportedStateError, nearest
+from luthier.errors import (
+    DoesNotFitError,
+    RecipeError,
+    RunFolderError,
+    UnsupportedStateError,
+    nearest,
+)
 
 GRADIENTS, DATA = "gradients", "data"  # parts that are luthier's own
 
@@ -187,6 +195,19 @@ def unwrapped(module: nn.Module) -> nn.Module:
         module = inner
 
 
+def _check_parallel(name: str, module: nn.Module) -> None:
+    """Raise RecipeError where a module is spread over devices by one process."""
+    count = len(module.device_ids) if isinstance(module, nn.DataParallel) else 0
+    if count > 1:
+        raise RecipeError(
+            f"{name} is an nn.DataParallel on {count} devices: one process copies the model to each"
+            " of them in every step, computes in turn where Python is, and keeps the first copy's"
+            " batch normalisation alone",
+            cure="take its .module, let each process have one device, and start as many:"
+            f" torchrun --nproc-per-node {count} {Path(sys.argv[0]).name or 'train.py'}",
+        )
+
+
 _WRAPPERS = ("DataParallel", "DistributedDataParallel", "_FabricModule")
 
 
@@ -194,6 +215,7 @@ def _sorted_out(objects: Mapping[str, Any]) -> _Tracking:
     found = _Tracking({}, {}, {})
     for name, value in objects.items():
         if isinstance(value, nn.Module):
+            _check_parallel(name, value)
             found.modules[name] = unwrapped(value)
         elif isinstance(value, torch.optim.Optimizer):
             found.optimizers[name] = value

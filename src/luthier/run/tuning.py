@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from luthier import devices, recipe, tuning
+from luthier.devices import Hold, Terms
 from luthier.errors import CommandFailedError, RecipeError
 from luthier.files import durable
-from luthier.recipe import ENTRIES, Recipe
+from luthier.recipe import ENTRIES, Recipe, decided
 from luthier.report import Console, breakdown, table, verdict
 from luthier.run.trials import Record, TrialFailed, Trials
 from luthier.tuning import Facts, Gain, Setting
@@ -146,6 +147,7 @@ def tune(
     largest_batch: bool = False,
     round_seconds: float = 2.0,
     trial_seconds: float = 600.0,
+    wait: str | float = 0,
     **knobs: Any,
 ) -> Tuning:
     """Try settings on real training steps, each in a process of its own, and keep the fastest.
@@ -160,6 +162,7 @@ def tune(
         largest_batch: say too what the largest batch is that memory takes.
         round_seconds: of training that make one measurement, at least.
         trial_seconds: until a trial that gives no answer is ended.
+        wait: for an accelerator, in turn, where others have them all: ``"2h"``, or seconds.
         **knobs: any field of the recipe.
 
     Raises:
@@ -168,13 +171,17 @@ def tune(
     given = _given(data, recipe_file, knobs)
     if out is not None:
         _check_free(Path(out), recipe_file)
-    found = tuned(
-        given,
-        console or Console(),
-        largest_batch=largest_batch,
-        round_seconds=round_seconds,
-        trial_seconds=trial_seconds,
-    )
+    console = console or Console()
+    asked = decided(recipe.resolve(given).machine.device)
+    with devices.hold(asked, Terms(wait), console.say) as hold:
+        found = tuned(
+            given,
+            console,
+            hold,
+            largest_batch=largest_batch,
+            round_seconds=round_seconds,
+            trial_seconds=trial_seconds,
+        )
     if out is not None:
         durable.write_text(Path(out), recipe.to_toml(found.recipe))
     return found
@@ -183,12 +190,15 @@ def tune(
 def tuned(
     given: Recipe,
     console: Console,
+    hold: Hold,
     *,
     largest_batch: bool = False,
     round_seconds: float = 2.0,
     trial_seconds: float = 600.0,
 ) -> Tuning:
     """Tune a recipe that is not resolved yet: what it leaves open is what is tried.
+
+    Trials run on what is held, which they are shown alone.
 
     Raises:
         LuthierError, CommandFailedError: see ``tune``.
@@ -200,8 +210,9 @@ def tuned(
         )
     memory = devices.memory_allowed()
     budget = None if memory is None else int(memory * (1 - RESERVE))
+    tried = given if hold.lease is None else recipe.replace(given, device="cuda")
     with tempfile.TemporaryDirectory(prefix="luthier-tune-") as scratch:
-        trials = Trials(given, Path(scratch), budget, RESERVE, trial_seconds, round_seconds)
+        trials = Trials(tried, Path(scratch), budget, RESERVE, trial_seconds, round_seconds)
         with contextlib.closing(trials), _ending_at_sigterm():
             return _Tuner(given, trials, console).run(largest_batch)
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from luthier.errors import DivergedError, is_out_of_memory
 from luthier.keys import key
-from luthier.randomness import seed_everything
+from luthier.randomness import seed_generators
 from luthier.training.average import WeightAverage
 from luthier.training.clock import Clock
 from luthier.training.microbatch import MicroBatch
@@ -172,7 +172,7 @@ def _learn(learner: Learner, group: Sequence[_Numbered], size: int, step: int) -
 def _backward(learner: Learner, batch: _Numbered, size: int) -> tuple[float, int]:
     number, images, labels = batch
     rank = 0
-    seed_everything(key(learner.seed, "model", number, rank))
+    seed_generators(key(learner.seed, "model", number, rank))
     with learner.clock.on("copying"):
         inputs, targets = learner.precision.place(images), learner.precision.place(labels)
     if learner.mix is not None:
