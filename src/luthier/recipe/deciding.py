@@ -177,8 +177,8 @@ def _check_sense(filled: Mapping[str, Any]) -> None:
     several = re.findall(r"[^,\s]+", filled["device"])
     if len(several) > 1:
         raise RecipeError(
-            f"--device {filled['device']}: one process trains on one device. By turns on several, as"
-            " nn.DataParallel does, it is slower than a process for each",
+            f"--device {filled['device']}: one process trains on one device. On several, as by"
+            " nn.DataParallel, it is slower than a process for each",
             cure=f"torchrun --nproc-per-node {len(several)} -m luthier finetune"
             f" {filled['data'] or 'DATA'} …, without --device",
         )

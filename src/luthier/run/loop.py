@@ -57,10 +57,8 @@ class Run:
         best: ``"max NAME"`` or ``"min NAME"`` of a value given to ``log``: the state in which it
             is best is saved at once, and stays.
         disk_patience: minutes to go on trying where the disk is full.
-        wait: for the accelerators that the modules are on, in turn, where others have leased them:
-            ``"2h"``, or seconds. They are leased for as long as the run is open.
-        share: take at most so much of their memory, beside others on the same terms: ``"8GiB"``,
-            or bytes.
+        share: take at most so much memory, ``"8GiB"`` or bytes, of the accelerators that the modules
+            are on, beside others on the same terms. They are leased for as long as the run is open.
         at_once: let training wait while a state is copied; needed only where tensors are changed
             through ``tensor.data`` between two optimizer steps.
         console: where to say things; standard error by default.
@@ -76,7 +74,7 @@ class Run:
         DamagedError: there are checkpoints, and none is sound.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a run is told as much
         self,
         folder: str | Path,
         *,
@@ -85,7 +83,6 @@ class Run:
         keep: int = 2,
         best: str | None = None,
         disk_patience: float = 10.0,
-        wait: str | float = 0,
         share: str | int | None = None,
         at_once: bool = False,
         console: Console | None = None,
@@ -94,7 +91,7 @@ class Run:
         if keep < 1:
             raise RecipeError(f"keep={keep}: at least one checkpoint must stay")
         self._every = parse_interval(save_every)
-        self._terms = Terms(wait, share)
+        self._terms = Terms(share=share)
         self._held: set[torch.device] = set()
         self._best = Best(best)
         self.folder = _folder(Path(folder))
