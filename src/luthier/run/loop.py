@@ -57,8 +57,8 @@ class Run:
         best: ``"max NAME"`` or ``"min NAME"`` of a value given to ``log``: the state in which it
             is best is saved at once, and stays.
         disk_patience: minutes to go on trying where the disk is full.
-        share: take at most so much memory, ``"8GiB"`` or bytes, of the accelerators that the modules
-            are on, beside others on the same terms. They are leased for as long as the run is open.
+        share: take at most so much of the memory (``"8GiB"``, or bytes) of the accelerators that
+            the modules are on, beside others on the same terms. They are leased while it is open.
         at_once: let training wait while a state is copied; needed only where tensors are changed
             through ``tensor.data`` between two optimizer steps.
         console: where to say things; standard error by default.
