@@ -124,6 +124,12 @@ class BusyError(LuthierError):
     exit_status = 1
 
 
+class PeerError(LuthierError):
+    """Another process of a job that several share has failed, is gone, or does not answer."""
+
+    exit_status = 1
+
+
 class CommandFailedError(LuthierError):
     """A program that was started for the user failed."""
 

@@ -83,6 +83,8 @@ class Saver:
         patience: seconds to go on trying when the disk is full or refuses.
         say: takes a line when the disk is in trouble.
         at_once: copy everything before training goes on.
+        writes: that is what it is for; else it does nothing, as where another process of the job
+            writes.
     """
 
     def __init__(
@@ -93,9 +95,10 @@ class Saver:
         patience: float = 600.0,
         say: Callable[[str], object] = lambda _line: None,
         at_once: bool = False,
+        writes: bool = True,
     ) -> None:
         self.folder, self.keep, self.patience, self.say = folder, keep, patience, say
-        self.at_once = at_once
+        self.at_once, self.writes = at_once, writes
         self.costs = Costs()
         self.last: Written | None = None
         self._thread = computing_alone(1, "luthier-save")
@@ -131,6 +134,8 @@ class Saver:
             CannotWriteError, LuthierError: the save before this one failed.
             UnsupportedStateError: something cannot be saved; it is named.
         """
+        if not self.writes:
+            return
         self.wait()
         started = time.perf_counter()
         files = {part: files_of(part, captured) for part, captured in state.parts.items()}

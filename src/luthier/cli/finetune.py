@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import Any
 
+from luthier.cli.processes import add_processes_flag, is_first, start_processes
 from luthier.cli.requests import add_share_flag, add_wait_flag
 from luthier.recipe import ENTRIES, Entry
 
@@ -20,6 +21,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", metavar="FILE", help="a recipe.toml; flags go on top of it")
     parser.add_argument("--tune", action="store_true", help="find the fastest settings here first")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+    add_processes_flag(parser)
     add_share_flag(parser)
     add_wait_flag(parser)
     add_recipe_flags(parser)
@@ -61,6 +63,7 @@ def _help(entry: Entry) -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Fine-tune, and print the result."""
+    start_processes(arguments)
     from luthier.run.finetune import finetune  # noqa: PLC0415 - torch comes with it
 
     result = finetune(
@@ -72,5 +75,6 @@ def run(arguments: argparse.Namespace) -> int:
         share=arguments.share,
         **given_fields(arguments),
     )
-    print(json.dumps(result.summary) if arguments.json else result.model)
+    if is_first():
+        print(json.dumps(result.summary) if arguments.json else result.model)
     return 0

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from luthier.cli.parser import Parser
-from luthier.errors import LuthierError, RecipeError, nearest
+from luthier.errors import LuthierError, PeerError, RecipeError, nearest
 from luthier.version import __version__
 
 
@@ -82,7 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, where a closed pipe can be dealt with
         return status
     except LuthierError as error:
-        print(f"luthier: {error}", file=sys.stderr)
+        rank = int(os.environ.get("RANK", "0"))
+        if not (isinstance(error, PeerError) and rank):  # the one that failed says why
+            who = f"luthier, rank {rank}" if "RANK" in os.environ else "luthier"
+            print(f"{who}: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         print("luthier: interrupted", file=sys.stderr)

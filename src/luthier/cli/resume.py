@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
+from luthier.cli.processes import add_processes_flag, is_first, start_processes
 from luthier.cli.requests import add_share_flag, add_wait_flag
 
 
@@ -15,6 +16,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, metavar="N", help="another number of workers; it changes no bit"
     )
+    add_processes_flag(parser)
     add_share_flag(parser)
     add_wait_flag(parser)
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
@@ -22,6 +24,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Continue the run to its end, and print the result."""
+    start_processes(arguments)
     from luthier.run.finetune import resume  # noqa: PLC0415 - torch comes with it
 
     result = resume(
@@ -31,5 +34,6 @@ def run(arguments: argparse.Namespace) -> int:
         wait=arguments.wait,
         share=arguments.share,
     )
-    print(json.dumps(result.summary) if arguments.json else result.model)
+    if is_first():
+        print(json.dumps(result.summary) if arguments.json else result.model)
     return 0

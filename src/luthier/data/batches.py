@@ -7,8 +7,9 @@ the views itself (``resident``) where it can hold all photos.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,7 @@ from luthier.data.photos import Sample
 from luthier.data.rendering import Normaliser, Pixels, centre, cut
 from luthier.data.resident import Resident
 from luthier.data.views import Augment, View, draw_view
+from luthier.distributed import Share
 from luthier.keys import key
 from luthier.values import Preprocessing
 
@@ -47,6 +49,7 @@ class Batches:
         decoded: where photos are kept; by default none are.
         resident: bytes of photos that the device may hold to cut views from; by default 4 GiB on
             a GPU, and 0 elsewhere. Views that are cut there differ in their last bits.
+        share: what this one of several processes has of each batch; by default all.
     """
 
     def __init__(  # noqa: PLR0913 - a batch depends on as much
@@ -63,12 +66,14 @@ class Batches:
         pin_memory: bool = False,
         decoded: Decoded | None = None,
         resident: int | None = None,
+        share: Share | None = None,
     ) -> None:
         self._augment = Augment(crop=False, flip=False) if augment is None else augment
         self._extras = Extras(
             self._augment.color_jitter, self._augment.rand_augment, self._augment.erase
         )
         self._samples, self._how = samples, how
+        self._share = Share() if share is None else share
         self._bounds = batch_bounds(len(samples), batch_size)
         self._seed, self._shuffle = seed, shuffle
         self._decoded = Decoded(decoded_edge(how), memory=0) if decoded is None else decoded
@@ -97,11 +102,13 @@ class Batches:
         self._crew.close()
 
     def sizes(self) -> list[int]:
-        """Return the number of images in each batch of an epoch."""
+        """Return the number of images in each batch of an epoch, those of other processes too."""
         return [stop - start for start, stop in self._bounds]
 
     def epoch(self, epoch: int = 0, first: int = 0) -> Generator[Batch]:
-        """Give the batches of an epoch from batch ``first`` on; those before cost nothing.
+        """Give this process's share of the batches of an epoch from batch ``first`` on.
+
+        Those before cost nothing.
 
         Yields:
             on the device: images, float32 ``[batch, 3, size, size]``, channels-last, and labels,
@@ -112,11 +119,17 @@ class Batches:
         """
         count = len(self._samples)
         indices = order(count, self._seed, epoch) if self._shuffle else range(count)
-        groups = [indices[start:stop] for start, stop in self._bounds[first:]]
+        groups = self._share.of([indices[start:stop] for start, stop in self._bounds[first:]])
         with quiet():
             self._bring_photos()
             for group, squares in zip(groups, self._squares(epoch, groups), strict=True):
                 yield self._images(epoch, group, squares), self._labels(group)
+
+    def few(self, count: int) -> torch.Tensor:
+        """Return the first samples as they are shown in epoch 0, whatever this process's share."""
+        indices = range(min(count, len(self._samples)))
+        with quiet(), contextlib.closing(self._squares(0, [indices])) as squares:
+            return self._images(0, indices, next(squares))
 
     def _images(self, epoch: int, indices: Sequence[int], squares: torch.Tensor) -> torch.Tensor:
         if self._threads_normalise:
@@ -128,7 +141,7 @@ class Batches:
         return self._normalise(squares, lambda images: self._extras.apply(images, drawn, mean))
 
     def _labels(self, indices: Sequence[int]) -> torch.Tensor:
-        labels = torch.tensor([self._samples[index].label for index in indices])
+        labels = torch.tensor([self._samples[i].label for i in indices], dtype=torch.int64)
         return labels.to(self._device, non_blocking=True)
 
     def _key(self, epoch: int, index: int) -> int:
@@ -140,7 +153,7 @@ class Batches:
     # --- squares: what is seen of the photos, [batch, size, size, 3], on the device; in grey levels
     # --- unless the threads normalise
 
-    def _squares(self, epoch: int, groups: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
+    def _squares(self, epoch: int, groups: Sequence[Sequence[int]]) -> Generator[torch.Tensor]:
         if self._resident is not None:
             for indices in groups:
                 photos = [self._resident[index] for index in indices]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -24,6 +24,7 @@ class Probe:
         mps: whether Apple's Metal backend is available.
         cores: cores this process may use.
         cpu_bf16: the processor's instruction set for bfloat16, or None.
+        process: number of this process among those of a job here: each has a device of its own.
     """
 
     cuda: tuple[str, ...]
@@ -31,6 +32,11 @@ class Probe:
     mps: bool
     cores: int
     cpu_bf16: str | None = None
+    process: int = 0
+
+    def part(self, number: int, count: int) -> Probe:
+        """Return what one of several processes of a job on this machine has of it."""
+        return replace(self, cores=max(1, self.cores // count), process=number)
 
 
 @dataclass(frozen=True)
@@ -116,13 +122,19 @@ def choose_precision(
 
 def _device(found: Probe, asked: str) -> Choice:
     there = ["cpu", *(f"cuda:{i}" for i in range(len(found.cuda))), *(["mps"] if found.mps else [])]
+    mine = f"cuda:{found.process}"
+    if asked in ("auto", "cuda") and found.cuda and mine not in there:
+        raise RecipeError(
+            f"process {found.process} of this job has no CUDA device: there are {len(found.cuda)}",
+            cure="start no more processes than there are devices, or give --device cpu",
+        )
     if asked == "auto":
         if found.cuda:
-            return Choice("cuda:0", found.cuda[0])
+            return Choice(mine, found.cuda[found.process])
         if found.mps:
             return Choice("mps", "Apple GPU")
         return Choice("cpu", "no accelerator found")
-    wanted = "cuda:0" if asked == "cuda" else asked
+    wanted = mine if asked == "cuda" else asked
     if wanted not in there:
         raise RecipeError(
             f"--device {asked} is not on this machine; there are: {', '.join(there)}",

@@ -24,12 +24,15 @@ _FREE = (
 )
 
 
-def here(device: str | None = None, precision: str | None = None) -> dict[str, Any]:
+def here(
+    device: str | None = None, precision: str | None = None, processes: int = 1
+) -> dict[str, Any]:
     """Return what the bits of a run depend on, as plain JSON values.
 
     Args:
         device: where the model runs, where luthier chose it.
         precision: in which arithmetic.
+        processes: that share each step.
     """
     chosen = {"device": device, "precision": precision}
     if device is None and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
@@ -43,7 +46,7 @@ def here(device: str | None = None, precision: str | None = None) -> dict[str, A
         "threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "matmul": torch.get_float32_matmul_precision(),
-        "processes": 1,
+        "processes": processes,
     }
 
 

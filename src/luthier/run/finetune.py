@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from luthier import checkpoint, devices, recipe
+from luthier import checkpoint, devices, distributed, recipe
+from luthier.checkpoint import Checkpoint
 from luthier.data import Inventory
-from luthier.devices import Terms
+from luthier.devices import Hold, Terms
+from luthier.distributed import World
 from luthier.errors import (
     CannotWriteError,
     DamagedError,
     OutOfMemoryError,
+    RecipeError,
     RunFolderError,
     is_out_of_memory,
 )
@@ -30,7 +33,7 @@ from luthier.run.probing import Probing
 from luthier.run.session import Session
 from luthier.run.stopping import listening
 from luthier.run.tuning import tuned
-from luthier.values import Choice, Score
+from luthier.values import Score
 
 
 @dataclass(frozen=True)
@@ -85,25 +88,91 @@ def finetune(
     Raises:
         LuthierError: see its subclasses; ``InterruptedRunError`` after a signal and a safe save.
     """
-    console = console or Console()
     base = recipe.read(Path(recipe_file)) if recipe_file is not None else Recipe()
     given = recipe.overlay(base, **knobs, data=str(data))
     wanted = recipe.resolve(given)
-    folder = new_run(Path(out) if out is not None else None, str(data))
-    asked, terms = decided(wanted.machine.device), Terms(wait, share)
-    with devices.hold(asked, terms, console.say) as hold:
-        if tune:
-            found = tuned(given, console, hold)
-            console.say(str(found))
-            wanted = recipe.resolve(found.recipe)
-        job = prepare(wanted, console, held=hold.choice())
-        with held(folder), _naming_trouble(folder):
-            folder.sweep()
-            durable.write_text(folder.recipe, recipe.to_toml(job.recipe))
-            console.log_to(folder.log)
-            _note_images(folder, job)
-            console.say(f"run {folder.path}")
-            return _run_to_end(_session(job, folder, console), console)
+    with distributed.joined() as world:
+        console = console or Console(quiet=not world.is_first)
+        _check_alone(wanted, world, tune)
+        folder = _agreed(world, lambda: new_run(Path(out) if out is not None else None, str(data)))
+        with _device(wanted, Terms(wait, share), world, console) as hold:
+            if tune:
+                found = tuned(given, console, hold)
+                console.say(str(found))
+                wanted = recipe.resolve(found.recipe)
+            with _at_work(folder, world):
+                job = _started(wanted, folder, console, hold, world)
+                console.say(f"run {folder.path}")
+                return _run_to_end(_session(job, folder, console), console)
+
+
+def _check_alone(wanted: Recipe, world: World, tune: bool) -> None:
+    """Raise RecipeError where what is asked for is not done by several processes."""
+    if world.size > 1 and (tune or wanted.strategy.strategy == "probe"):
+        what = "--tune" if tune else "--strategy probe"
+        raise RecipeError(
+            f"{what} is done by one process, and there are {world.size}",
+            cure="start it without torchrun and --processes",
+        )
+
+
+def _agreed(world: World, choose: Callable[[], RunFolder]) -> RunFolder:
+    """Return the folder that the first process chooses; all of them see the same file system."""
+    chosen = None
+    with world.together():
+        if world.is_first:
+            chosen = str(choose().path)
+    return RunFolder(Path(world.share(chosen)))
+
+
+@contextlib.contextmanager
+def _device(wanted: Recipe, terms: Terms, world: World, console: Console) -> Iterator[Hold]:
+    with contextlib.ExitStack() as ends:
+        with world.together():
+            asked = decided(wanted.machine.device)
+            hold = ends.enter_context(devices.hold(asked, terms, console.say))
+        yield hold
+
+
+@contextlib.contextmanager
+def _at_work(folder: RunFolder, world: World) -> Iterator[None]:
+    with contextlib.ExitStack() as ends:
+        with world.together():
+            if world.is_first:
+                ends.enter_context(held(folder))
+                folder.sweep()
+        with _naming_trouble(folder):
+            yield
+
+
+def _started(wanted: Recipe, folder: RunFolder, console: Console, hold: Hold, world: World) -> Job:
+    """Return the job of a new run. The first process decides what is measured, and writes it."""
+
+    def begin() -> Job:
+        job = prepare(wanted, console, held=hold.choice(), world=world)
+        durable.make_directories(folder.path)
+        durable.write_text(folder.recipe, recipe.to_toml(job.recipe))
+        console.log_to(folder.log)
+        _note_images(folder, job)
+        return job
+
+    def follow() -> Job:
+        decided_by_first = recipe.resolve(recipe.read(folder.recipe))
+        known = _known_images(folder, console)
+        return prepare(decided_by_first, console, held=hold.choice(), known=known, world=world)
+
+    return _one_before_others(world, begin, follow)
+
+
+def _one_before_others(world: World, first: Callable[[], Job], others: Callable[[], Job]) -> Job:
+    made: list[Job] = []
+    with world.together():
+        if world.is_first:
+            made.append(first())
+    with world.together():
+        if not world.is_first:
+            made.append(others())
+    return made[0]
 
 
 def resume(
@@ -128,27 +197,48 @@ def resume(
     Raises:
         RunFolderError: there is no run. LuthierError: as ``finetune``.
     """
-    console = console or Console()
     folder = existing_run(Path(run))
+    with distributed.joined() as world:
+        console = console or Console(quiet=not world.is_first)
+        return _resumed(
+            folder, {"device": device, "workers": workers}, Terms(wait, share), world, console
+        )
+
+
+def _resumed(
+    folder: RunFolder, changes: dict[str, Any], terms: Terms, world: World, console: Console
+) -> Result:
     if folder.summary.exists():
         console.say(f"run {folder.path} is finished; nothing to resume")
         return _result(folder, json.loads(folder.summary.read_text(encoding="utf-8")))
-    changes = {"device": device, "workers": workers}
     given = recipe.replace(
         recipe.read(folder.recipe), **{k: v for k, v in changes.items() if v is not None}
     )
     wanted = recipe.resolve(given)
-    asked, terms = decided(wanted.machine.device), Terms(wait, share)
-    with held(folder), devices.hold(asked, terms, console.say) as hold, _naming_trouble(folder):
-        return _continue(wanted, folder, console, hold.choice())
+    _check_alone(wanted, world, tune=False)
+    with _device(wanted, terms, world, console) as hold, _at_work(folder, world):
+        return _continue(wanted, folder, console, hold, world)
 
 
-def _continue(wanted: Recipe, folder: RunFolder, console: Console, device: Choice | None) -> Result:
-    folder.sweep()
-    found = checkpoint.newest(folder.checkpoints)
+def _continue(
+    wanted: Recipe, folder: RunFolder, console: Console, hold: Hold, world: World
+) -> Result:
+    found = _newest(folder, world)
     known = _known_images(folder, console)
-    job = prepare(wanted, console, held=device, resumed=found is not None, known=known)
-    console.log_to(folder.log)
+
+    def begin() -> Job:
+        return prepare(
+            wanted,
+            console,
+            held=hold.choice(),
+            resumed=found is not None,
+            known=known,
+            world=world,
+        )
+
+    job = _one_before_others(world, begin, begin)
+    if world.is_first:
+        console.log_to(folder.log)
     if found is None:
         _note_images(folder, job)
         if job.recipe.strategy.strategy != "probe":  # which goes by files of its own
@@ -173,8 +263,22 @@ def _continue(wanted: Recipe, folder: RunFolder, console: Console, device: Choic
     return _run_to_end(session, console)
 
 
+def _newest(folder: RunFolder, world: World) -> Checkpoint | None:
+    """Return where all processes continue: at the newest checkpoint that the first finds sound."""
+    found = None
+    with world.together():
+        if world.is_first:
+            found = checkpoint.newest(folder.checkpoints)
+    path = world.share(None if found is None else str(found.path))
+    with world.together():
+        if not world.is_first and path is not None:
+            found = checkpoint.read(Path(path))
+    return found
+
+
 def _note_images(folder: RunFolder, job: Job) -> None:
-    durable.write_text(folder.data, job.photos.inventory.to_json())
+    if job.world.is_first:
+        durable.write_text(folder.data, job.photos.inventory.to_json())
 
 
 def _known_images(folder: RunFolder, console: Console) -> Inventory | None:

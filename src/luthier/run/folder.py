@@ -174,11 +174,16 @@ class Metrics:
     """The lines of ``metrics.jsonl``.
 
     Args:
-        path: the file; it need not exist.
+        path: the file; it need not exist. None: another process of the job writes it.
         keep: lines to keep of an existing file; a resumed run writes the others again.
     """
 
-    def __init__(self, path: Path, keep: int) -> None:
+    def __init__(self, path: Path | None, keep: int) -> None:
+        self._pending = bytearray()
+        self.lines = keep
+        self._handle: int | None = None
+        if path is None:
+            return
         lines = path.read_bytes().splitlines(keepends=True)[:keep] if path.exists() else []
         if lines and not lines[-1].endswith(b"\n"):
             lines.pop()  # a part of one
@@ -190,12 +195,11 @@ class Metrics:
         with durable.new_file(path) as temporary:
             temporary.write_bytes(b"".join(lines))
         self._handle = os.open(path, os.O_WRONLY | os.O_APPEND)
-        self._pending = bytearray()
-        self.lines = keep
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Add a record; ``flush`` writes it."""
-        self._pending += json.dumps(record).encode() + b"\n"
+        if self._handle is not None:
+            self._pending += json.dumps(record).encode() + b"\n"
         self.lines += 1
 
     def flush(self) -> None:
@@ -204,13 +208,14 @@ class Metrics:
         Raises:
             OSError: the disk is full or refuses; nothing is lost, and it can be tried again.
         """
-        while self._pending:
+        while self._handle is not None and self._pending:
             count = os.write(self._handle, self._pending)
             del self._pending[:count]
 
     def sync(self) -> None:
         """Bring what was flushed to the disk; may be called on another thread."""
-        os.fsync(self._handle)
+        if self._handle is not None:
+            os.fsync(self._handle)
 
     def close(self) -> None:
         """Bring everything to the disk and close the file.
@@ -222,4 +227,5 @@ class Metrics:
                 self.flush()
             self.sync()
         finally:
-            os.close(self._handle)
+            if self._handle is not None:
+                os.close(self._handle)

@@ -10,6 +10,7 @@ from torch import nn
 
 from luthier import models, training
 from luthier.data import Batch
+from luthier.distributed import World
 from luthier.models import Split
 from luthier.training import Clock, MicroBatch, Precision
 from luthier.values import Tally
@@ -47,6 +48,7 @@ class Forward:
         precision: of the run.
         few: gives some photos on the device, always the same, to compare the two ways on.
         micro: how many images of a validation go through at once.
+        world: the processes among which the batches of a validation go round.
         say: is told where the fast way was not taken.
     """
 
@@ -56,10 +58,11 @@ class Forward:
         precision: Precision,
         few: Callable[[], torch.Tensor],
         micro: MicroBatch,
+        world: World,
         say: Callable[[str], object],
     ) -> None:
         self._model, self._precision, self._few, self._say = model, precision, few, say
-        self._micro = micro
+        self._micro, self._world = micro, world
         self._split: Split | None = None
         self._settled = False
         self._stored: list[Batch] | None = None
@@ -94,7 +97,8 @@ class Forward:
         forward: Callable[[torch.Tensor], torch.Tensor],
         clock: Clock,
     ) -> Tally:
-        return training.evaluate(self._model, batches, self._precision, clock, forward, self._micro)
+        how = self._precision, clock, forward, self._micro, self._world
+        return training.evaluate(self._model, batches, *how)
 
     def _ready(self) -> Split | None:
         if not self._settled:

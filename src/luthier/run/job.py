@@ -17,6 +17,7 @@ from luthier.adapt import HeadFit, LoadPlan
 from luthier.adapt.classes import ClassMatch, match_classes
 from luthier.data import Batches, Decoded, Inventory, Photos
 from luthier.devices import Chosen
+from luthier.distributed import ALONE, Share, World
 from luthier.keys import key
 from luthier.models import Head, Start
 from luthier.recipe import Recipe, decided
@@ -47,6 +48,7 @@ class Job:
         preprocessing: of validation and prediction.
         start: plain JSON: what the weights come from.
         match: how the head's rows were found, with a head by name that was not resumed.
+        world: the processes that do it.
     """
 
     recipe: Recipe
@@ -61,6 +63,7 @@ class Job:
     preprocessing: Preprocessing
     start: dict[str, Any]
     match: ClassMatch | None = None
+    world: World = ALONE
 
 
 def prepare(
@@ -70,6 +73,7 @@ def prepare(
     held: Choice | None = None,
     resumed: bool = False,
     known: Inventory | None = None,
+    world: World = ALONE,
 ) -> Job:
     """Read the data, build the model, fit the weights, choose the device; say so.
 
@@ -81,11 +85,12 @@ def prepare(
         held: the device that is held for it.
         resumed: leave the start's weights out, since a checkpoint brings its own.
         known: what was found in the images before.
+        world: the processes that do the job, each on a device of its own.
 
     Raises:
         LuthierError: anything that keeps the run from starting; see each room.
     """
-    found = devices.probe()
+    found = devices.probe().part(world.local_rank, world.local_size)
     machine = wanted.machine
     chosen = devices.choose(found, decided(machine.device), machine.workers, held)
     console.say(str(chosen))
@@ -100,7 +105,7 @@ def prepare(
     match = _match(wanted, listing.classes, start)
     model, head, plan = _fit(wanted, len(listing.classes), start, match)
     look = _look(wanted, start)
-    decoded = _decoded(wanted, data.decoded_edge(look))
+    decoded = _decoded(wanted, data.decoded_edge(look), world.local_size)
     photos = _photos(wanted, listing, console, known, decoded)
     blocks = strategies.blocks_of(model, head.name)
     policy = strategies.policy_of(decided(wanted.strategy.strategy), recipe.values(wanted))
@@ -130,6 +135,7 @@ def prepare(
         preprocessing=look,
         start=_describe(start, plan, match),
         match=match,
+        world=world,
     )
 
 
@@ -192,14 +198,16 @@ def batches_of(job: Job, *, shuffle: bool = True) -> tuple[Batches, Batches]:
     if shown.augment is not None:
         extras = shown.color_jitter, shown.rand_augment, shown.erase
         augment = data.Augment.of(shown.augment, *extras)
-    learn = make(job.photos.train, job.preprocessing, augment, shuffle=shuffle)
-    return learn, make(job.photos.val, job.preprocessing)
+    learning, looking = (Share(job.world.rank, job.world.size, whole) for whole in (False, True))
+    learn = make(job.photos.train, job.preprocessing, augment, shuffle=shuffle, share=learning)
+    return learn, make(job.photos.val, job.preprocessing, share=looking)
 
 
 def keep_photos_in(folder: Path, job: Job) -> None:
     """Let decoded photos that memory cannot hold be kept on the disk of a run's folder."""
     given, free = job.recipe.machine.cache_disk, shutil.disk_usage(folder).free
-    job.decoded.spill_to(folder, free // 10 if given is None else int(given * _GIB))
+    room = free // 10 if given is None else int(given * _GIB)
+    job.decoded.spill_to(folder, room // job.world.local_size)
 
 
 def _look(wanted: Recipe, start: Start) -> Preprocessing:
@@ -213,11 +221,12 @@ def _look(wanted: Recipe, start: Start) -> Preprocessing:
     )
 
 
-def _decoded(wanted: Recipe, shortest: int) -> Decoded:
+def _decoded(wanted: Recipe, shortest: int, processes: int) -> Decoded:
     memory = wanted.machine.cache_memory
     # Where the system does not say what is free, 1 GiB holds two thousand photos.
     free = (devices.memory_allowed() or 2 * _GIB) // 2
-    return Decoded(shortest, memory=free if memory is None else int(memory * _GIB))
+    room = free if memory is None else int(memory * _GIB)
+    return Decoded(shortest, memory=room // processes)
 
 
 def _photos(

@@ -5,11 +5,20 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from luthier.checkpoint import Costs, Saver, State
 from luthier.recipe import Interval
-from luthier.run.stopping import StopRequest
 from luthier.values import Position
+
+
+class Asked(Protocol):
+    """Knows whether a run is to stop."""
+
+    @property
+    def asked(self) -> bool:
+        """Whether it is."""
+        ...
 
 
 class Cadence:
@@ -61,7 +70,7 @@ class Keeper:
     """
 
     def __init__(
-        self, saver: Saver, every: Interval, stop: StopRequest, capture: Callable[[], State]
+        self, saver: Saver, every: Interval, stop: Asked, capture: Callable[[], State]
     ) -> None:
         self.saver, self._stop, self._capture = saver, stop, capture
         self._cadence = Cadence(every, saver.costs)

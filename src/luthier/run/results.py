@@ -59,4 +59,4 @@ def summary(
 
 def environment(job: Job) -> dict[str, Any]:
     """Return what the bits of a job depend on, as plain JSON values."""
-    return conditions.here(job.precision.device, job.precision.name)
+    return conditions.here(job.precision.device, job.precision.name, job.world.size)

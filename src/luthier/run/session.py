@@ -28,7 +28,7 @@ from luthier.run.stopping import StopRequest
 from luthier.run.trace import Trace
 from luthier.run.underway import Underway
 from luthier.strategies import Rate
-from luthier.training import Learner, Rates, TowardStart, WeightAverage
+from luthier.training import Learner, Rates, Replicas, TowardStart, WeightAverage
 from luthier.values import Position, Score, Step, Tally
 
 _START = "start"  # the part of a checkpoint with what weight decay pulls to
@@ -53,7 +53,13 @@ class Session(Underway):
         self._rates = job.policy.rates(len(job.blocks) - 1, 0)
         if job.recipe.machine.compile:
             training.compile_in_place(job.model)
-        self._forward = Forward(job.model, job.precision, self._few, self._micro, console.say)
+        self._forward = Forward(
+            job.model, job.precision, self._few, self._micro, job.world, console.say
+        )
+        self._replicas: Replicas | None = None
+        if job.world.size > 1:
+            shape = 3, job.preprocessing.image_size, job.preprocessing.image_size
+            self._replicas = Replicas(job.model, self._forward.scores, job.world, shape)
         self.learner = self._make_learner()
         self._names = checkpoint.names_of({"model": job.model})
 
@@ -81,7 +87,8 @@ class Session(Underway):
             average=WeightAverage(job.model, ema) if ema is not None else None,
             toward=toward,
             forward=self._forward.scores,
-            micro=self._micro,
+            micro=self._micro if self._replicas is None else None,
+            replicas=self._replicas,
             clock=self.clock,
         )
 
@@ -158,6 +165,8 @@ class Session(Underway):
         strategies.apply_rates(job.model, job.blocks, rates)
         if rates != self._rates:
             self._forward.enter()
+            if self._replicas is not None:
+                self._replicas.enter()
         self._rates = rates
 
     def _capture(self) -> State:
@@ -199,7 +208,8 @@ class Session(Underway):
             DivergedError, FrozenMovedError, CannotWriteError, OSError: see the rooms.
         """
         every = parse_interval(decided(self.job.recipe.training.save_every))
-        keeper = Keeper(self._saver, every, stop, self._capture)
+        self.job.world.listen(lambda: stop.asked)
+        keeper = Keeper(self._saver, every, self.job.world, self._capture)
         self._saver.watch(self.learner.optimizer)
         with self._running():
             done = self.progress.at.epoch * sum(self.sizes) + self.progress.tally.images
@@ -283,6 +293,8 @@ class Session(Underway):
 
     def _validate(self) -> Tally:
         average = self.learner.average
+        if self._replicas is not None:
+            self._replicas.settle()
         with average.in_place_of_weights() if average else contextlib.nullcontext():
             return self._forward.validate(self.val.epoch, self.clock)
 

@@ -53,7 +53,7 @@ class Underway:
         self.progress = Progress(start=strategies.digests(job.model.state_dict()))
         self.clock = Clock()
         self._micro = MicroBatch(job.model, job.chosen.device.value, console.say)
-        self._trace = open_trace(folder.path)
+        self._trace = open_trace(folder.path) if job.world.is_first else None
         self._before = 0.0
         self._began: float | None = None
         self.train, self.val = batches_of(job, shuffle=shuffle)
@@ -63,6 +63,7 @@ class Underway:
             keep=how.keep or 1,
             patience=60 * decided(how.disk_patience),
             say=console.say,
+            writes=job.world.is_first,
         )
 
     @property
@@ -81,8 +82,9 @@ class Underway:
     @contextlib.contextmanager
     def _running(self) -> Iterator[None]:
         """Do the work inside; say where the time went, and end what is beside it."""
+        path = self.folder.metrics if self.job.world.is_first else None
         self._metrics = self._saver.patiently(
-            "metrics.jsonl", lambda: Metrics(self.folder.metrics, self.progress.lines)
+            "metrics.jsonl", lambda: Metrics(path, self.progress.lines)
         )
         keep_photos_in(self.folder.path, self.job)
         self._began = time.monotonic()
@@ -102,9 +104,7 @@ class Underway:
 
     def _few(self) -> torch.Tensor:
         """Return a few photos as the model is validated on, on its device; always the same."""
-        with contextlib.closing(self.val.epoch()) as batches:
-            images, _labels = next(batches)
-        return self.job.precision.place(images[:_FEW])
+        return self.job.precision.place(self.val.few(_FEW))
 
     def close(self) -> None:
         """End the threads, and then let go of the photos that they read."""
@@ -162,6 +162,8 @@ class Underway:
     def _publish(self, score: Score, state: Mapping[str, torch.Tensor]) -> None:
         """Write the best model, after an audit."""
         self.audit()
+        if not self.job.world.is_first:
+            return
         described = results.description(self.job, score)
         stored = stored_of(state)
         self._saver.patiently(
@@ -172,9 +174,11 @@ class Underway:
         """Audit, say what moved, wrap up; write the summary and return it."""
         audit = self.audit()
         self.console.say(f"audit: {audit}")
-        self._wrap_up()
         summary = results.summary(self.job, self.folder, self.progress, self.seconds, audit)
-        durable.write_text(self.folder.summary, json.dumps(summary, indent=1) + "\n")
+        with self.job.world.together():
+            if self.job.world.is_first:
+                self._wrap_up()
+                durable.write_text(self.folder.summary, json.dumps(summary, indent=1) + "\n")
         return summary
 
     def _wrap_up(self) -> None:

@@ -9,6 +9,7 @@ from luthier.training.microbatch import MicroBatch
 from luthier.training.parts import make_criterion, make_mix, make_optimizer
 from luthier.training.precision import Precision, reproducible
 from luthier.training.probe import Probe, Shown, fit_probe, folds_of
+from luthier.training.replicas import Replicas
 from luthier.training.schedule import Rates, rates_at
 from luthier.training.toward import TowardStart
 
@@ -19,6 +20,7 @@ __all__ = [
     "Precision",
     "Probe",
     "Rates",
+    "Replicas",
     "Shown",
     "TowardStart",
     "WeightAverage",

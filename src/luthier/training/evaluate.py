@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from luthier.distributed import ALONE, World
 from luthier.modes import kept_modes
 from luthier.training.clock import Clock
 from luthier.training.microbatch import MicroBatch
@@ -23,6 +24,7 @@ def evaluate(
     clock: Clock | None = None,
     forward: Callable[[torch.Tensor], torch.Tensor] | None = None,
     micro: MicroBatch | None = None,
+    world: World = ALONE,
 ) -> Tally:
     """Return the plain cross-entropy (no smoothing, no weights) and accuracy.
 
@@ -35,11 +37,12 @@ def evaluate(
         clock: is told of the time that is spent on what is not computing.
         forward: inputs → scores by parts of the model, in its place.
         micro: lets fewer images go through at once where memory runs out; None: that is an error.
+        world: the processes among which whole batches go round; the result is that of one.
 
     Raises:
         OutOfMemoryError: memory does not hold one image.
     """
-    tally, clock = Tally(), clock or Clock()
+    clock, rows = clock or Clock(), []
     with kept_modes(model):
         model.eval()
         for images, labels in clock.awaited("waiting for data", batches):
@@ -52,5 +55,8 @@ def evaluate(
                     scores = micro.through(forward or model, inputs, "validation")
             scores = scores.float()
             loss = F.cross_entropy(scores, targets).item()
-            tally = tally.add(loss, int((scores.argmax(1) == targets).sum()), len(labels))
+            rows.append((loss, int((scores.argmax(1) == targets).sum()), len(labels)))
+    tally = Tally()
+    for mean, right, count in world.in_turn(rows):
+        tally = tally.add(mean, int(right), int(count))
     return tally

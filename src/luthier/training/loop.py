@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from luthier.training.average import WeightAverage
 from luthier.training.clock import Clock
 from luthier.training.microbatch import MicroBatch
 from luthier.training.precision import Precision
+from luthier.training.replicas import Replicas
 from luthier.training.schedule import Rates
 from luthier.training.toward import TowardStart
 from luthier.values import Position, Step
@@ -44,6 +46,7 @@ class Learner:
         toward: weight decay toward the start, or None where the optimizer's own is all.
         forward: images → scores, where a faster way than calling the model is known.
         micro: lets fewer images go through at once where memory runs out; None: that is an error.
+        replicas: those of other processes, which take the same steps on the rest of each batch.
         clock: is told of the time that is spent on what is not computing.
     """
 
@@ -61,6 +64,7 @@ class Learner:
     toward: TowardStart | None = None
     forward: Callable[[torch.Tensor], torch.Tensor] | None = None
     micro: MicroBatch | None = None
+    replicas: Replicas | None = None
     clock: Clock = field(default_factory=Clock)
 
 
@@ -97,8 +101,8 @@ def train_epoch(
             group.clear()
         group.append((at.epoch * len(sizes) + number, images, labels))
         size = sum(sizes[start : start + learner.accumulate])
-        loss, correct = _learn(learner, group, size, step)
         stepped = (number + 1) % learner.accumulate == 0 or number + 1 == len(sizes)
+        loss, correct = _learn(learner, group, size, step, stepped)
         if stepped:
             _step(learner, step)
             step += 1
@@ -108,7 +112,7 @@ def train_epoch(
             step=step,
             loss=loss,
             correct=correct,
-            images=len(labels),
+            images=sizes[number],
             lr=learner.lr * rates.factor,
             stepped=stepped,
         )
@@ -144,7 +148,9 @@ def _set_rates(learner: Learner, step: int) -> Rates:
     return rates
 
 
-def _learn(learner: Learner, group: Sequence[_Numbered], size: int, step: int) -> tuple[float, int]:
+def _learn(
+    learner: Learner, group: Sequence[_Numbered], size: int, step: int, last: bool
+) -> tuple[float, int]:
     """Add the gradient of the last batch of a group; return its loss and the images it got right.
 
     Args:
@@ -152,13 +158,14 @@ def _learn(learner: Learner, group: Sequence[_Numbered], size: int, step: int) -
         group: the batches of this step so far.
         size: images in the whole group.
         step: that the group makes.
+        last: the group is complete.
     """
     micro, todo = learner.micro, group[-1:]
     if micro is not None and len(group) == 1:
         micro.keep()
     while True:
         try:
-            return [_backward(learner, batch, size) for batch in todo][-1]
+            return [_backward(learner, batch, size, last) for batch in todo][-1]
         except (RuntimeError, MemoryError) as error:
             if micro is None or not is_out_of_memory(error):
                 raise
@@ -169,32 +176,67 @@ def _learn(learner: Learner, group: Sequence[_Numbered], size: int, step: int) -
         todo = group
 
 
-def _backward(learner: Learner, batch: _Numbered, size: int) -> tuple[float, int]:
+def _backward(learner: Learner, batch: _Numbered, size: int, last: bool) -> tuple[float, int]:
     number, images, labels = batch
-    rank = 0
+    rank = 0 if learner.replicas is None else learner.replicas.world.rank
     seed_generators(key(learner.seed, "model", number, rank))
     with learner.clock.on("copying"):
         inputs, targets = learner.precision.place(images), learner.precision.place(labels)
     if learner.mix is not None:
         inputs, targets = learner.mix(inputs, targets)
+    if learner.replicas is not None:
+        return _beside_others(learner, learner.replicas, (number, inputs, targets), size, last)
     pieces = [(inputs, targets)] if learner.micro is None else learner.micro.cut(inputs, targets)
     total, correct = 0.0, 0
     for shown, answers in pieces:
-        with learner.precision.autocast():
-            scores = (learner.forward or learner.model)(shown)
-        scores = scores.float()
-        loss = learner.criterion(scores, answers)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise DivergedError(
-                f"the loss became {value} in batch {number + 1} of the run",
-                cure="lower --lr, or give --clip-norm 1; the last checkpoint is still good",
-            )
+        loss, right = _loss(learner, learner.forward or learner.model, shown, answers)
+        value = _finite(loss.item(), number)
         (loss * (len(answers) / size)).backward()  # type: ignore[no-untyped-call]
         total += value * (len(answers) / len(labels))
-        main = answers.argmax(1) if answers.ndim == 2 else answers
-        correct += int((scores.detach().argmax(1) == main).sum())
+        correct += right
     return total, correct
+
+
+def _beside_others(
+    learner: Learner, replicas: Replicas, batch: _Numbered, size: int, last: bool
+) -> tuple[float, int]:
+    """Do this process's part of a batch; return loss and count of the whole of it."""
+    number, shown, answers = batch
+    images, world = len(answers), replicas.world
+    with contextlib.nullcontext() if last else replicas.apart():
+        if not images:  # gradients are exchanged by all or by none
+            shown, answers = replicas.dummies(shown), learner.precision.place(torch.zeros(2).long())
+        loss, right = _loss(learner, replicas.forward, shown, answers)
+        mine = (images, loss.item() * images, right) if images else (0, 0.0, 0)
+        told = world.gather(mine)
+        whole = sum(n for n, _, _ in told)
+        value = _finite(sum(part for _, part, _ in told) / whole, number)
+        # The mean over processes is what DDP makes of gradients.
+        (loss * (images * world.size / size)).backward()  # type: ignore[no-untyped-call]
+    return value, int(sum(n for _, _, n in told))
+
+
+def _loss(
+    learner: Learner,
+    forward: Callable[[torch.Tensor], torch.Tensor],
+    images: torch.Tensor,
+    targets: torch.Tensor,
+) -> tuple[torch.Tensor, int]:
+    """Return the mean loss of images, and how many of them are right."""
+    with learner.precision.autocast():
+        scores = forward(images)
+    scores = scores.float()
+    main = targets.argmax(1) if targets.ndim == 2 else targets
+    return learner.criterion(scores, targets), int((scores.detach().argmax(1) == main).sum())
+
+
+def _finite(loss: float, number: int) -> float:
+    if not math.isfinite(loss):
+        raise DivergedError(
+            f"the loss became {loss} in batch {number + 1} of the run",
+            cure="lower --lr, or give --clip-norm 1; the last checkpoint is still good",
+        )
+    return loss
 
 
 def _step(learner: Learner, step: int) -> None:

@@ -1,0 +1,186 @@
+"""The processes that train together, as ``torchrun`` starts them, and what they agree on.
+
+What they tell each other are numbers and JSON, over Gloo or NCCL. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from luthier.errors import PeerError, RecipeError
+
+_TOLD = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+# Before anything of Gloo's or NCCL's is in the text, torch has written what became of its peer.
+_LOST = ("connection closed by peer", "connection reset", "connection refused", "broken pipe")
+_LATE = ("timed out", "timeout")
+
+
+class World:
+    """All processes of a job, and which of them this is.
+
+    Attributes:
+        rank: number of this process, from 0.
+        size: number of processes (the world size).
+        local_rank: number of this process on its host.
+        local_size: processes on this host.
+    """
+
+    def __init__(
+        self, rank: int = 0, size: int = 1, local_rank: int = 0, local_size: int = 1
+    ) -> None:
+        self.rank, self.size = rank, size
+        self.local_rank, self.local_size = local_rank, local_size
+        self._asked_here: Callable[[], bool] = lambda: False
+        self._asked = False
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes the files and says what is said."""
+        return self.rank == 0
+
+    def listen(self, asked: Callable[[], bool]) -> None:
+        """Let every exchange tell whether this process has been asked to stop."""
+        self._asked_here = asked
+
+    @property
+    def asked(self) -> bool:
+        """Whether any process had been asked to stop at the last exchange; the same in all."""
+        return self._asked_here() if self.size == 1 else self._asked
+
+    def gather(self, numbers: Sequence[float]) -> list[list[float]]:
+        """Return what each process gives, by rank; as many numbers from each, float64.
+
+        Raises:
+            PeerError: another process is gone, or does not answer.
+        """
+        if self.size == 1:
+            return [list(numbers)]
+        mine = torch.tensor([float(self._asked_here()), *numbers], dtype=torch.float64)
+        rows = [torch.empty_like(mine) for _ in range(self.size)]
+        with naming_lost_peers():
+            dist.all_gather(rows, mine)
+        told = [row.tolist() for row in rows]
+        self._asked = any(asked for asked, *_ in told)
+        return [row for _, *row in told]
+
+    def in_turn(self, rows: Sequence[Sequence[float]]) -> list[list[float]]:
+        """Return the rows of all processes: the first of each by rank, then the second of each.
+
+        Args:
+            rows: as many as the others have, or one less than those of lower rank.
+        """
+        if self.size == 1:
+            return [list(row) for row in rows]
+        shape = self.gather([len(rows), len(rows[0]) if rows else 0])
+        most, width = int(max(n for n, _ in shape)), int(max(w for _, w in shape))
+        flat = [number for row in rows for number in row]
+        told = self.gather(flat + [0.0] * (most * width - len(flat)))
+        return [
+            told[rank][turn * width : (turn + 1) * width]
+            for turn in range(most)
+            for rank in range(self.size)
+            if turn < shape[rank][0]
+        ]
+
+    def share(self, value: Any) -> Any:
+        """Return what the first process gives, plain JSON; what the others give is not looked at.
+
+        Raises:
+            PeerError: see ``gather``.
+        """
+        if self.size == 1:
+            return value
+        content = json.dumps(value).encode() if self.is_first else b""
+        length = int(self.gather([len(content)])[0][0])
+        told = torch.frombuffer(bytearray(content.ljust(length)), dtype=torch.uint8)
+        with naming_lost_peers():
+            dist.broadcast(told, 0)
+        return json.loads(told.numpy().tobytes())
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Go on after the inside when all processes have come through it.
+
+        Raises:
+            PeerError: one has failed there; that one raises its own error.
+        """
+        try:
+            yield
+        except BaseException:
+            if self.size > 1:
+                with contextlib.suppress(PeerError):
+                    self.gather([1.0])
+            raise
+        failed = [rank for rank, (fails,) in enumerate(self.gather([0.0])) if fails]
+        if failed:
+            raise PeerError(f"rank {failed[0]} has failed")
+
+
+ALONE = World()
+
+
+@contextlib.contextmanager
+def naming_lost_peers() -> Iterator[None]:
+    """Say in luthier's words that another process is gone or does not answer.
+
+    Raises:
+        PeerError: so it is.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error).lower()
+        if any(words in text for words in _LOST):
+            raise PeerError("another process of this job has ended") from error
+        if any(words in text for words in _LATE):
+            raise PeerError(
+                "another process of this job does not answer",
+                cure="see what it is at; LUTHIER_PATIENCE is how many seconds are waited [600]",
+            ) from error
+        raise
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[World]:
+    """Join the others that ``torchrun`` has started; alone, where it has not.
+
+    Gloo carries what lies in a host's memory, NCCL what lies on NVIDIA's devices. A process group
+    that the program has made by itself is used as it is.
+
+    Raises:
+        RecipeError: the environment names a process of several, and not all of where.
+    """
+    if dist.is_available() and dist.is_initialized():
+        yield _world()
+        return
+    told = [name for name in _TOLD if os.environ.get(name)]
+    if os.environ.get("WORLD_SIZE", "1") == "1" or "RANK" not in os.environ:
+        yield World()
+        return
+    if len(told) < len(_TOLD):
+        missing = ", ".join(name for name in _TOLD if name not in told)
+        raise RecipeError(
+            f"the environment has {', '.join(told)}, and not {missing}",
+            cure="start with torchrun, which sets them all, or unset RANK and WORLD_SIZE",
+        )
+    patience = timedelta(seconds=float(os.environ.get("LUTHIER_PATIENCE", "600")))
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    with naming_lost_peers():
+        dist.init_process_group(backend, timeout=patience)
+    try:
+        yield _world()
+    finally:
+        dist.destroy_process_group()
+
+
+def _world() -> World:
+    local = os.environ.get("LOCAL_RANK", "0"), os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return World(dist.get_rank(), dist.get_world_size(), *map(int, local))

@@ -1,0 +1,116 @@
+"""Copies of a model in several processes that take the same steps (PyTorch's DDP)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from luthier.distributed import World, naming_lost_peers
+
+_DUMMIES = 2  # images: batch normalisation cannot learn from one
+
+
+class Replicas:
+    """This process's copy of a model, and the gradients of all of them.
+
+    A backward pass leaves in each copy the sum of what all have added to their gradients. What is
+    summed in which order depends on nothing but the model and what of it learns, so that a run
+    that is continued gives the bits of one that was not.
+
+    Args:
+        model: on its device, the same in all processes; its buffers become those of the first.
+        forward: images → scores by the model's parameters.
+        world: the processes; more than one.
+        shape: of an image: ``(channels, height, width)``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        forward: Callable[[torch.Tensor], torch.Tensor],
+        world: World,
+        shape: tuple[int, int, int],
+    ) -> None:
+        self._model, self._forward, self.world, self._shape = model, forward, world, shape
+        self._parallel: DistributedDataParallel | None = None
+
+    def enter(self) -> None:
+        """Take note that other parts of the model learn from now on."""
+        self._parallel = None
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the scores of images on the device, for a backward pass that all others do too."""
+        with naming_lost_peers():
+            scores: torch.Tensor = self._ready()(images)
+            return scores
+
+    def dummies(self, images: torch.Tensor) -> torch.Tensor:
+        """Return images that stand for none: what a process sends through that has no share."""
+        return images.new_zeros((_DUMMIES, *images.shape[1:]))
+
+    def apart(self) -> AbstractContextManager[None]:
+        """Inside, gradients stay in each process; the next pass outside adds them, too."""
+        return self._ready().no_sync()
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Let every copy have the buffers of the first process, as a checkpoint has."""
+        with naming_lost_peers():
+            for buffer in self._model.buffers():
+                dist.broadcast(buffer, 0)
+
+    def _ready(self) -> DistributedDataParallel:
+        if self._parallel is None:
+            self._parallel = self._wrapped()
+        return self._parallel
+
+    def _wrapped(self) -> DistributedDataParallel:
+        scores = _Scores(self._model, self._forward)
+        weights = {p: p.grad for p in self._model.parameters() if p.requires_grad}
+        with self._as_before(weights):
+            self._try(scores)
+            unused = any(p.grad is None for p in weights)
+        parallel = DistributedDataParallel(scores, find_unused_parameters=unused)
+        # DDP orders its sums anew after its first pass, by when gradients came. That pass is this
+        # one, so that the first step after a restart sums as any other step does.
+        with self._as_before(weights), naming_lost_peers():
+            self._try(parallel)
+        return parallel
+
+    def _try(self, module: nn.Module) -> None:
+        device = next(self._model.parameters()).device
+        images = torch.zeros((_DUMMIES, *self._shape), device=device)
+        images = images.contiguous(memory_format=torch.channels_last)
+        (module(images).float().sum() * 0).backward()
+
+    @contextlib.contextmanager
+    def _as_before(self, weights: dict[nn.Parameter, torch.Tensor | None]) -> Iterator[None]:
+        """Undo what a pass inside leaves in the model."""
+        kept = [(buffer, buffer.clone()) for buffer in self._model.buffers()]
+        for weight in weights:
+            weight.grad = None
+        try:
+            yield
+        finally:
+            for weight, gradient in weights.items():
+                weight.grad = gradient
+            with torch.no_grad():
+                for buffer, before in kept:
+                    buffer.copy_(before)
+
+
+class _Scores(nn.Module):
+    """What DDP is given: the way that scores come about, with the model's parameters in it."""
+
+    def __init__(self, model: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.model, self._forward = model, forward
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self._forward(images)
