@@ -105,6 +105,7 @@ def test_the_public_names_are_these() -> None:
         "register",
         "resume",
         "save",
+        "seed_everything",
         "to",
         "tune",
         "verify",

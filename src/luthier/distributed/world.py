@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
+from luthier.distributed.meeting import meet
 from luthier.errors import PeerError, RecipeError
 
 _TOLD = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -171,14 +173,24 @@ def joined() -> Iterator[World]:
             f"the environment has {', '.join(told)}, and not {missing}",
             cure="start with torchrun, which sets them all, or unset RANK and WORLD_SIZE",
         )
-    patience = timedelta(seconds=float(os.environ.get("LUTHIER_PATIENCE", "600")))
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with naming_lost_peers():
-        dist.init_process_group(backend, timeout=patience)
+        _join(timedelta(seconds=float(os.environ.get("LUTHIER_PATIENCE", "600"))))
     try:
         yield _world()
     finally:
         dist.destroy_process_group()
+
+
+def _join(patience: timedelta) -> None:
+    store, rank, size = next(rendezvous("env://", timeout=patience))
+    session = meet(store, rank, size, patience.total_seconds())
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+        store=dist.distributed_c10d.PrefixStore(session, store),
+        rank=rank,
+        world_size=size,
+        timeout=patience,
+    )
 
 
 def _world() -> World:

@@ -27,7 +27,7 @@ from luthier.files import durable
 from luthier.recipe import Recipe, decided
 from luthier.report import Console
 from luthier.run import conditions, results
-from luthier.run.folder import RunFolder, existing_run, held, new_run
+from luthier.run.folder import RunFolder, existing_run, held, new_run, run_of_job
 from luthier.run.job import Job, prepare
 from luthier.run.probing import Probing
 from luthier.run.session import Session
@@ -94,7 +94,10 @@ def finetune(
     with distributed.joined() as world:
         console = console or Console(quiet=not world.is_first)
         _check_alone(wanted, world, tune)
-        folder = _agreed(world, lambda: new_run(Path(out) if out is not None else None, str(data)))
+        place = Path(out) if out is not None else None
+        folder = _agreed(world, lambda: _own_or_new(place, str(data)))
+        if folder.recipe.exists():
+            return _resumed(folder, {}, Terms(wait, share), world, console)
         with _device(wanted, Terms(wait, share), world, console) as hold:
             if tune:
                 found = tuned(given, console, hold)
@@ -114,6 +117,12 @@ def _check_alone(wanted: Recipe, world: World, tune: bool) -> None:
             f"{what} is done by one process, and there are {world.size}",
             cure="start it without torchrun and --processes",
         )
+
+
+def _own_or_new(out: Path | None, data: str) -> RunFolder:
+    """Return a new run's folder, or that of the run which this very job began before a restart."""
+    job = distributed.job_id()
+    return (run_of_job(out, data, job) if job else None) or new_run(out, data)
 
 
 def _agreed(world: World, choose: Callable[[], RunFolder]) -> RunFolder:
@@ -150,7 +159,9 @@ def _started(wanted: Recipe, folder: RunFolder, console: Console, hold: Hold, wo
 
     def begin() -> Job:
         job = prepare(wanted, console, held=hold.choice(), world=world)
-        durable.make_directories(folder.path)
+        job_id = distributed.job_id()
+        if job_id is not None:
+            durable.write_text(folder.job, job_id)
         durable.write_text(folder.recipe, recipe.to_toml(job.recipe))
         console.log_to(folder.log)
         _note_images(folder, job)

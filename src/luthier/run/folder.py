@@ -36,6 +36,11 @@ class RunFolder:
         return self.path / "recipe.toml"
 
     @property
+    def job(self) -> Path:
+        """The name of the job of ``torchrun`` that began the run."""
+        return self.path / ".job"
+
+    @property
     def data(self) -> Path:
         """What was found in every image."""
         return self.path / "data.json"
@@ -92,7 +97,7 @@ def new_run(out: Path | None, data: str) -> RunFolder:
         RunFolderError: ``out`` is a file, or a folder that holds something.
     """
     if out is None:
-        out = free_folder(Path("runs") / (Path(data).resolve().stem or "run"))
+        out = free_folder(Path("runs") / _name_of(data))
     if out.is_file():
         raise RunFolderError(f"--out {out} is a file, expected a new folder")
     if out.is_dir() and any(map(_is_something, out.iterdir())):
@@ -103,9 +108,30 @@ def new_run(out: Path | None, data: str) -> RunFolder:
     return RunFolder(out.resolve())
 
 
+def run_of_job(out: Path | None, data: str, job: str | None) -> RunFolder | None:
+    """Return the run that an earlier start of a job of ``torchrun`` has begun, if there is one.
+
+    Args:
+        out: as of ``new_run``.
+        data: likewise.
+        job: its name.
+    """
+    base = Path("runs") / _name_of(data)
+    places = [out] if out is not None else sorted(base.parent.glob(f"{base.name}*"))
+    for folder in map(RunFolder, places):
+        with contextlib.suppress(OSError):
+            if folder.recipe.exists() and folder.job.read_text(encoding="utf-8") == job:
+                return RunFolder(folder.path.resolve())
+    return None
+
+
+def _name_of(data: str) -> str:
+    return Path(data).resolve().stem or "run"
+
+
 def _is_something(path: Path) -> bool:
     # A start that ended before it wrote its recipe leaves a lock, and perhaps what is unfinished.
-    return path.name != ".lock" and not path.name.startswith(durable.TEMPORARY)
+    return path.name not in (".lock", ".job") and not path.name.startswith(durable.TEMPORARY)
 
 
 def existing_run(path: Path) -> RunFolder:
