@@ -86,3 +86,24 @@ class Hungry(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         found = torch.tanh(self.norm(self.features(images)))
         return self.head(found.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+class Normed(nn.Module):
+    """With batch normalisation, whose statistics are each process's own."""
+
+    def __init__(self, num_classes: int = 2) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 5, stride=4), nn.BatchNorm2d(8), nn.ReLU())
+        self.head = nn.Linear(8, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.features(images).mean((2, 3))
+        return self.head(found)  # type: ignore[no-any-return]
+
+
+class PartlyUsed(Normed):
+    """Has a part that no image goes through."""
+
+    def __init__(self, num_classes: int = 2) -> None:
+        super().__init__(num_classes)
+        self.idle = nn.Linear(3, 3)

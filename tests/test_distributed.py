@@ -1,0 +1,307 @@
+"""Several processes: the same batches and metrics as one, exact resumption, and clean ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import nn
+from torch.distributed import HashStore
+
+import luthier
+from conftest import LENET
+from luthier.distributed import Share, joined
+from luthier.distributed.meeting import meet
+from luthier.errors import InterruptedRunError, PeerError
+from luthier.report import Console
+from luthier.training import Precision, evaluate
+from ranks import ended, started, together
+from test_exactness import StopAt, bits, differences
+
+SMALL: dict[str, Any] = {"model": LENET, "image_size": 32, "batch_size": 5, "workers": 0}
+SMALL |= {"epochs": 2, "weights": "none", "precision": "fp32", "save_every": "1 steps"}
+
+# --- what each has ------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(0, 40), max_size=8), st.integers(1, 9))
+def test_every_image_is_in_one_process_and_shares_are_as_equal_as_can_be(
+    sizes: list[int], size: int
+) -> None:
+    batches = [[(batch, image) for image in range(n)] for batch, n in enumerate(sizes)]
+    parts = [Share(rank, size).of(batches) for rank in range(size)]
+    for number, batch in enumerate(batches):
+        pieces = [part[number] for part in parts]
+        assert [image for piece in pieces for image in piece] == batch
+        counts = [len(piece) for piece in pieces]
+        assert counts == sorted(counts, reverse=True)
+        assert max(counts) - min(counts) <= 1
+    whole = [Share(rank, size, whole=True).of(batches) for rank in range(size)]
+    turns = [part[turn] for turn in range(len(batches)) for part in whole if turn < len(part)]
+    assert turns == batches
+
+
+# --- what they tell each other ------------------------------------------------------------------
+
+
+def test_numbers_and_words_are_exchanged() -> None:
+    def job(rank: int) -> None:
+        with joined() as world:
+            told = {
+                "gather": world.gather([rank, 0.1 * rank]),
+                "turns": world.in_turn([[rank, turn] for turn in range(4 - (rank > 1))]),
+                "none": world.in_turn([]),
+                "shared": world.share({"ü": [1, None]} if rank == 0 else None),
+                "asked": world.asked,
+            }
+            world.listen(lambda: rank == 2)
+            world.gather([])
+            print(json.dumps(told | {"then": world.asked}))
+
+    found = [json.loads(out) for out in together(3, job)]
+    assert found[0] == found[1] == found[2]
+    assert found[0] == {
+        "gather": [[0, 0], [1, 0.1], [2, 0.2]],
+        "turns": [[r, t] for t in range(4) for r in range(3) if t < 4 - (r > 1)],
+        "none": [],
+        "shared": {"ü": [1, None]},
+        "asked": False,
+        "then": True,
+    }
+
+
+def test_a_failure_in_one_is_known_to_all() -> None:
+    def job(rank: int) -> int:
+        with joined() as world:
+            try:
+                with world.together():
+                    if rank == 1:
+                        raise ValueError("the cat is out")
+            except (ValueError, PeerError) as error:
+                print(f"{type(error).__name__}: {error}")
+        return 0
+
+    assert together(3, job) == [
+        "PeerError: rank 1 has failed\n",
+        "ValueError: the cat is out\n",
+        "PeerError: rank 1 has failed\n",
+    ]
+
+
+def test_one_that_is_killed_is_missed() -> None:
+    def job(rank: int) -> int:
+        with contextlib.suppress(PeerError), joined() as world:
+            world.gather([rank])
+            if rank == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            world.gather([rank])
+            print("nobody is missed")
+        return 0
+
+    assert [(status, out) for status, out, _ in ended(started(3, job))] == [
+        (0, ""),
+        (-signal.SIGKILL, ""),
+        (0, ""),
+    ]
+
+
+def test_one_that_does_not_answer_is_not_waited_for_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LUTHIER_PATIENCE", "1")
+
+    def job(rank: int) -> int:
+        try:
+            with joined() as world:
+                world.gather([rank])
+                if rank == 1:
+                    threading.Event().wait(30)
+                world.gather([rank])
+        except PeerError as error:
+            print(error.what)
+        return 0
+
+    processes = started(2, job)
+    out, _ = processes[0].communicate()
+    os.killpg(processes[1].pid, signal.SIGKILL)
+    processes[1].communicate()
+    assert "does not answer" in out or "has ended" in out
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.randoms(use_true_random=False))
+def test_each_start_meets_itself_whatever_earlier_ones_have_left(
+    sizes: list[int], random: Any
+) -> None:
+    store = HashStore()
+    seen = set()
+    for size in sizes:
+        found: dict[int, str] = {}
+
+        def come(rank: int, size: int = size, found: dict[int, str] = found) -> None:
+            found[rank] = meet(store, rank, size, 20)
+
+        threads = [threading.Thread(target=come, args=(rank,)) for rank in range(size)]
+        for thread in random.sample(threads, size):
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(found) == size
+        (session,) = set(found.values())
+        assert session not in seen
+        seen.add(session)
+
+
+def test_those_who_do_not_come_are_named() -> None:
+    with pytest.raises(PeerError, match="have not come"):
+        meet(HashStore(), 0, 2, 0.05)
+    with pytest.raises(PeerError, match="have not come"):
+        meet(HashStore(), 1, 2, 0.05)
+
+
+# --- a whole job --------------------------------------------------------------------------------
+
+
+def run(size: int, photos: Path, out: Path, **knobs: Any) -> None:
+    def job(_rank: int) -> int:
+        luthier.finetune(photos, out=out, **(SMALL | knobs))
+        return 0
+
+    together(size, job)
+
+
+def lines(folder: Path, kind: str) -> list[dict[str, Any]]:
+    text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
+    return [r for r in map(json.loads, text.splitlines()) if r["kind"] == kind]
+
+
+@pytest.fixture(scope="module")
+def alone(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("alone") / "run"
+    run(1, photos, out)
+    return out
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_steps_and_metrics_are_those_of_one_process(
+    photos: Path, tmp_path: Path, alone: Path, size: int
+) -> None:
+    run(size, photos, tmp_path / "run")
+    for kind in ("step", "train", "val"):
+        one, many = lines(alone, kind), lines(tmp_path / "run", kind)
+        assert len(one) == len(many)
+        for a, b in zip(one, many, strict=True):
+            assert a.keys() == b.keys()
+            for name in a.keys() - {"seconds", "loss"}:
+                assert a[name] == b[name]
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+    one, many = (load_file(p / "model.safetensors") for p in (alone, tmp_path / "run"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, many[name], rtol=1e-4, atol=1e-6)
+    assert [p.name for p in (tmp_path / "run").iterdir() if p.name.startswith(".tmp")] == []
+
+
+class Counted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 4)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.linear(inputs)
+        return found
+
+
+def test_validation_among_several_has_the_bits_of_one() -> None:
+    torch.manual_seed(3)
+    model = Counted()
+    batches = [(torch.randn(n, 3), torch.randint(0, 4, (n,))) for n in (7, 7, 7, 7, 3)]
+    alone = evaluate(model, batches, Precision("cpu"))
+
+    def job(rank: int) -> None:
+        with joined() as world:
+            mine = batches[rank :: world.size]
+            tally = evaluate(model, mine, Precision("cpu"), world=world)
+            print(json.dumps(vars(tally)))
+
+    for size in (2, 3, 6):
+        for out in together(size, job):
+            assert json.loads(out) == vars(alone)
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "accumulation, average": {"accumulate": 2, "ema": 0.9},
+    "frozen": {"strategy": "frozen"},
+    "gradual": {"strategy": "gradual", "unfreeze_epochs": 1},
+    "batch normalisation, adamw": {"model": "trial_models:Normed", "optimizer": "adamw"},
+    "an unused part, mixup": {
+        "model": "trial_models:PartlyUsed",
+        "head_module": "head",
+        "mixup": 0.3,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def start(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("start") / "run"
+    knobs = SMALL | {"epochs": 1}
+    return luthier.finetune(photos, out=out, console=Console(quiet=True), **knobs).model
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_run_of_three_that_is_stopped_again_and_again_ends_with_the_same_bits(
+    photos: Path, tmp_path: Path, start: Path, variant: str
+) -> None:
+    knobs = dict(VARIANTS[variant])
+    if "strategy" in knobs:
+        knobs["weights"] = str(start)
+    run(3, photos, tmp_path / "whole", **knobs)
+
+    def first(_rank: int) -> int:
+        return stopped(lambda c: luthier.finetune(photos, out=tmp_path / "cut", console=c, **job))
+
+    def again(_rank: int) -> int:
+        return stopped(lambda c: luthier.resume(tmp_path / "cut", console=c))
+
+    def stopped(begin: Any) -> int:
+        # Only one of them is told to stop: all save, and end, at the same step.
+        console = StopAt(3 if os.environ["RANK"] == "1" else 10**6)
+        listening_console(console)
+        with contextlib.suppress(InterruptedRunError):
+            begin(console)
+        return 0
+
+    job = SMALL | knobs
+    together(3, first)
+    resumes = 0
+    while not (tmp_path / "cut" / "summary.json").exists():
+        together(3, again)
+        resumes += 1
+    assert resumes > 1
+    assert differences(bits(tmp_path / "whole"), bits(tmp_path / "cut")) == []
+
+
+def listening_console(console: StopAt) -> None:
+    """Let the console of this process have the request that its run listens to."""
+    from luthier.run import finetune  # noqa: PLC0415 - the name is a function's elsewhere
+
+    listening = finetune.listening
+
+    @contextlib.contextmanager
+    def watched() -> Any:
+        with listening() as request:
+            console.request = request
+            yield request
+
+    finetune.listening = watched
