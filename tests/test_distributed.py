@@ -17,12 +17,15 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 from torch.distributed import HashStore
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
 
 import luthier
 from conftest import LENET
 from luthier.distributed import Share, joined
 from luthier.distributed.meeting import meet
-from luthier.errors import InterruptedRunError, PeerError
+from luthier.errors import DataError, InterruptedRunError, PeerError
 from luthier.report import Console
 from luthier.training import Precision, evaluate
 from ranks import ended, started, together
@@ -305,3 +308,105 @@ def listening_console(console: StopAt) -> None:
             yield request
 
     finetune.listening = watched
+
+
+# --- a loop of one's own ------------------------------------------------------------------------
+
+
+class Points(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Random points of three kinds, with noise that is drawn anew in each epoch."""
+
+    def __len__(self) -> int:
+        return 23
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        label = index % 3
+        return torch.randn(4) * 0.1 + label, torch.tensor(label)
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.first, self.norm, self.last = nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)
+        self.idle = nn.Linear(2, 2)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.last(torch.relu(self.norm(self.first(inputs))))
+        return found
+
+
+def loop(folder: Path, *, parallel: bool = False, stop_at: int = 10**6, norm: bool = True) -> None:
+    """The user's script: nothing in it knows of other processes."""
+    model = Small()
+    if not norm:  # its statistics are those of each process's part
+        model.norm = nn.Identity()  # type: ignore[assignment]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    wrapped = model
+    if parallel:
+        wrapped = DistributedDataParallel(model, find_unused_parameters=True)  # type: ignore[assignment]
+    steps = 0
+    with luthier.Run(folder, seed=2, model=wrapped, optimizer=optimizer) as run:
+        for _epoch in run.epochs(3):
+            for inputs, labels in run.batches(Points(), batch_size=8, shuffle=True):
+                loss = nn.functional.cross_entropy(wrapped(inputs), labels)
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                run.log(loss=loss.item())
+                steps += 1
+                if steps == stop_at and run._world.rank == 1:
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_a_script_makes_the_steps_of_one_process(tmp_path: Path, size: int, parallel: bool) -> None:
+    def job(_rank: int) -> None:
+        with joined():
+            loop(tmp_path / "many", parallel=parallel, norm=False)
+
+    with contextlib.redirect_stderr(None):
+        together(1, lambda _rank: loop(tmp_path / "one", norm=False))
+    together(size, job)
+    one, many = (sorted((tmp_path / n / "checkpoints").iterdir())[-1] for n in ("one", "many"))
+    assert one.name == many.name
+    ours = load_file(many / "model.safetensors")
+    for name, tensor in load_file(one / "model.safetensors").items():
+        torch.testing.assert_close(tensor, ours[name], rtol=1e-4, atol=1e-6)
+    lines = (tmp_path / "many" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 9  # the first process's
+
+
+def test_a_script_of_three_continues_to_the_same_bits(tmp_path: Path) -> None:
+    assert [s for s, _, _ in ended(started(3, lambda _: loop(tmp_path / "whole")))] == [0] * 3
+    cut = ended(started(3, lambda _: loop(tmp_path / "cut", stop_at=5)))
+    assert [status for status, _, _ in cut] == [130] * 3, cut
+    assert "stopped and saved at step 5" in cut[0][2]
+    assert cut[1][2] == cut[2][2] == ""
+    together(3, lambda _: loop(tmp_path / "cut"))
+    last = [sorted((tmp_path / n / "checkpoints").iterdir())[-1] for n in ("whole", "cut")]
+    for part in ("model", "optimizer"):
+        whole, ours = (load_file(folder / f"{part}.safetensors") for folder in last)
+        assert whole.keys() == ours.keys()
+        assert all(torch.equal(tensor, ours[name]) for name, tensor in whole.items())
+
+
+def test_data_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
+    sampler: Any = DistributedSampler(Points(), 2, 0)
+
+    def job(_rank: int) -> int:
+        run = luthier.Run(tmp_path / "run", model=nn.Linear(2, 2))
+        for source, words in (
+            (DataLoader(Points(), 4, sampler=sampler), "DistributedSampler gives each process"),
+            (DataLoader(Points(), None), "single samples cannot be shared by 2"),
+        ):
+            epochs = run.epochs(1)
+            next(epochs)
+            with pytest.raises(DataError, match=words):
+                next(run.batches(source))
+            epochs.close()
+        run.close()
+        return 0
+
+    together(2, job)

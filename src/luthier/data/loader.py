@@ -15,9 +15,11 @@ from typing import Any, Protocol
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, Sampler
+from torch.utils.data.distributed import DistributedSampler
 
 from luthier.data.keyed import Keyed, WorkerStart, as_it_is, placed, placed_batches
 from luthier.data.order import order
+from luthier.distributed import Share
 from luthier.errors import DataError
 from luthier.keys import key
 from luthier.randomness import Sources, find_sources, kept_randomness, seed_generators
@@ -38,6 +40,11 @@ class KeyedBatches(Protocol):
         """Batches of an epoch; None where it is not known, or not before the epoch has begun."""
         ...
 
+    @property
+    def sizes(self) -> Sequence[tuple[int, int]]:
+        """Samples of each batch of the epoch begun last, here and in all processes, if known."""
+        ...
+
     def epoch(self, epoch: int = 0, first: int = 0) -> Generator[Any]:
         """Give the batches of an epoch from batch ``first`` on."""
         ...
@@ -53,6 +60,7 @@ def keyed_batches(
     seed: int,
     batch_size: int | None = None,
     shuffle: bool | None = None,
+    share: Share | None = None,
     **settings: Any,
 ) -> KeyedBatches:
     """Give the batches of anyone's data, the same for any number of workers.
@@ -65,12 +73,25 @@ def keyed_batches(
             draw from Python's, numpy's and torch's generators, global or their own.
         batch_size: of a data set; 1 by default, as in ``DataLoader``.
         shuffle: of a data set: give every epoch an order of its own.
+        share: what this one of several processes has of each batch; by default all. One that has
+            nothing of it is given the first two samples, which ``sizes`` does not count.
         **settings: of a data set: any other argument of ``DataLoader``.
 
     Raises:
-        DataError: data without a position, or settings without effect.
+        DataError: data without a position, settings without effect, or data that cannot be shared.
     """
-    given = {"batch_size": batch_size, "shuffle": shuffle}
+    batches = _keyed(source, seed, {"batch_size": batch_size, "shuffle": shuffle}, settings)
+    if share is not None and share.size > 1:
+        if not isinstance(batches, _Reader):
+            raise DataError(
+                f"{_name(source)} has no indices by which {share.size} processes could share it",
+                cure="give a data set with __getitem__ and __len__, or start one process",
+            )
+        batches.divide(share)
+    return batches
+
+
+def _keyed(source: Any, seed: int, given: dict[str, Any], settings: dict[str, Any]) -> KeyedBatches:
     settings |= {name: value for name, value in given.items() if value is not None}
     if isinstance(source, DataLoader):
         if settings:
@@ -166,7 +187,9 @@ def _no_position(source: object) -> DataError:
 
 
 class _Order(Protocol):
-    """Which indices make an epoch."""
+    """Which indices make an epoch; ``sampler`` is whose they are, if not luthier's own."""
+
+    sampler: Any
 
     @property
     def length(self) -> int | None: ...
@@ -182,6 +205,7 @@ class _OwnOrder:
     def __init__(
         self, count: int, bounds: list[tuple[int, int]] | None, seed: int, shuffle: bool
     ) -> None:
+        self.sampler = None
         self._count, self._bounds, self._seed, self._shuffle = count, bounds, seed, shuffle
         self.length: int | None = count if bounds is None else len(bounds)
 
@@ -200,18 +224,18 @@ class _SamplerOrder:
     """The order of anyone's sampler, whatever it draws from."""
 
     def __init__(self, sampler: Any, seed: int) -> None:
-        self._sampler, self._seed = sampler, seed
+        self.sampler, self._seed = sampler, seed
         self.length: int | None = None
 
     def draw(self, epoch: int) -> tuple[Sequence[Item], bool]:
-        for sampler in (self._sampler, getattr(self._sampler, "sampler", None)):
+        for sampler in (self.sampler, getattr(self.sampler, "sampler", None)):
             _tell_epoch(sampler, epoch)
-        sources = find_sources(self._sampler)
+        sources = find_sources(self.sampler)
         with kept_randomness(sources):
             _seed_all(sources, key(self._seed, "order", epoch))
-            items = list(islice(self._sampler, _ENDLESS))
+            items = list(islice(self.sampler, _ENDLESS))
         if len(items) == _ENDLESS:
-            endless = getattr(self._sampler, "sampler", self._sampler)
+            endless = getattr(self.sampler, "sampler", self.sampler)
             raise DataError(
                 f"the sampler {_name(endless)} does not come to an end",
                 cure="give one that ends with the epoch",
@@ -261,7 +285,29 @@ class _Reader:
             loader = self._rebuilt(given)
         # The loader's end is its workers' end, also where an interpreter exits with batches open.
         self._loaders = [loader]
+        self._share = Share()
+        self.sizes: Sequence[tuple[int, int]] = ()
         self.close = weakref.finalize(self, self._loaders.clear)
+
+    def divide(self, share: Share) -> None:
+        """Give no more than a process's share of each batch.
+
+        Raises:
+            DataError: there are no batches, or they are a part already.
+        """
+        if not self._batched:
+            raise DataError(
+                f"single samples cannot be shared by {share.size} processes",
+                cure="give batch_size",
+            )
+        sampler = self._order.sampler
+        for one in (sampler, getattr(sampler, "sampler", None)):
+            if isinstance(one, DistributedSampler):
+                raise DataError(
+                    "a DistributedSampler gives each process a part, of which it would get a part",
+                    cure="leave the sampler out: every process gets its part of each batch",
+                )
+        self._share = share
 
     def _rebuilt(self, given: DataLoader[Any]) -> DataLoader[Any]:
         return DataLoader(
@@ -289,9 +335,15 @@ class _Reader:
     def epoch(self, epoch: int = 0, first: int = 0) -> Generator[Any]:
         """Give the batches of an epoch from batch ``first`` on; those before are not read."""
         items, distinct = self._order.draw(epoch)
+        if self._share.size > 1:
+            bounds = [self._share.bounds(len(item)) for item in items]
+            self.sizes = [(b - a, len(i)) for (a, b), i in zip(bounds, items, strict=True)]
         place = (placed_batches if self._batched else placed) if self._is_keyed else None
         # Nothing of ``self``: the loader would keep it alive, and with it the workers.
-        self._plan.give = functools.partial(_items, items, epoch, first, place, distinct)
+        give = functools.partial(_items, items, epoch, first, place, distinct)
+        self._plan.give = give
+        if self._share.size > 1:
+            self._plan.give = functools.partial(_divided, give, bounds[first:])
         with _as_many_workers_as_asked():
             batches = iter(self._loaders[0])
         if not self._keeps:
@@ -319,6 +371,14 @@ def _items(
     return islice(place(items, epoch), first, None)
 
 
+def _divided(
+    give: Callable[[], Iterator[Sequence[Any]]], bounds: Sequence[tuple[int, int]]
+) -> Iterator[Sequence[Any]]:
+    for batch, (start, stop) in zip(give(), bounds, strict=True):
+        yield batch[start:stop] if start < stop else batch[:_STAND_INS]
+
+
+_STAND_INS = 2  # samples: batch normalisation cannot learn from one
 _END = object()
 
 
@@ -350,6 +410,7 @@ class StatefulBatches:
     """
 
     length = None
+    sizes: Sequence[tuple[int, int]] = ()
 
     def __init__(self, loader: Any, positioned: Any, seed: int) -> None:
         self.positioned, self._seed = positioned, seed

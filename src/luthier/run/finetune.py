@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from luthier import checkpoint, devices, distributed, recipe
-from luthier.checkpoint import Checkpoint
 from luthier.data import Inventory
 from luthier.devices import Hold, Terms
 from luthier.distributed import World
@@ -29,6 +28,7 @@ from luthier.report import Console
 from luthier.run import conditions, results
 from luthier.run.folder import RunFolder, existing_run, held, new_run, run_of_job
 from luthier.run.job import Job, prepare
+from luthier.run.peers import newest
 from luthier.run.probing import Probing
 from luthier.run.session import Session
 from luthier.run.stopping import listening
@@ -234,7 +234,7 @@ def _resumed(
 def _continue(
     wanted: Recipe, folder: RunFolder, console: Console, hold: Hold, world: World
 ) -> Result:
-    found = _newest(folder, world)
+    found = newest(folder, world)
     known = _known_images(folder, console)
 
     def begin() -> Job:
@@ -272,19 +272,6 @@ def _continue(
     for notice in notices:
         console.say(f"  {notice}")
     return _run_to_end(session, console)
-
-
-def _newest(folder: RunFolder, world: World) -> Checkpoint | None:
-    """Return where all processes continue: at the newest checkpoint that the first finds sound."""
-    found = None
-    with world.together():
-        if world.is_first:
-            found = checkpoint.newest(folder.checkpoints)
-    path = world.share(None if found is None else str(found.path))
-    with world.together():
-        if not world.is_first and path is not None:
-            found = checkpoint.read(Path(path))
-    return found
 
 
 def _note_images(folder: RunFolder, job: Job) -> None:

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from luthier import checkpoint, data, devices, randomness, training
+from luthier import data, devices, distributed, randomness, training
 from luthier.checkpoint import Checkpoint, Saver, State
 from luthier.devices import Terms
+from luthier.distributed import Share
 from luthier.errors import DataError, RecipeError, RunFolderError, UnkeyedError
 from luthier.keys import key
 from luthier.recipe import parse_interval
@@ -24,6 +25,7 @@ from luthier.run import conditions
 from luthier.run.folder import Metrics, RunFolder, held
 from luthier.run.keeper import Keeper
 from luthier.run.logged import Best, plain
+from luthier.run.peers import Peers, newest
 from luthier.run.sources import DataSources
 from luthier.run.stopping import StopRequest, listening
 from luthier.run.trace import open_trace
@@ -96,9 +98,17 @@ class Run:
         self._best = Best(best)
         self.folder = _folder(Path(folder))
         self.seed = seed
-        self._console = console or Console()
         self._open = contextlib.ExitStack()
-        self._open.enter_context(held(self.folder))
+        self._world = self._open.enter_context(distributed.joined())
+        self._peers = Peers(self._world)
+        self._console = console or Console(quiet=not self._world.is_first)
+        try:
+            with self._world.together():
+                if self._world.is_first:
+                    self._open.enter_context(held(self.folder))
+        except BaseException:
+            self._open.close()
+            raise
         self._at = Position()
         self._saver = Saver(
             self.folder.checkpoints,
@@ -106,11 +116,14 @@ class Run:
             patience=60 * disk_patience,
             say=self._console.say,
             at_once=at_once,
+            writes=self._world.is_first,
         )
         self._stop = StopRequest(self._saver.give_up)
-        self._keeper = Keeper(self._saver, self._every, self._stop, self._capture)
+        self._world.listen(lambda: self._stop.asked)
+        self._keeper = Keeper(self._saver, self._every, self._world, self._capture)
         self._tracked = Tracked(self._saver)
-        self._sources = DataSources(seed, self._tracked.has)
+        part = Share(self._world.rank, self._world.size)
+        self._sources = DataSources(seed, self._tracked.has, part)
         self._looping = self._closed = False
         self._count = 0  # epochs or steps of the loop that is under way
         self._stopped_of: int | None = None  # how many those were when ``stop`` was called
@@ -126,14 +139,15 @@ class Run:
             raise
 
     def _begin(self, tracked: dict[str, Any]) -> None:
-        self.folder.sweep()
-        self._console.log_to(self.folder.log)
-        self._trace = open_trace(self.folder.path)
-        self._found = checkpoint.newest(self.folder.checkpoints)
+        self._trace = None
+        if self._world.is_first:
+            self.folder.sweep()
+            self._console.log_to(self.folder.log)
+            self._trace = open_trace(self.folder.path)
+        self._found = newest(self.folder, self._world)
         lines = self._restore(self._found)
-        self._metrics = self._saver.patiently(
-            "metrics.jsonl", lambda: Metrics(self.folder.metrics, lines)
-        )
+        path = self.folder.metrics if self._world.is_first else None
+        self._metrics = self._saver.patiently("metrics.jsonl", lambda: Metrics(path, lines))
         self._open.callback(self._metrics.close)
         self._open.callback(self._sources.close)
         self.track(**tracked)
@@ -154,6 +168,8 @@ class Run:
         self._check_open()
         self._lease(tracked)
         self._tracked.add(tracked, self._found)
+        optimizers = [v for v in tracked.values() if isinstance(v, torch.optim.Optimizer)]
+        self._peers.watch(tracked.values(), optimizers)
         for line in self._tracked.notices():
             self._console.say(f"  {line}")
 
@@ -207,7 +223,10 @@ class Run:
             "ends": self._ends,
             "lines": self._metrics.lines,
         }
-        facts = {"epoch": self._at.epoch, "environment": conditions.here()}
+        facts = {
+            "epoch": self._at.epoch,
+            "environment": conditions.here(processes=self._world.size),
+        }
         number = self._at.step + self._ends
         return State(number, parts, rest, facts, self._best.is_now, before=self._metrics.sync)
 
@@ -228,6 +247,7 @@ class Run:
                 self._read_in, self._best.is_now = None, False
                 self._seed("epoch", epoch)
                 yield epoch
+                self._stopped_of = self._peers.agree(self._stopped_of)
                 self._end_reading()
                 self._end_epoch()
                 if self._goes_on(epoch + 1):
@@ -348,6 +368,7 @@ class Run:
             for number, batch in enumerate(batches, start=first):
                 self._compare_length(number, loader.length)
                 self._begin_step(batch)
+                self._peers.begin_step(*(loader.sizes[number] if loader.sizes else (1, 1)))
                 try:
                     yield batch
                 finally:  # also where the body leaves by break
@@ -363,7 +384,7 @@ class Run:
         if self._trace is not None:
             self._trace.step(self._at.step, batch, self._tracked.weights())
         self._best.is_now = False
-        self._seed("model", self._at.step, 0)
+        self._seed("model", self._at.step, self._world.rank)
 
     def _compare_length(self, number: int, length: int | None) -> None:
         if number and self._length != length:
@@ -429,13 +450,14 @@ class Run:
         self._tracked.check_complete(found)
         with found.reading():
             then = found.manifest["environment"]
-        for line in conditions.differences(then, conditions.here()):
+        for line in conditions.differences(then, conditions.here(processes=self._world.size)):
             self._console.say(f"  {line}")
 
     def _seed(self, purpose: str, *position: int) -> None:
         randomness.seed_generators(key(self.seed, purpose, *position))
 
     def _boundary(self) -> None:
+        self._stopped_of = self._peers.agree(self._stopped_of)
         stopped = self._keeper.boundary(self._at, worth=self._best.is_now)
         self._tracked.boundary()
         if stopped:

@@ -8,6 +8,7 @@ from typing import Any
 
 from luthier import checkpoint, data
 from luthier.checkpoint import Captured, Saved
+from luthier.distributed import Share
 from luthier.errors import DataError
 from luthier.run.tracked import DATA
 
@@ -30,10 +31,11 @@ class DataSources:
     Args:
         seed: of the run.
         is_tracked: tells whether an object's state is kept by a name already.
+        share: what this one of several processes has of each batch.
     """
 
-    def __init__(self, seed: int, is_tracked: Callable[[object], bool]) -> None:
-        self._seed, self._is_tracked = seed, is_tracked
+    def __init__(self, seed: int, is_tracked: Callable[[object], bool], share: Share) -> None:
+        self._seed, self._is_tracked, self._share = seed, is_tracked, share
         self._known: dict[int, _Known] = {}
         self._positioned: data.StatefulBatches | None = None
         self._position: Saved | None = None
@@ -59,7 +61,7 @@ class DataSources:
         return known.batches
 
     def _new(self, source: Any, settings: Mapping[str, Any]) -> _Known:
-        batches = data.keyed_batches(source, seed=self._seed, **settings)
+        batches = data.keyed_batches(source, seed=self._seed, share=self._share, **settings)
         known = _Known(source, settings, batches)
         if isinstance(batches, data.StatefulBatches) and not self._is_tracked(batches.positioned):
             self._check_only(batches)

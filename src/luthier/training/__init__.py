@@ -11,6 +11,7 @@ from luthier.training.precision import Precision, reproducible
 from luthier.training.probe import Probe, Shown, fit_probe, folds_of
 from luthier.training.replicas import Replicas
 from luthier.training.schedule import Rates, rates_at
+from luthier.training.shared_gradients import SharedGradients
 from luthier.training.toward import TowardStart
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Probe",
     "Rates",
     "Replicas",
+    "SharedGradients",
     "Shown",
     "TowardStart",
     "WeightAverage",
