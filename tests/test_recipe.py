@@ -344,7 +344,7 @@ def test_what_depends_on_others_is_filled_in(
 
 def test_every_field_is_a_flag_and_every_flag_a_field() -> None:
     of_the_command = {"-h", "--help", "--out", "--recipe", "--tune", "--json"}
-    of_the_command |= {"--wait", "--share"}
+    of_the_command |= {"--wait", "--share", "--processes"}
     of_the_command |= {f"--no-{name}" for name in ("strict-images", "compile", "pin-memory")}
     of_fields = {entry.flag for name, entry in ENTRIES.items() if name != "data"}
     assert flags(parser()) - of_the_command == of_fields

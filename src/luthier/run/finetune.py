@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from luthier import checkpoint, devices, distributed, recipe
 from luthier.data import Inventory
@@ -34,6 +34,8 @@ from luthier.run.session import Session
 from luthier.run.stopping import listening
 from luthier.run.tuning import tuned
 from luthier.values import Score
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,12 @@ def finetune(
                 found = tuned(given, console, hold)
                 console.say(str(found))
                 wanted = recipe.resolve(found.recipe)
+            begun = _by_first(
+                world, lambda: prepare(wanted, console, held=hold.choice(), world=world)
+            )
             with _at_work(folder, world):
-                job = _started(wanted, folder, console, hold, world)
+                _by_first(world, lambda: _write_start(folder, begun, console))
+                job = _by_others(world, begun, lambda: _joining(folder, console, hold, world))
                 console.say(f"run {folder.path}")
                 return _run_to_end(_session(job, folder, console), console)
 
@@ -154,36 +160,31 @@ def _at_work(folder: RunFolder, world: World) -> Iterator[None]:
             yield
 
 
-def _started(wanted: Recipe, folder: RunFolder, console: Console, hold: Hold, world: World) -> Job:
-    """Return the job of a new run. The first process decides what is measured, and writes it."""
-
-    def begin() -> Job:
-        job = prepare(wanted, console, held=hold.choice(), world=world)
-        job_id = distributed.job_id()
-        if job_id is not None:
-            durable.write_text(folder.job, job_id)
-        durable.write_text(folder.recipe, recipe.to_toml(job.recipe))
-        console.log_to(folder.log)
-        _note_images(folder, job)
-        return job
-
-    def follow() -> Job:
-        decided_by_first = recipe.resolve(recipe.read(folder.recipe))
-        known = _known_images(folder, console)
-        return prepare(decided_by_first, console, held=hold.choice(), known=known, world=world)
-
-    return _one_before_others(world, begin, follow)
+def _write_start(folder: RunFolder, job: Job | None, console: Console) -> None:
+    assert job is not None  # noqa: S101 - the first process has prepared it
+    job_id = distributed.job_id()
+    if job_id is not None:
+        durable.write_text(folder.job, job_id)
+    durable.write_text(folder.recipe, recipe.to_toml(job.recipe))
+    console.log_to(folder.log)
+    _note_images(folder, job)
 
 
-def _one_before_others(world: World, first: Callable[[], Job], others: Callable[[], Job]) -> Job:
-    made: list[Job] = []
+def _joining(folder: RunFolder, console: Console, hold: Hold, world: World) -> Job:
+    """Return the job of a process that is not the first, which has measured and decided."""
+    wanted = recipe.resolve(recipe.read(folder.recipe))
+    known = _known_images(folder, console)
+    return prepare(wanted, console, held=hold.choice(), known=known, world=world)
+
+
+def _by_first(world: World, do: Callable[[], T]) -> T | None:
     with world.together():
-        if world.is_first:
-            made.append(first())
+        return do() if world.is_first else None
+
+
+def _by_others(world: World, first: T | None, do: Callable[[], T]) -> T:
     with world.together():
-        if not world.is_first:
-            made.append(others())
-    return made[0]
+        return do() if first is None else first
 
 
 def resume(
@@ -247,7 +248,7 @@ def _continue(
             world=world,
         )
 
-    job = _one_before_others(world, begin, begin)
+    job = _by_others(world, _by_first(world, begin), begin)
     if world.is_first:
         console.log_to(folder.log)
     if found is None:
