@@ -99,6 +99,7 @@ def test_the_public_names_are_these() -> None:
         "load_model",
         "load_optimizer",
         "match",
+        "memory_report",
         "param_groups",
         "pick_device",
         "prove",

@@ -13,6 +13,7 @@ from luthier.version import __version__ as __version__
 if TYPE_CHECKING:
     from luthier.devices.leasing import lease as lease
     from luthier.devices.leasing import pick_device as pick_device
+    from luthier.devices.memory import memory_report as memory_report
     from luthier.devices.moving import to as to
     from luthier.devices.seeding import seed_everything as seed_everything
     from luthier.errors import LuthierError as LuthierError
@@ -53,6 +54,7 @@ _HOMES = {
     "load_model": "luthier.run.rebuilding",
     "load_optimizer": "luthier.run.own_loop",
     "match": "luthier.run.fit",
+    "memory_report": "luthier.devices.memory",
     "param_groups": "luthier.run.own_loop",
     "pick_device": "luthier.devices.leasing",
     "prove": "luthier.run.prove",
@@ -81,6 +83,7 @@ __all__ = [
     "load_model",
     "load_optimizer",
     "match",
+    "memory_report",
     "param_groups",
     "pick_device",
     "prove",

@@ -1,15 +1,17 @@
-"""Which device, precision and number of workers, and why."""
+"""Which device, precision and number of workers, and why; how much memory training takes."""
 
 from luthier.devices.allowed import cores_allowed, fit_threads, memory_allowed
 from luthier.devices.choose import WORTH, Chosen, Probe, choose, choose_precision, probe
 from luthier.devices.heap import keep_freed_memory
 from luthier.devices.holding import Hold, Terms, hold, hold_used
 from luthier.devices.measure import bf16_speedup
+from luthier.devices.memory import MemoryReport, memory_report
 
 __all__ = [
     "WORTH",
     "Chosen",
     "Hold",
+    "MemoryReport",
     "Probe",
     "Terms",
     "bf16_speedup",
@@ -21,5 +23,6 @@ __all__ = [
     "hold_used",
     "keep_freed_memory",
     "memory_allowed",
+    "memory_report",
     "probe",
 ]
