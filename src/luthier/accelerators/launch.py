@@ -16,14 +16,7 @@ from luthier.accelerators.visible import BY_BUS, ORDER, VISIBLE, visible
 from luthier.errors import LeaseError, RecipeError
 
 LEASED = "LUTHIER_LEASED"  # UUIDs that this process holds by one that has started it
-_PASSED_ON = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-)
+_PASSED_ON = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
 _BY_TERMINAL = 0x80  # SI_KERNEL: the whole foreground group has had the signal
 
 
@@ -100,7 +93,7 @@ def launch(
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str], kept: Sequence[int]) -> int:
-    watched = {*_PASSED_ON, signal.SIGCHLD}
+    watched = {signal.Signals[name] for name in (*_PASSED_ON, "SIGCHLD")}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
     try:
         try:
