@@ -79,11 +79,12 @@ class Tally:
     lost: list[str] = field(default_factory=list)
     starved: list[str] = field(default_factory=list)
     overtaken: list[str] = field(default_factory=list)
+    left: int = 0
 
     @property
-    def is_sound(self) -> bool:
-        """Whether nothing went wrong."""
-        return not (self.double or self.lost or self.starved or self.overtaken)
+    def wrong(self) -> list[str]:
+        """What went wrong, in words."""
+        return [*self.double, *self.lost, *self.starved, *self.overtaken]
 
     def __str__(self) -> str:
         return (
@@ -92,7 +93,8 @@ class Tally:
             f" {self.while_acquiring} in the middle of acquiring, {self.runs_killed} of luthier run"
             f" under its command); {self.served} leases, {self.shared} of them shared,"
             f" {self.queued} after a wait; {len(self.double)} double holders, {len(self.lost)} lost"
-            f" cards, {len(self.starved)} starved, {len(self.overtaken)} overtaken"
+            f" cards, {len(self.starved)} starved, {len(self.overtaken)} overtaken;"
+            f" {self.left} files are left"
         )
 
 
@@ -425,6 +427,7 @@ def judge(lives: Sequence[Life], folder: Path, tally: Tally) -> None:
         Leases(folder / "leases").acquire(lambda: (FOUND, FOUND.usable), all_of_them).release()
     except LuthierError as error:
         tally.lost.append(str(error))
+    tally.left = len(list((folder / "leases").iterdir()))
 
 
 def measure(
@@ -455,18 +458,14 @@ def main() -> None:
     ran = f"{described()}, seed {arguments.seed}" if arguments.out else ""
 
     def write(tally: Tally) -> None:
-        wrong = [*tally.double, *tally.lost, *tally.starved, *tally.overtaken]
-        lines = [ran, str(tally), *wrong[:10], f"{time.monotonic() - began:.0f} s"]
+        lines = [ran, str(tally), *tally.wrong[:10], f"{time.monotonic() - began:.0f} s"]
         if arguments.out:
             arguments.out.write_text("\n".join(lines) + "\n")
 
     with tempfile.TemporaryDirectory(prefix="leases-") as place:
         tally = measure(arguments.rounds, arguments.seed, Path(place), write)
-        left = sorted(path.name for path in (Path(place) / "leases").iterdir())
-    wrong = [*tally.double, *tally.lost, *tally.starved, *tally.overtaken]
-    print(tally, *wrong[:3], sep="\n")
-    print(f"{len(left)} files left in the folder: {' '.join(left)}")
-    raise SystemExit(not tally.is_sound)
+    print(tally, *tally.wrong[:3], sep="\n")
+    raise SystemExit(bool(tally.wrong))
 
 
 def described() -> str:
