@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import itertools
 import json
 import os
+import select
 import shutil
 import signal
+import socket
+import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -388,24 +394,28 @@ def test_without_a_driver_there_is_the_processor() -> None:
 # --- leases -------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def held(driver: Driver, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start processes that lease."""
-    (tmp_path / "proofs").mkdir()
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@contextlib.contextmanager
+def starting(driver: Driver, folder: Path) -> Iterator[Start]:
+    """Give what starts processes that lease; at the end those that live are killed."""
+    (folder / "proofs").mkdir()
+    for number in range(4):
+        (folder / "proofs" / uuid_of(number)).touch()
+        (folder / "proofs" / uuid_of(number)).chmod(0o666)
     driver.has(*map(line_of, range(4)))
     started: list[subprocess.Popen[str]] = []
 
-    def start(count: int = 1, hold: str = "-", share: int | None = None) -> subprocess.Popen[str]:
-        words = [
-            tmp_path / "leases",
-            tmp_path / "proofs",
-            count,
-            hold,
-            "" if share is None else share,
-        ]
+    def start(
+        count: int = 1, hold: str = "-", share: int | None = None, user: int | None = None
+    ) -> subprocess.Popen[str]:
+        promised = "" if share is None else share
+        words = [folder / "leases", folder / "proofs", count, hold, promised]
+        become = {} if user is None else {"LEASING_AS": str(user)}
         child = subprocess.Popen(
             [sys.executable, HERE / "leasing.py", *map(str, words)],
-            env=driver.environment | {"PYTHONPATH": str(HERE.parent / "src")},
+            env=driver.environment | {"PYTHONPATH": str(HERE.parent / "src")} | become,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -419,9 +429,23 @@ def held(driver: Driver, tmp_path: Path) -> Iterator[Callable[..., subprocess.Po
         child.communicate()
 
 
+@pytest.fixture
+def held(driver: Driver, tmp_path: Path) -> Iterator[Start]:
+    """Start processes that lease."""
+    with starting(driver, tmp_path) as start:
+        yield start
+
+
 def got(child: subprocess.Popen[str]) -> list[str]:
     assert child.stdout is not None
     return child.stdout.readline().split()
+
+
+def waiting(folder: Path, child: subprocess.Popen[str], behind: int = 0) -> list[Path]:
+    """Wait until a process stands in the queue behind so many; return the files of all."""
+    while len(turns := sorted(folder.glob("turn-*"))) <= behind:
+        assert not select.select([child.stdout], [], [], 0)[0], "it does not wait"
+    return turns
 
 
 @pytest.fixture
@@ -437,7 +461,7 @@ def look() -> tuple[Survey, tuple[Accelerator, ...]]:
 
 
 def test_a_lease_is_alone_and_is_given_back_whichever_way_its_holder_ends(
-    held: Callable[..., subprocess.Popen[str]], leases: Leases
+    held: Start, leases: Leases
 ) -> None:
     first, second = held(3), held(1)
     uuids = got(first) + got(second)
@@ -459,19 +483,15 @@ def test_a_lease_is_alone_and_is_given_back_whichever_way_its_holder_ends(
     assert left == {"guard", "GPU"}
 
 
-def test_who_came_first_is_served_first(
-    held: Callable[..., subprocess.Popen[str]], leases: Leases
-) -> None:
+def test_who_came_first_is_served_first(held: Start, leases: Leases) -> None:
     holder = held(1)
     (uuid,) = got(holder)
     large = held(4)  # waits for all of them
-    while not any(p.name.startswith("turn") for p in leases.folder.iterdir()):
-        pass
+    waiting(leases.folder, large)
     with pytest.raises(BusyError, match=r"is waited for by others.*; 1 came before"):
         leases.acquire(look, Request())
     small = held(1)
-    while sum(p.name.startswith("turn") for p in leases.folder.iterdir()) < 2:
-        pass
+    waiting(leases.folder, small, 1)
     holder.communicate("")
     assert len(got(large)) == 4
     large.kill()
@@ -479,14 +499,11 @@ def test_who_came_first_is_served_first(
     assert uuid
 
 
-def test_nobody_waits_for_the_dead(
-    held: Callable[..., subprocess.Popen[str]], leases: Leases
-) -> None:
+def test_nobody_waits_for_the_dead(held: Start, leases: Leases) -> None:
     holder = held(1)
     got(holder)
     large = held(4)
-    while not any(p.name.startswith("turn") for p in leases.folder.iterdir()):
-        pass
+    waiting(leases.folder, large)
     large.kill()
     large.wait()
     leases.acquire(look, Request(3)).release()
@@ -594,9 +611,7 @@ def test_waiting_is_told_without_the_guard(leases: Leases) -> None:
     ]
 
 
-def test_what_the_dead_have_said_goes(
-    held: Callable[..., subprocess.Popen[str]], leases: Leases
-) -> None:
+def test_what_the_dead_have_said_goes(held: Start, leases: Leases) -> None:
     for _again in range(3):
         dead = held(4)
         got(dead)
@@ -616,6 +631,263 @@ def test_a_full_disk_leaves_nothing_behind(leases: Leases, monkeypatch: pytest.M
     monkeypatch.undo()
     assert sorted(leases.folder.iterdir()) == before
     leases.acquire(look, Request(4)).release()
+
+
+def test_the_folder_is_open_to_all_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        leases = Leases(tmp_path / "deep" / "all")
+        leases.acquire(look, Request()).release()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "deep" / "all").stat().st_mode) == 0o1777
+    assert stat.S_IMODE((tmp_path / "deep" / "all" / "guard").stat().st_mode) == 0o666
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["all"]
+
+
+def test_where_no_folder_can_be_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for folder in (tmp_path / "file", tmp_path / "file" / "in", tmp_path / "link"):
+        with pytest.raises(LeaseError, match="leases cannot be kept in"):
+            Leases(folder)
+    assert len([*tmp_path.iterdir()]) == 2
+    monkeypatch.delenv("LUTHIER_LEASES", raising=False)
+    monkeypatch.setattr("luthier.accelerators.leases._PLACES", (tmp_path / "no", tmp_path))
+    with pytest.raises(LeaseError, match="a folder that all users may write to"):
+        Leases()
+
+
+# --- several users ------------------------------------------------------------------------------
+
+ALICE, BOB, CAROL = 54321, 54322, 54323  # nobody on this machine
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that all users can enter, as ``tmp_path`` is none."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        pytest.skip("only root can be several users")
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="users-") as folder:
+        Path(folder).chmod(0o777)
+        yield Path(folder)
+
+
+def as_user(user: int, code: str) -> str:
+    """Run code as a user, without reading any file after it is one; return what it raises."""
+    program = f"import os; os.setgroups([]); os.setgid({user}); os.setuid({user})\n{code}"
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True
+    )
+    return done.stderr.strip().rpartition("\n")[2]
+
+
+def test_a_folder_that_one_user_made_serves_the_others(public: Path) -> None:
+    with starting(Driver(public), public) as start:
+        one = start(1, user=ALICE)  # whose umask leaves nothing to others
+        hers = got(one)
+        folder = public / "leases"
+        modes = {path.name.split("-")[0]: path.stat() for path in [folder, *folder.iterdir()]}
+        assert {s.st_uid for s in modes.values()} == {ALICE}
+        assert {name: stat.S_IMODE(s.st_mode) for name, s in modes.items()} == {
+            "leases": 0o1777,
+            "guard": 0o666,
+            "GPU": 0o666,
+            "holder": 0o644,
+        }
+        other = start(3, user=BOB)
+        his = got(other)
+        assert sorted(hers + his) == [uuid_of(n) for n in range(4)]
+        leases = Leases(folder)
+        assert {(h.user, h.pid) for h in leases.holders(hers + his)} == {
+            (str(ALICE), one.pid),
+            (str(BOB), other.pid),
+        }
+        with pytest.raises(BusyError, match="0 of 4 can be had"):
+            leases.acquire(look, Request())
+        for file in ("guard", hers[0], *(path.name for path in folder.glob("holder-*"))):
+            assert "PermissionError" in as_user(CAROL, f"os.unlink({str(folder / file)!r})")
+        one.kill()
+        one.wait()
+        (left,) = folder.glob(f"holder-{hers[0]}-*")
+        third = start(1, user=CAROL)  # who may not take away what the dead one has left
+        assert got(third) == hers
+        assert left.exists()
+        assert [h.pid for h in leases.holders(hers)] == [third.pid]  # root may
+        assert not left.exists()
+
+
+def test_what_a_user_has_left_harms_no_other(public: Path) -> None:
+    with starting(Driver(public), public) as start:
+        for behind, user in enumerate((ALICE, BOB)):
+            holds = start(4, user=user)
+            got(holds)
+            waits = start(4, user=user)
+            turns = waiting(public / "leases", waits, behind)
+            for child in (waits, holds):
+                child.kill()
+                child.wait()
+            for turn in turns:  # its owner alone may read it now, and nobody else take it away
+                turn.chmod(0)
+        (public / "leases" / "turn-999999999999-0").touch()
+        last = start(4, user=CAROL)
+        assert len(got(last)) == 4
+        # A card's own file that others may not open is named.
+        last.kill()
+        last.wait()
+        (public / "leases" / uuid_of(2)).chmod(0)
+        refused = start(4, user=CAROL)
+        assert got(refused) == []
+        assert refused.wait() == 1
+
+
+def test_a_system_that_protects_sticky_folders_has_no_objection(
+    leases: Leases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leases.acquire(look, Request(4)).release()
+    real = os.open
+
+    def protected(path: Path, flags: int, *more: int) -> int:
+        # fs.protected_regular: who asks for a file to be made is not given another user's.
+        if flags & os.O_CREAT and not flags & os.O_EXCL and os.path.lexists(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path, flags, *more)
+
+    monkeypatch.setattr(os, "open", protected)
+    leases.acquire(look, Request(4)).release()
+    Leases(leases.folder).holders([uuid_of(0)])
+
+
+# --- systems that have no such locks ------------------------------------------------------------
+
+WINDOWS = """
+import os, signal, sys
+for module in ("fcntl", "pwd", "grp", "resource", "termios"):
+    sys.modules[module] = None
+for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK", "getuid", "geteuid", "fork"):
+    delattr(os, name)
+for name in ("SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGCHLD", "pthread_sigmask"):
+    delattr(signal, name)
+"""
+
+
+def test_a_system_without_such_locks_does_all_but_lease(driver: Driver) -> None:
+    driver.has(line_of(0))
+    main = "from luthier.cli.main import program; program()"
+
+    def luthier(*words: str, status: int = 0) -> str:
+        return driver.call("-c", WINDOWS + main, *words, status=status)
+
+    assert "80.0 GiB" in (shown := luthier("devices"))
+    assert "leases are not known: leases need file locks of a POSIX system" in shown
+    assert "--epochs" in luthier("finetune", "--help")
+    assert "leases need file locks of a POSIX system" in luthier("run", "--", "true", status=2)
+    asked = "import luthier; luthier.pick_device()"
+    assert "LeaseError: leases need file locks" in driver.call("-c", WINDOWS + asked, status=1)
+
+
+# --- what lies there ----------------------------------------------------------------------------
+
+
+def litter(kind: str, path: Path) -> None:
+    """Put something where luthier looks."""
+    if kind == "link":
+        path.with_name("elsewhere").touch()
+        path.symlink_to(path.with_name("elsewhere"))
+    elif kind == "dangling link":
+        path.symlink_to(path.with_name("nowhere"))
+    elif kind == "directory":
+        path.mkdir()
+    elif kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(os.path.relpath(path))
+    else:
+        path.write_bytes({"garbage": b"\xff{", "deep": b"[" * 10**6}.get(kind, b"[]"))
+        if kind == "unreadable":
+            path.chmod(0)
+        if kind == "huge":
+            os.truncate(path, 2**40)
+
+
+KINDS = ["link", "dangling link", "directory", "FIFO", "socket"]
+PLAIN = ["unreadable", "garbage", "deep", "huge"]
+USED = [
+    *("guard", uuid_of(0)),
+    *(f"holder-{uuid_of(0)}-0", "turn-000000000001-0", "turn-x-0", "turn-"),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS + PLAIN)
+@pytest.mark.parametrize("name", USED)
+def test_what_lies_in_the_folder_is_passed_over_or_named(
+    driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    driver.has(line_of(0))
+    Leases(tmp_path / "leases")
+    litter(kind, tmp_path / "leases" / name)
+    # Under the one card's lease somebody asks for another who does not know of it.
+    hide = ["env", "-u", "LUTHIER_LEASED", "-u", "CUDA_VISIBLE_DEVICES", sys.executable]
+    words = run_words("--", *hide, *run_words("--share", "1GiB", "--", "true"))
+    done = subprocess.run(
+        [sys.executable, *words],
+        env=driver.environment | {"LUTHIER_LEASES": str(tmp_path / "leases")},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    opens = kind in PLAIN and (kind != "unreadable" or os.geteuid() == 0)
+    assert "Traceback" not in done.stderr
+    if name in USED[:2] and not opens:
+        assert f"leases cannot be kept in {tmp_path / 'leases'}: {name}: " in done.stderr
+        assert done.returncode == 2
+    else:
+        assert "0 of 1 can be had: 0 is leased" in done.stderr
+        assert done.returncode == 1
+
+
+def holding(**changed: object) -> bytes:
+    said = {"uuid": uuid_of(0), "pid": 1, "user": "", "command": "", "since": 1, "share": 1}
+    return json.dumps(said | changed).encode()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *(b"", b"\xff", b"[" * 10**6, b" " * 10**6 + b"[]", b"1", b"null", b"{}", b'{"a": 1}'),
+        *(b"[1, null, {}]", b'["GPU", []]', b'{"uuid": "x", "pid": 1}'),
+        holding(pid="1", user=3, command=[], since={}),
+        *(holding(share=share) for share in (10**400, -(2**40), float("nan"), "1", [])),
+        holding(since=float("inf")),
+        holding(uuid=uuid_of(1)),
+    ],
+)
+def test_what_a_living_program_says_may_be_anything(leases: Leases, said: bytes) -> None:
+    shared = leases.acquire(alone(), Request(share=50 * GIB))
+    files = []
+    for name in (f"holder-{uuid_of(0)}-0", "turn-000000000001-0", "turn-x-0"):
+        files.append(os.open(leases.folder / name, os.O_RDWR | os.O_CREAT))
+        os.write(files[-1], said)
+        fcntl.flock(files[-1], fcntl.LOCK_EX)
+    assert [h.share for h in leases.holders([uuid_of(0)])] == [50 * GIB]
+    with pytest.raises(BusyError, match=r"has 30\.0 GiB that nobody was promised"):
+        leases.acquire(alone(), Request(share=40 * GIB))
+    leases.acquire(alone(), Request(share=30 * GIB)).release()
+    shared.release()
+    for file in files:
+        os.close(file)
+
+
+def test_what_a_holder_says_does_nothing_to_a_terminal(
+    leases: Leases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", "\x1b[2J\n\x9b"])
+    lease = leases.acquire(look, Request())
+    assert leases.holders([uuid_of(0)])[0].command == "train.py '?[2J??'"
+    lease.release()
 
 
 @pytest.mark.long
