@@ -8,14 +8,18 @@ import fcntl
 import itertools
 import json
 import os
+import pty
+import re
 import select
 import shutil
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -389,6 +393,142 @@ def test_without_a_driver_there_is_the_processor() -> None:
         check=True,
     )
     assert "CPU" in done.stdout
+
+
+# --- luthier devices --watch --------------------------------------------------------------------
+
+
+class Terminal:
+    """A program in a terminal of its own."""
+
+    def __init__(self, driver: Driver, columns: int, rows: int, *words: str) -> None:
+        self.outside, inside = pty.openpty()
+        self.resize(columns, rows)
+        self.child = subprocess.Popen(
+            [sys.executable, "-m", "luthier", *words],
+            env=driver.environment | {"TERM": "xterm-256color"},
+            stdin=inside,
+            stdout=inside,
+            stderr=inside,
+            preexec_fn=lambda: os.login_tty(os.dup(0)),  # noqa: PLW1509 - nothing else does it
+        )
+        self._inside, self._said = inside, ""
+
+    def resize(self, columns: int, rows: int) -> None:
+        fcntl.ioctl(self.outside, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def until(self, text: str) -> str:
+        """Return what is said until a text comes, with it."""
+        while text not in self._said:
+            self._said += os.read(self.outside, 1 << 16).decode()
+        said, found, self._said = self._said.partition(text)
+        return said + found
+
+    def frame(self) -> list[str]:
+        """Return the lines of the next whole frame."""
+        self.until("\x1b[H")
+        text = self.until("\x1b[J").removesuffix("\x1b[J")
+        lines = text.split("\r\r\n")  # the terminal puts a return before each newline
+        assert all(line.endswith("\x1b[K") for line in lines)
+        lines = [line.removesuffix("\x1b[K") for line in lines]
+        assert "\x1b" not in "".join(lines)  # nothing is cleared before it is drawn anew
+        return lines
+
+    def end(self) -> tuple[int, str]:
+        """Return the status and the last words of a program that ends."""
+        status = self.child.wait()
+        os.close(self._inside)
+        with contextlib.suppress(OSError):  # all is read
+            while more := os.read(self.outside, 1 << 16):
+                self._said += more.decode()
+        os.close(self.outside)
+        return status, self._said
+
+
+@pytest.fixture
+def terminal(driver: Driver) -> Iterator[Callable[..., Terminal]]:
+    started: list[Terminal] = []
+
+    def start(columns: int, rows: int) -> Terminal:
+        started.append(Terminal(driver, columns, rows, "devices", "--watch"))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.child.kill()
+        one.child.wait()
+
+
+def test_a_watch_is_drawn_in_place_and_leaves_the_terminal_as_it_was(
+    driver: Driver, terminal: Callable[..., Terminal]
+) -> None:
+    driver.has(line_of(0, use=11), line_of(1))
+    shown = terminal(60, 40)
+    assert shown.until("\x1b[?1049h\x1b[?25l") == "\x1b[?1049h\x1b[?25l"
+    lines = shown.frame()
+    assert max(map(len, lines)) < 60
+    text = " ".join(" ".join(lines).split())
+    assert "11 %" in text
+    assert f"{uuid_of(0)}, bus 00000000:00:00.0, capability 8.0" in text
+    driver.has(line_of(0, use=77), line_of(1))
+    while "77 %" not in " ".join(lines):
+        lines = shown.frame()
+    shown.resize(100, 4)
+    while len(lines) != 4:
+        lines = shown.frame()
+    assert max(map(len, lines)) > 60
+    assert re.fullmatch(r"… \d+ more lines", lines[-1])
+    shown.resize(2, 2)
+    while len(lines) != 2:
+        lines = shown.frame()
+    shown.resize(0, 0)  # of which nobody knows the size
+    while len(lines) < 8:
+        lines = shown.frame()
+    os.write(shown.outside, b"\x03")  # Ctrl-C
+    status, last = shown.end()
+    assert status == 0
+    _, left, after = last.partition("\x1b[?25h\x1b[?1049l")
+    assert left
+    assert "77 %" in after
+    assert "\x1b" not in after
+    assert "interrupted" not in after
+
+
+def test_a_watch_gives_the_terminal_back_however_it_ends(
+    driver: Driver, terminal: Callable[..., Terminal]
+) -> None:
+    driver.has(line_of(0))
+    shown = terminal(80, 24)
+    shown.frame()
+    shown.child.send_signal(signal.SIGTSTP)
+    shown.until("\x1b[?25h\x1b[?1049l")
+    shown.child.send_signal(signal.SIGCONT)
+    shown.until("\x1b[?1049h\x1b[?25l")
+    shown.frame()
+    shown.child.send_signal(signal.SIGTERM)
+    status, last = shown.end()
+    assert status == 128 + signal.SIGTERM
+    assert "\x1b[?25h\x1b[?1049l" in last
+
+
+def test_a_watch_into_a_pipe_is_plain(driver: Driver) -> None:
+    driver.has(line_of(0))
+    for words, begin, end in (([], "GPU", "\n\n"), (["--json"], "{", "}\n")):
+        child = subprocess.Popen(
+            [sys.executable, "-m", "luthier", "devices", "--watch", *words],
+            env=driver.environment | {"TERM": "xterm"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert child.stdout is not None
+        said = ""
+        while said.count(end) < 2:
+            said += child.stdout.readline()
+        assert said.count(begin + ("  here" if begin == "GPU" else '"acc')) == 2
+        assert "\x1b" not in said
+        child.send_signal(signal.SIGINT)
+        child.communicate()
+        assert child.returncode == 0
 
 
 # --- leases -------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import torch
 
 from luthier import accelerators, devices
 from luthier.accelerators import Accelerator, Holder, Leases, Survey, Visible, gib
-from luthier.errors import LeaseError
+from luthier.errors import BusyError, LeaseError
 from luthier.report import table
 
 _HEADER = ("GPU", "here", "name", "free", "used", "total", "busy", "°C")
@@ -118,10 +118,14 @@ class Overview:
         for process in a.processes or ():
             used = "" if process.used is None else f", {gib(process.used)}"
             who = process.user or "of a user that is not known here"
-            lines.append(
-                f"process {process.pid} ({who}{', ' + process.name if process.name else ''}){used}"
-            )
+            name = f", {_plain(process.name)}" if process.name else ""
+            lines.append(f"process {process.pid} ({who}{name}){used}")
         return lines
+
+
+def _plain(text: str) -> str:
+    """Return text that does nothing to a terminal: a program chooses its own name."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def overview(environment: Mapping[str, str] = os.environ) -> Overview:
@@ -137,7 +141,7 @@ def overview(environment: Mapping[str, str] = os.environ) -> Overview:
     holders: Sequence[Holder] = ()
     try:
         holders = Leases().holders([a.uuid for a in found.usable]) if found.usable else ()
-    except LeaseError as error:
+    except (BusyError, LeaseError) as error:
         notes.append(f"leases are not known: {error.what}")
     every = (*found.accelerators, *others.accelerators)
     return Overview(every, shown, tuple(holders), _cpu(), tuple(notes))
