@@ -284,7 +284,7 @@ class Driver:
 
     @property
     def environment(self) -> dict[str, str]:
-        hidden = {"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "LUTHIER_LEASED"}
+        hidden = {"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "LUTHIER_LEASED", "LUTHIER_PROMISED"}
         own = {k: v for k, v in os.environ.items() if k not in hidden}
         leases = str(self.folder / "leases")
         return own | {
@@ -1060,6 +1060,28 @@ def test_a_command_sees_its_accelerators_alone(driver: Driver) -> None:
     assert uuid_of(2) in shown
     refused = driver.call(*run_words("--gpus", "3", "--", "true"), status=2, **inside)
     assert "3 accelerators asked for, and there are 2" in refused
+
+
+PROMISE = """
+import luthier.accelerators as a
+print([a.acquire(a.Request(share=share)).share for share in (None, 2 * 2**30)])
+a.acquire(a.Request(share=5 * 2**30))
+"""
+
+
+def test_a_promise_binds_what_the_command_leases(driver: Driver) -> None:
+    driver.has(line_of(0))
+    inside = [sys.executable, "-c", PROMISE]
+    shown = driver.call(*run_words("--share", "4GiB", "--", *inside), status=1)
+    assert str([4 * GIB, 2 * GIB]) in shown
+    assert "5.0 GiB asked for on a shared accelerator, and luthier run has promised 4.0" in shown
+    again = run_words("--", sys.executable, *run_words("--", *inside))
+    assert str([None, 2 * GIB]) in driver.call(*again)
+    again = run_words("--share", "4GiB", "--", sys.executable, *run_words("--", *inside))
+    assert str([4 * GIB, 2 * GIB]) in driver.call(*again, status=1)
+    # Who leases anew owes nothing of what was promised before.
+    variables = {"LUTHIER_PROMISED": str(GIB)}
+    assert str([None, 2 * GIB]) in driver.call(*run_words("--", *inside), **variables)
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,7 @@ class Lease:
         accelerators: what is held.
         reason: why these.
         descriptors: of the locks; a child that inherits them holds the lease, too.
+        share: bytes of each that its holder may take; None where it may take all.
     """
 
     def __init__(
@@ -105,8 +106,9 @@ class Lease:
         reason: str,
         descriptors: Sequence[int] = (),
         files: Sequence[Path] = (),
+        share: int | None = None,
     ) -> None:
-        self.accelerators, self.reason = tuple(accelerators), reason
+        self.accelerators, self.reason, self.share = tuple(accelerators), reason, share
         self.descriptors, self._files = tuple(descriptors), tuple(files)
 
     def release(self) -> None:
@@ -291,7 +293,7 @@ class Leases:
                 descriptors += [descriptor, told]
                 files.append(file)
             undo.pop_all()
-        return Lease(picked.accelerators, picked.reason, descriptors, files)
+        return Lease(picked.accelerators, picked.reason, descriptors, files, request.share)
 
     def _tell(self, name: str, what: Any) -> tuple[int, Path]:
         """Make a file that only this process locks, with something in it."""
