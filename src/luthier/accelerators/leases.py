@@ -19,14 +19,14 @@ import re
 import secrets
 import shlex
 import stat
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from luthier.accelerators import locks
+from luthier.accelerators import holders, locks
+from luthier.accelerators.holders import Holder
 from luthier.accelerators.picking import Held, Picked, Request, candidates, pick
 from luthier.accelerators.values import Accelerator, Survey
 from luthier.errors import BusyError, LeaseError
@@ -39,34 +39,12 @@ _CURE = "wait for it with --wait 2h; luthier devices shows who has what"
 _PAUSE = 0.25  # seconds between two looks of one that waits
 _PATIENCE = 30.0  # seconds for the guard, which is held for milliseconds
 _RETRY = 0.002  # seconds between two tries at the guard
-_HUGE = 1 << 50  # no number that a holder tells is as large
 
 
 class _State(enum.Enum):
     FREE = enum.auto()
     SHARED = enum.auto()
     ALONE = enum.auto()
-
-
-@dataclass(frozen=True)
-class Holder:
-    """Who has a lease, as it says itself.
-
-    Attributes:
-        uuid: of the accelerator.
-        pid: of the process that took it.
-        user: whose it is.
-        command: what runs.
-        since: seconds since 1970.
-        share: bytes that it promised to take at most; None where it has the accelerator alone.
-    """
-
-    uuid: str
-    pid: int
-    user: str
-    command: str
-    since: float
-    share: int | None = None
 
 
 def shared_folder() -> Path:
@@ -256,7 +234,7 @@ class Leases:
             locks.let_go(descriptor)
 
     def _told(self, uuid: str) -> list[Holder]:
-        found = [_holder(uuid, told) for _, told in self._live(f"{_HOLDER}-{uuid}-*")]
+        found = [holders.of(uuid, told) for _, told in self._live(f"{_HOLDER}-{uuid}-*")]
         return [holder for holder in found if holder is not None]
 
     def _live(self, pattern: str) -> list[tuple[str, Any]]:
@@ -287,7 +265,7 @@ class Leases:
                     raise BusyError(f"{accelerator.place} was locked past the guard", cure=_CURE)
                 about = f"{_HOLDER}-{accelerator.uuid}"
                 self._live(f"{about}-*")  # what the dead have said of it goes
-                me = dataclasses.asdict(_me(accelerator.uuid, request))
+                me = dataclasses.asdict(holders.myself(accelerator.uuid, request.share))
                 told, file = self._tell(about, me)
                 undo.callback(os.close, told)
                 descriptors += [descriptor, told]
@@ -361,38 +339,3 @@ class Turn:
         with contextlib.suppress(OSError):
             self._path.unlink()
         locks.let_go(descriptor)
-
-
-def _me(uuid: str, request: Request) -> Holder:
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv else ""
-    return Holder(uuid, os.getpid(), _user(), command[:200], time.time(), request.share)
-
-
-def _user() -> str:
-    import pwd  # noqa: PLC0415 - not on every system
-
-    number = os.getuid()
-    try:
-        return pwd.getpwuid(number).pw_name
-    except KeyError:  # a container's users need no names
-        return str(number)
-
-
-def _holder(uuid: str, told: Any) -> Holder | None:
-    """Return what a holder says; None where it is not what luthier writes."""
-    try:
-        holder = Holder(**told)
-    except TypeError:
-        return None
-    numbers = holder.pid, holder.since, 0 if holder.share is None else holder.share
-    words = holder.user, holder.command
-    if holder.uuid != uuid or not all(isinstance(word, str) for word in words):
-        return None
-    if not all(isinstance(n, int | float) and 0 <= n < _HUGE for n in numbers):
-        return None
-    return replace(holder, user=_plain(holder.user), command=_plain(holder.command))
-
-
-def _plain(text: str) -> str:
-    """Return text that does nothing to a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import sys
@@ -16,6 +17,7 @@ _ENTER = "\033[?1049h\033[?25l"  # the other screen, no cursor
 _LEAVE = "\033[?25h\033[?1049l"
 _HOME, _END_OF_LINE, _REST = "\033[H", "\033[K", "\033[J"
 _ENDED_BY = ("SIGTERM", "SIGHUP")
+_WITHIN, _JOINED = re.compile(r"(?<! ) (?! )"), "\N{NO-BREAK SPACE}"  # of a table's cell
 _LOOK = 0.1  # seconds between two looks at the terminal's size
 
 
@@ -104,7 +106,10 @@ def _size() -> tuple[int, int]:
 
 
 def _folded(line: str, columns: int) -> list[str]:
+    """Return a line in parts that fit; a table's is parted between two of its cells."""
     if len(line) <= columns:
         return [line]
+    joined = _WITHIN.sub(_JOINED, line) if "  " in line.strip() else line
     indent = " " * min(7, columns - 1)
-    return textwrap.wrap(line, columns, subsequent_indent=indent, break_on_hyphens=False) or [""]
+    parts = textwrap.wrap(joined, columns, subsequent_indent=indent, break_on_hyphens=False)
+    return [part.replace(_JOINED, " ") for part in parts] or [""]

@@ -15,6 +15,7 @@ import torch
 
 from luthier import accelerators, devices
 from luthier.accelerators import Accelerator, Holder, Leases, Survey, Visible, gib
+from luthier.accelerators.holders import plain
 from luthier.errors import BusyError, LeaseError
 from luthier.report import table
 
@@ -118,14 +119,9 @@ class Overview:
         for process in a.processes or ():
             used = "" if process.used is None else f", {gib(process.used)}"
             who = process.user or "of a user that is not known here"
-            name = f", {_plain(process.name)}" if process.name else ""
+            name = f", {plain(process.name)}" if process.name else ""
             lines.append(f"process {process.pid} ({who}{name}){used}")
         return lines
-
-
-def _plain(text: str) -> str:
-    """Return text that does nothing to a terminal: a program chooses its own name."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def overview(environment: Mapping[str, str] = os.environ) -> Overview:
