@@ -4,8 +4,8 @@
 
 In each round eight real processes ask for one to four cards, hold them for some milliseconds and
 end; three of them die by SIGKILL: while they hold, while they wait, at any line of acquiring, or at
-any moment from outside. In every fifth round some share cards and promise how much memory they
-take; in another fifth some are ``luthier run``, of which the command lives on when it is killed.
+any moment from outside. In two of five rounds some share cards and promise how much memory they
+take; in one of these some are ``luthier run``, of which the command lives on when it is killed.
 
 What is found out, is found out without luthier's own files: a process locks a file of its own for
 each card that it has (a byte range, which a command does not inherit), and keeps a record of what
@@ -132,8 +132,10 @@ def plans(number: int, chance: random.Random) -> list[Plan]:
 
 
 def _plan(dies: bool, kind: str | None, late: float, chance: random.Random) -> Plan:
-    fate = chance.choice(["holding", "waiting", "acquiring", "outside"]) if dies else None
-    sharing = kind == "shared" and chance.random() < 0.7
+    by_run = kind == "run" and chance.random() < 0.5
+    fates = ["holding", "waiting", "acquiring", "outside", *["holding"] * 4 * by_run]
+    fate = chance.choice(fates) if dies else None
+    sharing = kind is not None and chance.random() < 0.7
     return Plan(
         count=chance.choice([1, 1, 1, 2, 4]),
         hold=chance.uniform(0, 0.02),
@@ -142,7 +144,7 @@ def _plan(dies: bool, kind: str | None, late: float, chance: random.Random) -> P
         fate=fate,
         when=chance.uniform(0, 2 * LATEST) if fate == "outside" else chance.randrange(LINES),
         delay=chance.uniform(0, late),
-        by_run=kind == "run" and chance.random() < 0.4,
+        by_run=by_run,
     )
 
 
@@ -221,6 +223,7 @@ def _hold(plan: Plan, uuids: Sequence[str], witness: Witness, record: Record) ->
             _die(record, "holding")
         record("kills")
         os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(LATEST)  # in which others look
     time.sleep(plan.hold)
     record("leaves")
     witness.leaves()

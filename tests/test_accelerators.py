@@ -504,6 +504,7 @@ def test_a_watch_gives_the_terminal_back_however_it_ends(
     shown.frame()
     shown.child.send_signal(signal.SIGTSTP)
     shown.until("\x1b[?25h\x1b[?1049l")
+    assert os.WIFSTOPPED(os.waitpid(shown.child.pid, os.WUNTRACED)[1])
     shown.child.send_signal(signal.SIGCONT)
     shown.until("\x1b[?1049h\x1b[?25l")
     shown.frame()
@@ -1123,10 +1124,10 @@ while sys.stdin.read(1):
 """
 
 
-def listening(driver: Driver) -> subprocess.Popen[str]:
+def listening(driver: Driver, *flags: str) -> subprocess.Popen[str]:
     """Start ``luthier run`` with a command that prints the signals it gets."""
     return subprocess.Popen(
-        [sys.executable, *run_words("--", sys.executable, "-c", LISTEN)],
+        [sys.executable, *run_words(*flags, "--", sys.executable, "-c", LISTEN)],
         env=driver.environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -1146,25 +1147,29 @@ def test_signals_reach_the_command(driver: Driver) -> None:
     assert (out, child.returncode) == ("", 0)
 
 
-def test_a_command_keeps_its_accelerator_when_luthier_is_killed(driver: Driver) -> None:
+@pytest.mark.parametrize("share", [None, 50 * GIB])
+def test_a_command_keeps_its_accelerator_when_luthier_is_killed(
+    driver: Driver, share: int | None
+) -> None:
     driver.has(line_of(0))
     leases = Leases(driver.folder / "leases")
-    child = listening(driver)
+    child = listening(driver, *([] if share is None else ["--share", str(share)]))
     assert child.stdout is not None
     assert child.stdin is not None
     child.stdout.readline()
     child.kill()
     child.wait()
-
-    def one() -> tuple[Survey, tuple[Accelerator, ...]]:
-        return Survey((card(0),)), (card(0),)
-
+    assert [h.share for h in leases.holders([uuid_of(0)])] == [share]
     with pytest.raises(BusyError):
-        leases.acquire(one, Request())
+        leases.acquire(alone(), Request())
+    with pytest.raises(BusyError):
+        leases.acquire(alone(), Request(share=31 * GIB))
+    if share is not None:
+        leases.acquire(alone(), Request(share=30 * GIB)).release()
     child.stdin.close()  # the command ends
     assert child.stdout.read() == ""
     child.stdout.close()
-    leases.acquire(one, Request(), wait=60).release()
+    leases.acquire(alone(), Request(), wait=60).release()
 
 
 @pytest.mark.parametrize(
