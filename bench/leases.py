@@ -50,6 +50,7 @@ GIB = 2**30
 CARDS, PROCESSES, VICTIMS = 4, 8, 3
 PATIENCE = 60.0  # seconds in which everyone that lives must have had its cards
 LATEST = 0.05  # seconds after the first at which one asks, in every other round
+COMMANDS = 0.4  # seconds in which others come where there are commands, which are slow to start
 LINES = 800  # of luthier, within which a process dies that dies while it acquires
 _NOW = fcntl.LOCK_NB
 _SUBREAPER = 36  # of prctl: orphans become children of this process
@@ -135,15 +136,15 @@ def _plan(dies: bool, kind: str | None, late: float, chance: random.Random) -> P
     by_run = kind == "run" and chance.random() < 0.5
     fates = ["holding", "waiting", "acquiring", "outside", *["holding"] * 4 * by_run]
     fate = chance.choice(fates) if dies else None
-    sharing = kind is not None and chance.random() < 0.7
+    sharing = kind is not None and chance.random() < 0.8
     return Plan(
         count=chance.choice([1, 1, 1, 2, 4]),
-        hold=chance.uniform(0, 0.02),
+        hold=chance.uniform(0, 0.1 if kind == "shared" else 0.02),
         pause=chance.choice([0.001, 0.01, 0.25]),
         share=chance.choice([20, 30, 50]) * GIB if sharing else None,
         fate=fate,
         when=chance.uniform(0, 2 * LATEST) if fate == "outside" else chance.randrange(LINES),
-        delay=chance.uniform(0, late),
+        delay=0.0 if by_run else chance.uniform(0, COMMANDS if kind == "run" else late),
         by_run=by_run,
     )
 
@@ -223,7 +224,7 @@ def _hold(plan: Plan, uuids: Sequence[str], witness: Witness, record: Record) ->
             _die(record, "holding")
         record("kills")
         os.kill(os.getppid(), signal.SIGKILL)
-        time.sleep(LATEST)  # in which others look
+        time.sleep(COMMANDS)  # in which others look
     time.sleep(plan.hold)
     record("leaves")
     witness.leaves()

@@ -678,6 +678,8 @@ def test_a_card_is_shared_by_those_that_promise_what_they_take(
         [50 * GIB, 30 * GIB],
         [30 * GIB, 50 * GIB],
     )
+    with pytest.raises(BusyError, match=r"has 0\.0 GiB that nobody was promised"):
+        leases.acquire(just_one, Request(share=GIB))
     first.release()
     with pytest.raises(BusyError):
         leases.acquire(just_one, Request())
@@ -744,6 +746,31 @@ def test_who_shares_without_saying_how_much_has_all(leases: Leases) -> None:
         path.unlink()
     with pytest.raises(BusyError, match="0 is leased"):
         leases.acquire(alone(), Request(share=GIB))
+    lease.release()
+
+
+def test_heirs_lose_what_is_released_and_keep_what_is_left(leases: Leases) -> None:
+    lease = leases.acquire(look, Request(4))
+    heirs = [os.dup(descriptor) for descriptor in lease.descriptors]  # as of a forked child
+    lease.leave()
+    with pytest.raises(BusyError, match="0 of 4"):
+        leases.acquire(look, Request())
+    for heir in heirs:
+        os.close(heir)
+    lease = leases.acquire(look, Request(4))
+    heirs = [os.dup(descriptor) for descriptor in lease.descriptors]
+    lease.release()
+    leases.acquire(look, Request(4)).release()
+    for heir in heirs:
+        os.close(heir)
+
+
+def test_who_waits_no_longer_stands_in_nobody_s_way(leases: Leases) -> None:
+    lease = leases.acquire(look, Request())
+    with pytest.raises(BusyError):
+        leases.acquire(look, Request(4), wait=0.01)
+    assert not [*leases.folder.glob("turn-*")]
+    leases.acquire(look, Request(3)).release()
     lease.release()
 
 
