@@ -774,6 +774,22 @@ def test_who_waits_no_longer_stands_in_nobody_s_way(leases: Leases) -> None:
     lease.release()
 
 
+def test_a_place_in_the_queue_ends_with_the_choice(
+    leases: Leases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease, guard, queue = leases.acquire(alone(), Request()), leases._guard, []
+
+    @contextlib.contextmanager
+    def watched(until: float = 0.0) -> Iterator[None]:
+        with guard(until):
+            yield
+            queue.append(len([*leases.folder.glob("turn-*")]))
+
+    monkeypatch.setattr(leases, "_guard", watched)
+    leases.acquire(alone(), Request(), wait=60, say=lambda _line: lease.release()).release()
+    assert queue == [1, 0]
+
+
 def test_waiting_is_told_without_the_guard(leases: Leases) -> None:
     lease = leases.acquire(alone(), Request())
     told: list[str] = []
