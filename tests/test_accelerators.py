@@ -30,6 +30,7 @@ from hypothesis import strategies as st
 from luthier.accelerators import (
     Accelerator,
     Held,
+    Lease,
     Leases,
     Request,
     Survey,
@@ -39,7 +40,7 @@ from luthier.accelerators import (
     pick,
     visible,
 )
-from luthier.accelerators.picking import distance
+from luthier.accelerators.picking import Picked, distance
 from luthier.errors import BusyError, LeaseError, RecipeError
 
 GIB = 2**30
@@ -708,6 +709,30 @@ def test_nobody_chooses_while_another_does(leases: Leases, monkeypatch: pytest.M
             asked()
     os.close(guard)
     leases.acquire(look, Request()).release()
+
+
+def test_the_guard_is_held_until_all_is_locked(
+    leases: Leases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = leases._lock
+
+    def is_guarded() -> bool:
+        guard = os.open(leases.folder / "guard", os.O_RDWR)
+        try:
+            return not locks.take(guard)
+        finally:
+            os.close(guard)
+
+    def watched(picked: Picked, request: Request) -> Lease:
+        assert is_guarded()
+        lease = lock(picked, request)
+        assert is_guarded()
+        return lease
+
+    monkeypatch.setattr(leases, "_lock", watched)
+    lease = leases.acquire(look, Request())
+    assert not is_guarded()
+    lease.release()
 
 
 def test_a_guard_that_is_taken_away_guards_nothing(
