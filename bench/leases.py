@@ -26,6 +26,7 @@ import fcntl
 import importlib
 import json
 import os
+import platform
 import random
 import shutil
 import signal
@@ -38,8 +39,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
-
-from harness import machine
 
 from luthier.accelerators import Accelerator, Leases, Request, Survey, leases
 from luthier.accelerators.visible import VISIBLE
@@ -459,10 +458,14 @@ def main() -> None:
         be_command(told, Path(folder), Path(log))
         return
     began = time.monotonic()
-    ran = f"{described()}, seed {arguments.seed}" if arguments.out else ""
 
     def write(tally: Tally) -> None:
-        lines = [ran, str(tally), *tally.wrong[:10], f"{time.monotonic() - began:.0f} s"]
+        lines = [
+            f"{described()}, seed {arguments.seed}",
+            str(tally),
+            *tally.wrong[:10],
+            f"{time.monotonic() - began:.0f} s",
+        ]
         if arguments.out:
             arguments.out.write_text("\n".join(lines) + "\n")
 
@@ -474,10 +477,8 @@ def main() -> None:
 
 def described() -> str:
     """Return on what this runs."""
-    facts = machine.facts(Path(sys.executable))
-    versions = [f"{name} {facts['versions'][name]}" for name in ("python", "luthier", "commit")]
-    shown = [facts["processor"], f"{facts['cores']} cores", facts["system"], *versions]
-    return ", ".join(shown)
+    system = f"{platform.system()} {platform.release().split('.')[0]}"
+    return f"{system}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}"
 
 
 if __name__ == "__main__":
