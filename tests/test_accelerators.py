@@ -399,6 +399,9 @@ def test_without_a_driver_there_is_the_processor() -> None:
 # --- luthier devices --watch --------------------------------------------------------------------
 
 
+LOGIN = "import os, sys; os.login_tty(0); os.execv(sys.argv[1], sys.argv[1:])"
+
+
 class Terminal:
     """A program in a terminal of its own."""
 
@@ -406,12 +409,11 @@ class Terminal:
         self.outside, inside = pty.openpty()
         self.resize(columns, rows)
         self.child = subprocess.Popen(
-            [sys.executable, "-m", "luthier", *words],
+            [sys.executable, "-c", LOGIN, sys.executable, "-m", "luthier", *words],
             env=driver.environment | {"TERM": "xterm-256color"},
             stdin=inside,
             stdout=inside,
             stderr=inside,
-            preexec_fn=lambda: os.login_tty(os.dup(0)),  # noqa: PLW1509 - nothing else does it
         )
         self._inside, self._said = inside, ""
 
