@@ -866,6 +866,19 @@ def test_the_folder_is_open_to_all_whatever_the_umask(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["all"]
 
 
+def test_a_file_system_without_links_will_do(
+    leases: Leases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_paths: Path) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refused)
+    leases.acquire(look, Request()).release()
+    leases.acquire(look, Request(4)).release()
+    files = {path.name: stat.S_IMODE(path.stat().st_mode) for path in leases.folder.iterdir()}
+    assert files == dict.fromkeys(["guard", *map(uuid_of, range(4))], 0o666)
+
+
 def test_where_no_folder_can_be_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")

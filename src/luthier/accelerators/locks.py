@@ -85,13 +85,23 @@ def open_common(path: Path) -> int:
     try:
         return _open(path, os.O_RDWR)
     except FileNotFoundError:
-        # As of the folder: first its mode, whatever the umask, then its name.
-        fresh = path.with_name(f".new-{secrets.token_hex(8)}")
-        os.close(make(fresh, mode=0o666))
-        with contextlib.suppress(FileExistsError):
-            os.link(fresh, path)
-        fresh.unlink()
+        _make_common(path)
         return _open(path, os.O_RDWR)
+
+
+def _make_common(path: Path) -> None:
+    # As of the folder: first its mode, whatever the umask, then its name.
+    fresh = path.with_name(f".new-{secrets.token_hex(8)}")
+    os.close(make(fresh, mode=0o666))
+    with contextlib.suppress(FileExistsError):  # another was faster
+        try:
+            os.link(fresh, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links
+            os.close(make(path, mode=0o666))
+        finally:
+            fresh.unlink()
 
 
 def open_told(path: Path) -> int:
