@@ -23,7 +23,6 @@ import argparse
 import contextlib
 import ctypes
 import fcntl
-import importlib
 import json
 import os
 import platform
@@ -40,11 +39,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from luthier.accelerators import Accelerator, Leases, Request, Survey, leases
+from luthier.accelerators import Accelerator, Leases, Request, Survey, launch, leases, nvml
 from luthier.accelerators.visible import VISIBLE
 from luthier.errors import LuthierError
 
-launcher = importlib.import_module("luthier.accelerators.launch")  # the function has its name
 GIB = 2**30
 CARDS, PROCESSES, VICTIMS = 4, 8, 3
 PATIENCE = 60.0  # seconds in which everyone that lives must have had its cards
@@ -194,11 +192,12 @@ def ask(plan: Plan, folder: Path, log: Path) -> int:
         sys.settrace(_until(int(plan.when), record))
     record("asks")
     if plan.by_run:  # with this file as its command
-        launcher.look = look
+        nvml.survey = lambda: look()[0]
+        os.environ.pop(VISIBLE, None)
         os.environ[leases.FOLDER] = str(folder / "leases")
         told = json.dumps([plan.count, plan.hold, plan.share, plan.fate])
         command = [sys.executable, __file__, "--command", told, str(folder), str(log)]
-        return launcher.launch(command, request, wait=PATIENCE, say=say)
+        return launch(command, request, wait=PATIENCE, say=say)
     lease = Leases(folder / "leases").acquire(look, request, wait=PATIENCE, say=say)
     sys.settrace(None)
     _hold(plan, [a.uuid for a in lease.accelerators], witness, record)
