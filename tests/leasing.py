@@ -4,6 +4,8 @@
 
 It prints what it got, holds it for HOLD seconds or until its input ends ("-"), and proves that it
 holds it alone by locks of its own in PROOFS, which nobody else may have.
+
+``LEASING_AS`` has the number of the user that it becomes, once all is imported that it needs.
 """
 
 from __future__ import annotations
@@ -38,4 +40,10 @@ def main(folder: str, proofs: str, count: str, hold: str, share: str = "") -> No
 
 
 if __name__ == "__main__":
+    if "LEASING_AS" in os.environ:
+        user = int(os.environ["LEASING_AS"])
+        os.umask(0o077)
+        os.setgroups([])
+        os.setgid(user)
+        os.setuid(user)
     main(*sys.argv[1:])

@@ -10,20 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 from luthier.accelerators import nvml
 from luthier.accelerators.leases import Lease, Leases
-from luthier.accelerators.picking import Held, Request, pick
+from luthier.accelerators.picking import Held, Request, gib, pick
 from luthier.accelerators.values import Accelerator, Survey
 from luthier.accelerators.visible import BY_BUS, ORDER, VISIBLE, visible
 from luthier.errors import LeaseError, RecipeError
 
 LEASED = "LUTHIER_LEASED"  # UUIDs that this process holds by one that has started it
-_PASSED_ON = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-)
+PROMISED = "LUTHIER_PROMISED"  # bytes that it may take of each; empty where it may take all
+_PASSED_ON = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
 _BY_TERMINAL = 0x80  # SI_KERNEL: the whole foreground group has had the signal
 
 
@@ -62,7 +56,21 @@ def acquire(
             f"of what luthier run has leased for this program: {picked.reason}",
             cure="ask luthier run for more, such as with --gpus",
         )
-    return Lease(picked.accelerators, picked.reason)
+    return Lease(picked.accelerators, picked.reason, share=_share(request))
+
+
+def _share(request: Request) -> int | None:
+    """Return what one that luthier run has started may take of each accelerator."""
+    promised = os.environ.get(PROMISED, "")
+    if not promised.isdecimal():
+        return request.share
+    if (request.share or 0) > int(promised):
+        raise LeaseError(
+            f"{gib(request.share or 0)} asked for on a shared accelerator, and luthier run has"
+            f" promised {gib(int(promised))} at most",
+            cure="start it with a larger --share",
+        )
+    return int(promised) if request.share is None else request.share
 
 
 def environment_of(lease: Lease) -> dict[str, str]:
@@ -71,7 +79,8 @@ def environment_of(lease: Lease) -> dict[str, str]:
     By UUID, and in the order of the bus, so that its numbers are those of the monitor's list.
     """
     uuids = ",".join(a.uuid for a in lease.accelerators)
-    return {ORDER: BY_BUS, VISIBLE: uuids, LEASED: uuids}
+    promised = "" if lease.share is None else str(lease.share)
+    return {ORDER: BY_BUS, VISIBLE: uuids, LEASED: uuids, PROMISED: promised}
 
 
 def launch(
@@ -107,7 +116,7 @@ def launch(
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str], kept: Sequence[int]) -> int:
-    watched = {*_PASSED_ON, signal.SIGCHLD}
+    watched = {signal.Signals[name] for name in (*_PASSED_ON, "SIGCHLD")}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
     try:
         try:

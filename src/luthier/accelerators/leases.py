@@ -4,6 +4,9 @@ All users of a machine share one folder. In it is a file for each accelerator, b
 its holder has locked: exclusively, or shared with others that have promised how much memory they
 take. Files of those that wait stand in a queue. Whoever looks, chooses and locks holds the guard
 meanwhile, so that choosing and locking is one step for all others.
+
+A file counts while its owner has it locked. What the dead have left, and what anybody has put there
+besides, is passed over.
 """
 
 from __future__ import annotations
@@ -11,20 +14,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
-import fcntl
-import getpass
-import json
 import os
+import re
 import secrets
 import shlex
 import stat
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from luthier.accelerators import holders, locks
+from luthier.accelerators.holders import Holder
 from luthier.accelerators.picking import Held, Picked, Request, candidates, pick
 from luthier.accelerators.values import Accelerator, Survey
 from luthier.errors import BusyError, LeaseError
@@ -32,9 +34,11 @@ from luthier.errors import BusyError, LeaseError
 FOLDER = "LUTHIER_LEASES"
 _PLACES = (Path("/run/lock"), Path("/tmp"))  # noqa: S108 - that all users have
 _GUARD, _HOLDER, _TURN = "guard", "holder", "turn"
+_NUMBERED = re.compile(rf"{_TURN}-([0-9]+)-")
 _CURE = "wait for it with --wait 2h; luthier devices shows who has what"
 _PAUSE = 0.25  # seconds between two looks of one that waits
-_OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+_PATIENCE = 30.0  # seconds for the guard, which is held for milliseconds
+_RETRY = 0.002  # seconds between two tries at the guard
 
 
 class _State(enum.Enum):
@@ -43,36 +47,25 @@ class _State(enum.Enum):
     ALONE = enum.auto()
 
 
-@dataclass(frozen=True)
-class Holder:
-    """Who has a lease, as it says itself.
-
-    Attributes:
-        uuid: of the accelerator.
-        pid: of the process that took it.
-        user: whose it is.
-        command: what runs.
-        since: seconds since 1970.
-        share: bytes that it promised to take at most; None where it has the accelerator alone.
-    """
-
-    uuid: str
-    pid: int
-    user: str
-    command: str
-    since: float
-    share: int | None = None
-
-
 def shared_folder() -> Path:
     """Return the folder that all users of this machine share; the same for each of them.
 
     ``LUTHIER_LEASES`` names another, such as one that several containers mount.
+
+    Raises:
+        LeaseError: there is no place that all users have.
     """
     named = os.environ.get(FOLDER)
     if named:
         return Path(named)
-    return next(p for p in _PLACES if p.is_dir() and os.stat(p).st_mode & stat.S_IWOTH) / "luthier"
+    for place in _PLACES:
+        if place.is_dir() and place.stat().st_mode & stat.S_IWOTH:
+            return place / "luthier"
+    places = " nor ".join(map(str, _PLACES))
+    raise LeaseError(
+        f"leases need a folder that all users may write to: neither {places} is one here",
+        cure=f"name another in {FOLDER}",
+    )
 
 
 class Lease:
@@ -82,6 +75,7 @@ class Lease:
         accelerators: what is held.
         reason: why these.
         descriptors: of the locks; a child that inherits them holds the lease, too.
+        share: bytes of each that its holder may take; None where it may take all.
     """
 
     def __init__(
@@ -90,17 +84,19 @@ class Lease:
         reason: str,
         descriptors: Sequence[int] = (),
         files: Sequence[Path] = (),
+        share: int | None = None,
     ) -> None:
-        self.accelerators, self.reason = tuple(accelerators), reason
+        self.accelerators, self.reason, self.share = tuple(accelerators), reason, share
         self.descriptors, self._files = tuple(descriptors), tuple(files)
 
     def release(self) -> None:
         """Give the accelerators back; children that have inherited the lease lose it, too."""
         for descriptor in self.descriptors:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            locks.unlock(descriptor)
         if self.descriptors:
             for file in self._files:
-                file.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # whoever sees it next takes it away
+                    file.unlink()
         self.leave()
 
     def leave(self) -> None:
@@ -121,13 +117,11 @@ class Leases:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
+        locks.check_system()
         self.folder = shared_folder() if folder is None else folder
         with self._trouble():
             if not self.folder.is_dir():
-                with contextlib.suppress(FileExistsError):
-                    self.folder.mkdir(parents=True)
-                    # Everybody makes files in it, and nobody removes another's.
-                    self.folder.chmod(0o1777)
+                locks.make_folder(self.folder)
 
     def acquire(
         self,
@@ -157,143 +151,173 @@ class Leases:
         try:
             while True:
                 survey, shown = look()
-                with self._trouble(), self._guard():
-                    ahead = self._ahead(turn)
-                    awaited = {uuid for wanted in ahead for uuid in wanted}
+                news = None
+                with self._trouble(), self._guard(until):
+                    others = self._turns()
+                    ahead = [t for t in others if turn is None or t.number < turn.number]
+                    awaited = {uuid for other in ahead for uuid in other.wanted}
                     held = self._held([a.uuid for a in shown])
                     picked = pick(survey, shown, request, replace(held, awaited=awaited))
                     if picked.accelerators:
-                        return self._lock(picked, request)
+                        lease = self._lock(picked, request)
+                        if turn is not None:  # or whoever comes now would wait for its end
+                            turn.close()
+                        return lease
                     if not picked.can_come:
                         raise LeaseError(picked.reason)
                     behind = f"; {len(ahead)} came before" if ahead else ""
                     if time.monotonic() >= until:
                         raise BusyError(picked.reason + behind, cure=_CURE)
                     if turn is None:
-                        turn = self._line_up(shown, request)
-                        say(f"waiting: {picked.reason}{behind}")
+                        number = max((other.number for other in others), default=0) + 1
+                        turn = self._line_up(number, candidates(shown, request))
+                        news = f"waiting: {picked.reason}{behind}"
+                if news is not None:  # without the guard: it may be long in telling
+                    say(news)
                 time.sleep(max(0.0, min(_PAUSE, until - time.monotonic())))
         finally:
             if turn is not None:
                 turn.close()
 
     def holders(self, uuids: Sequence[str]) -> list[Holder]:
-        """Return who holds these accelerators."""
+        """Return who holds these accelerators.
+
+        Raises:
+            BusyError: somebody has stopped in the middle of choosing.
+            LeaseError: the folder cannot be used.
+        """
         with self._trouble(), self._guard():
             return [holder for uuid in uuids for holder in self._told(uuid)]
 
     # --- under the guard ----------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _guard(self) -> Iterator[None]:
-        descriptor = self._open(_GUARD)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            _let_go(descriptor)
-
-    def _open(self, name: str) -> int:
-        """Open a file that all users lock; make it where it is missing."""
-        path = self.folder / name
-        # Opened before it is made: a system that protects sticky folders lets nobody ask for
-        # another user's file to be made.
-        with contextlib.suppress(FileNotFoundError):
-            return os.open(path, _OPEN)
-        with contextlib.suppress(FileExistsError):
-            descriptor = os.open(path, _OPEN | os.O_CREAT | os.O_EXCL, 0o666)
-            os.fchmod(descriptor, 0o666)  # whatever the umask took away
-            return descriptor
-        return os.open(path, _OPEN)
+    def _guard(self, until: float = 0.0) -> Iterator[None]:
+        path = self.folder / _GUARD
+        # Never for ever: a program may be stopped, such as by Ctrl-Z, while it has the guard.
+        until = max(until, time.monotonic() + _PATIENCE)
+        while True:
+            descriptor = locks.open_common(path)
+            try:
+                if locks.take(descriptor):
+                    if locks.names(descriptor, path):  # nobody has taken the file away meanwhile
+                        yield
+                        return
+                elif time.monotonic() >= until:
+                    raise BusyError(
+                        "another program holds the lock under which accelerators are chosen, and"
+                        " goes no further",
+                        cure=f"it may be stopped; fuser {shlex.quote(str(path))} names it",
+                    )
+            finally:
+                locks.let_go(descriptor)
+            time.sleep(_RETRY)
 
     def _held(self, uuids: Sequence[str]) -> Held:
-        states = {uuid: self._state(uuid) for uuid in uuids}
-        shared = [uuid for uuid, state in states.items() if state is _State.SHARED]
-        return Held(
-            alone={uuid for uuid, state in states.items() if state is _State.ALONE},
-            shares={uuid: sum(h.share or 0 for h in self._told(uuid)) for uuid in shared},
-        )
+        alone, shares = set(), {}
+        for uuid in uuids:
+            state = self._state(uuid)
+            told = self._told(uuid) if state is _State.SHARED else []
+            if told:
+                shares[uuid] = sum(holder.share or 0 for holder in told)
+            elif state is not _State.FREE:
+                alone.add(uuid)  # also what is shared by somebody who does not say how
+        return Held(alone=alone, shares=shares)
 
     def _state(self, uuid: str) -> _State:
-        descriptor = self._open(uuid)
+        descriptor = locks.open_common(self.folder / uuid)
         try:
-            if _locks(descriptor, fcntl.LOCK_EX):
+            if locks.take(descriptor):
                 return _State.FREE
-            return _State.SHARED if _locks(descriptor, fcntl.LOCK_SH) else _State.ALONE
+            return _State.SHARED if locks.take(descriptor, shared=True) else _State.ALONE
         finally:
-            _let_go(descriptor)
+            locks.let_go(descriptor)
 
     def _told(self, uuid: str) -> list[Holder]:
-        found = [_read(path) for path in self._live(f"{_HOLDER}-{uuid}-*")]
+        found = [holders.of(uuid, told) for _, told in self._live(f"{_HOLDER}-{uuid}-*")]
         return [holder for holder in found if holder is not None]
 
-    def _live(self, pattern: str) -> list[Path]:
-        """Return the files of a kind whose owners live, in the order of their names."""
+    def _live(self, pattern: str) -> list[tuple[str, Any]]:
+        """Return names and contents of the files of a kind whose owners live, by their names."""
         alive = []
         for path in sorted(self.folder.glob(pattern)):
             with contextlib.suppress(OSError):
-                descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                descriptor = locks.open_told(path)
                 try:
-                    if not _locks(descriptor, fcntl.LOCK_EX):
-                        alive.append(path)
+                    # Shared: a file system that asks for a writer's lock on a writer's file.
+                    if not locks.take(descriptor, shared=True):
+                        alive.append((path.name, locks.read(descriptor)))
                         continue
                     # Another user's file is left to its owner: the folder is sticky.
                     path.unlink()
                 finally:
-                    _let_go(descriptor)
+                    locks.let_go(descriptor)
         return alive
 
     def _lock(self, picked: Picked, request: Request) -> Lease:
-        kind = fcntl.LOCK_EX if request.share is None else fcntl.LOCK_SH
         with contextlib.ExitStack() as undo:
             descriptors, files = [], []
             for accelerator in picked.accelerators:
-                descriptor = self._open(accelerator.uuid)
+                path = self.folder / accelerator.uuid
+                descriptor = locks.open_common(path)
                 undo.callback(os.close, descriptor)
-                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-                me = _me(accelerator.uuid, request)
-                told, file = self._tell(f"{_HOLDER}-{accelerator.uuid}", me)
+                if not locks.take(descriptor, shared=request.share is not None):
+                    raise BusyError(f"{accelerator.place} was locked past the guard", cure=_CURE)
+                about = f"{_HOLDER}-{accelerator.uuid}"
+                self._live(f"{about}-*")  # what the dead have said of it goes
+                me = dataclasses.asdict(holders.myself(accelerator.uuid, request.share))
+                told, file = self._tell(about, me)
                 undo.callback(os.close, told)
                 descriptors += [descriptor, told]
                 files.append(file)
             undo.pop_all()
-        return Lease(picked.accelerators, picked.reason, descriptors, files)
+        return Lease(picked.accelerators, picked.reason, descriptors, files, request.share)
 
     def _tell(self, name: str, what: Any) -> tuple[int, Path]:
         """Make a file that only this process locks, with something in it."""
         path = self.folder / f"{name}-{secrets.token_hex(8)}"
-        descriptor = os.open(path, _OPEN | os.O_CREAT | os.O_EXCL, 0o644)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.fchmod(descriptor, 0o644)
-        os.write(descriptor, json.dumps(what).encode())
+        descriptor = locks.make(path, mode=0o644)
+        try:
+            locks.write(descriptor, what)
+        except BaseException:
+            path.unlink()
+            os.close(descriptor)
+            raise
         return descriptor, path
 
     # --- the queue ----------------------------------------------------------------------------
 
-    def _line_up(self, shown: Sequence[Accelerator], request: Request) -> Turn:
-        last = max((_number(path) for path in self.folder.glob(f"{_TURN}-*")), default=0)
-        number = last + 1
-        wanted = [a.uuid for a in candidates(shown, request)]
-        return Turn(number, *self._tell(f"{_TURN}-{number:012d}", wanted))
+    def _line_up(self, number: int, wanted: Sequence[Accelerator]) -> Turn:
+        uuids = [a.uuid for a in wanted]
+        return Turn(number, *self._tell(f"{_TURN}-{number:012d}", uuids))
 
-    def _ahead(self, turn: Turn | None) -> list[list[str]]:
-        """Return what those wait for who came before."""
-        ahead = []
-        for path in self._live(f"{_TURN}-*"):
-            if turn is None or _number(path) < turn.number:
-                with contextlib.suppress(OSError, ValueError):
-                    ahead.append(json.loads(path.read_bytes()))
-        return ahead
+    def _turns(self) -> list[_Other]:
+        """Return who waits."""
+        found = []
+        for name, told in self._live(f"{_TURN}-*"):
+            numbered = _NUMBERED.match(name)
+            if numbered is not None and isinstance(told, list):
+                found.append(_Other(int(numbered[1]), [u for u in told if isinstance(u, str)]))
+        return found
 
     @contextlib.contextmanager
     def _trouble(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
+            what = f": {Path(error.filename).name}" if error.filename else ""
             raise LeaseError(
-                f"leases cannot be kept in {self.folder}: {error.strerror or error}",
+                f"leases cannot be kept in {self.folder}{what}: {error.strerror or error}",
                 cure=f"name a folder that all users may write to in {FOLDER}",
             ) from error
+
+
+@dataclass(frozen=True)
+class _Other:
+    """The turn of one that waits: its number, and the UUIDs of what it could use."""
+
+    number: int
+    wanted: Sequence[str]
 
 
 class Turn:
@@ -304,40 +328,14 @@ class Turn:
     """
 
     def __init__(self, number: int, descriptor: int, path: Path) -> None:
-        self.number, self._descriptor, self._path = number, descriptor, path
+        self.number, self._path = number, path
+        self._descriptor: int | None = descriptor
 
     def close(self) -> None:
-        """Leave the queue."""
+        """Leave the queue, if that was not done before."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is None:
+            return
         with contextlib.suppress(OSError):
             self._path.unlink()
-        _let_go(self._descriptor)
-
-
-def _locks(descriptor: int, kind: int) -> bool:
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _let_go(descriptor: int) -> None:
-    # Unlocked as well as closed: a child that was forked meanwhile has the file open, too.
-    fcntl.flock(descriptor, fcntl.LOCK_UN)
-    os.close(descriptor)
-
-
-def _number(path: Path) -> int:
-    return int(path.name.split("-")[1])
-
-
-def _me(uuid: str, request: Request) -> dict[str, Any]:
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv else ""
-    me = Holder(uuid, os.getpid(), getpass.getuser(), command[:200], time.time(), request.share)
-    return dataclasses.asdict(me)
-
-
-def _read(path: Path) -> Holder | None:
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        return Holder(**json.loads(path.read_bytes()))
-    return None
+        locks.let_go(descriptor)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import sys
 import time
+
+from luthier.cli.screen import Screen, can_redraw
+
+_EVERY = 1.0  # seconds
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -17,15 +21,23 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print what there is; 0 also where there is nothing."""
+    """Print what there is; 0 also where there is nothing, and where a watch is ended."""
     from luthier.run.overview import overview  # noqa: PLC0415 - torch comes with it
 
-    while True:
+    def look() -> str:
         found = overview()
-        text = json.dumps(found.as_dict()) if arguments.json else str(found)
-        if arguments.watch and sys.stdout.isatty():
-            print("\033[H\033[2J", end="")
-        print(text, flush=True)
-        if not arguments.watch:
-            return 0
-        time.sleep(1)
+        return json.dumps(found.as_dict()) if arguments.json else str(found)
+
+    if not arguments.watch:
+        print(look())
+        return 0
+    with contextlib.suppress(KeyboardInterrupt):  # which is how a watch ends
+        if can_redraw() and not arguments.json:
+            with Screen() as screen:
+                while True:
+                    screen.show(look())
+                    screen.wait(_EVERY)
+        while True:
+            print(look(), end="\n" if arguments.json else "\n\n", flush=True)
+            time.sleep(_EVERY)
+    return 0

@@ -15,7 +15,8 @@ import torch
 
 from luthier import accelerators, devices
 from luthier.accelerators import Accelerator, Holder, Leases, Survey, Visible, gib
-from luthier.errors import LeaseError
+from luthier.accelerators.holders import plain
+from luthier.errors import BusyError, LeaseError
 from luthier.report import table
 
 _HEADER = ("GPU", "here", "name", "free", "used", "total", "busy", "°C")
@@ -118,9 +119,8 @@ class Overview:
         for process in a.processes or ():
             used = "" if process.used is None else f", {gib(process.used)}"
             who = process.user or "of a user that is not known here"
-            lines.append(
-                f"process {process.pid} ({who}{', ' + process.name if process.name else ''}){used}"
-            )
+            name = f", {plain(process.name)}" if process.name else ""
+            lines.append(f"process {process.pid} ({who}{name}){used}")
         return lines
 
 
@@ -137,7 +137,7 @@ def overview(environment: Mapping[str, str] = os.environ) -> Overview:
     holders: Sequence[Holder] = ()
     try:
         holders = Leases().holders([a.uuid for a in found.usable]) if found.usable else ()
-    except LeaseError as error:
+    except (BusyError, LeaseError) as error:
         notes.append(f"leases are not known: {error.what}")
     every = (*found.accelerators, *others.accelerators)
     return Overview(every, shown, tuple(holders), _cpu(), tuple(notes))
