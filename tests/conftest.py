@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from faults import Victims
+from stand_in import Driver
 
 LENET = "luthier.models.lenet:LeNet"
 
@@ -70,3 +71,9 @@ def victims(request: pytest.FixtureRequest) -> Iterator[Victims]:
     processes = Victims(request.module.__name__)
     yield processes
     processes.close()
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Driver:
+    """A driver of NVIDIA's that has the cards which a test says."""
+    return Driver(tmp_path_factory.mktemp("driver"))

@@ -115,7 +115,7 @@ class LeaseError(LuthierError):
 
 
 class LeasesUnavailableError(LeaseError):
-    """The folder of the leases cannot be used; the accelerators themselves may be there."""
+    """Leases cannot be kept on this system; the accelerators themselves may be there."""
 
 
 class BusyError(LuthierError):

@@ -29,7 +29,7 @@ from luthier.accelerators import holders, locks
 from luthier.accelerators.holders import Holder
 from luthier.accelerators.picking import Held, Picked, Request, candidates, pick
 from luthier.accelerators.values import Accelerator, Survey
-from luthier.errors import BusyError, LeaseError
+from luthier.errors import BusyError, LeaseError, LeasesUnavailableError
 
 FOLDER = "LUTHIER_LEASES"
 _PLACES = (Path("/run/lock"), Path("/tmp"))  # noqa: S108 - that all users have
@@ -53,7 +53,7 @@ def shared_folder() -> Path:
     ``LUTHIER_LEASES`` names another, such as one that several containers mount.
 
     Raises:
-        LeaseError: there is no place that all users have.
+        LeasesUnavailableError: there is no place that all users have.
     """
     named = os.environ.get(FOLDER)
     if named:
@@ -62,7 +62,7 @@ def shared_folder() -> Path:
         if place.is_dir() and place.stat().st_mode & stat.S_IWOTH:
             return place / "luthier"
     places = " nor ".join(map(str, _PLACES))
-    raise LeaseError(
+    raise LeasesUnavailableError(
         f"leases need a folder that all users may write to: neither {places} is one here",
         cure=f"name another in {FOLDER}",
     )
@@ -306,7 +306,7 @@ class Leases:
             yield
         except OSError as error:
             what = f": {Path(error.filename).name}" if error.filename else ""
-            raise LeaseError(
+            raise LeasesUnavailableError(
                 f"leases cannot be kept in {self.folder}{what}: {error.strerror or error}",
                 cure=f"name a folder that all users may write to in {FOLDER}",
             ) from error

@@ -16,7 +16,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from luthier.errors import LeaseError
+from luthier.errors import LeasesUnavailableError
 
 try:
     import fcntl
@@ -30,10 +30,10 @@ def check_system() -> None:
     """See that this system has such locks.
 
     Raises:
-        LeaseError: it has not.
+        LeasesUnavailableError: it has not.
     """
     if fcntl is None:
-        raise LeaseError(
+        raise LeasesUnavailableError(
             "leases need file locks of a POSIX system, and this one has none",
             cure="choose a device yourself: --device cuda:0, CUDA_VISIBLE_DEVICES",
         )

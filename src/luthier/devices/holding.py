@@ -55,8 +55,8 @@ class Hold:
         lease: on an accelerator, or None.
     """
 
-    def __init__(self, lease: Lease | None = None, share: int | None = None) -> None:
-        self.lease, self._share = lease, share
+    def __init__(self, lease: Lease | None = None) -> None:
+        self.lease = lease
 
     def choice(self) -> Choice | None:
         """Return the name of what is held in this process, such as "cuda:0"; None of nothing.
@@ -69,8 +69,8 @@ class Hold:
         if self.lease is None:
             return None
         index = index_of(self.lease)
-        if self._share is not None:
-            cuda.limit(index, self._share)
+        if self.lease.share is not None:
+            cuda.limit(index, self.lease.share)
         return Choice(f"cuda:{index}", f"leased: {self.lease.reason}")
 
 
@@ -109,7 +109,7 @@ def hold(asked: str, terms: Terms | None = None, say: Say = lambda _line: None) 
         if lease is not None:
             ends.callback(lease.release)
             ends.enter_context(surroundings(lease))
-        yield Hold(lease, request.share)
+        yield Hold(lease)
 
 
 def hold_used(
@@ -151,9 +151,9 @@ def hold_used(
         return ends
     ends.callback(lease.release)
     ends.enter_context(surroundings(lease))
-    if request.share is not None:
+    if lease.share is not None:
         for index in indices:
-            cuda.limit(index, request.share)
+            cuda.limit(index, lease.share)
     return ends
 
 

@@ -74,13 +74,12 @@ def lease(
             " that it showed then",
             cure="move it above the first use of CUDA: .cuda(), .to('cuda'), torch.cuda.…",
         )
-    promised = None if share is None else parse_size("share", share)
     request = Request(
         count=gpus,
         min_free=parse_size("min_free", min_free),
         like=model_like,
         capability=capability,
-        share=promised,
+        share=None if share is None else parse_size("share", share),
     )
     held = accelerators.acquire(request, wait=parse_time("wait", wait), say=say)
     with contextlib.ExitStack() as ends:
@@ -88,9 +87,9 @@ def lease(
         ends.enter_context(surroundings(held))
         _check_shown(held)
         devices = tuple(torch.device("cuda", index) for index in range(gpus))
-        if promised is not None:
+        if held.share is not None:
             for device in devices:
-                cuda.limit(device.index, promised)
+                cuda.limit(device.index, held.share)
         yield Leased(devices, held.reason)
 
 

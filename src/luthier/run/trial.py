@@ -22,11 +22,11 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import torch
 
-from luthier import recipe, training
+from luthier import devices, recipe, training
 from luthier.data import Inventory
 from luthier.errors import DamagedError, LuthierError, is_out_of_memory
 from luthier.files import durable
@@ -217,9 +217,15 @@ def _serve(lines: _Lines, answer: Callable[[Any], None]) -> None:
     wanted = recipe.resolve(recipe.from_toml(request.recipe))
     inventory = Path(request.inventory)
     known = _known(inventory)
-    job = prepare(wanted, Console(), known=known)
-    if known is None:
-        durable.write_text(inventory, job.photos.inventory.to_json())
+    # What the parent has leased is taken from there, and held to its share.
+    with devices.hold(decided(wanted.machine.device)) as hold:
+        job = prepare(wanted, Console(), held=hold.choice(), known=known)
+        if known is None:
+            durable.write_text(inventory, job.photos.inventory.to_json())
+        _measure(job, request, lines, answer)
+
+
+def _measure(job: Job, request: Request, lines: _Lines, answer: Callable[[Any], None]) -> NoReturn:
     answer({"facts": dataclasses.asdict(_facts(job, request))})
     if job.chosen.device.value == "cpu" and request.memory is not None:
         with contextlib.suppress(ImportError, OSError, ValueError):
