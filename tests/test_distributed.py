@@ -25,7 +25,7 @@ import luthier
 from conftest import LENET
 from luthier.distributed import Share, joined
 from luthier.distributed.meeting import meet
-from luthier.errors import DataError, InterruptedRunError, PeerError
+from luthier.errors import DataError, InterruptedRunError, LuthierError, PeerError
 from luthier.report import Console
 from luthier.training import Precision, evaluate
 from ranks import ended, started, together
@@ -35,6 +35,20 @@ SMALL: dict[str, Any] = {"model": LENET, "image_size": 32, "batch_size": 5, "wor
 SMALL |= {"epochs": 2, "weights": "none", "precision": "fp32", "save_every": "1 steps"}
 
 # --- what each has ------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(0, 40), max_size=8), st.integers(1, 4), st.integers(1, 5))
+def test_pieces_are_the_same_for_any_number_of_processes(
+    sizes: list[int], each: int, size: int
+) -> None:
+    batches = [list(range(n)) for n in sizes]
+    pieces = each * size
+    alone = [Share(piece, pieces).of(batches) for piece in range(pieces)]
+    for rank in range(size):
+        mine = Share(rank, size, pieces=pieces).of(batches)
+        together = alone[rank * each : (rank + 1) * each]
+        for number, part in enumerate(mine):
+            assert part == [image for piece in together for image in piece[number]]
 
 
 @given(st.lists(st.integers(0, 40), max_size=8), st.integers(1, 9))
@@ -308,6 +322,71 @@ def listening_console(console: StopAt) -> None:
             yield request
 
     finetune.listening = watched
+
+
+SHARDED: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "batch normalisation, accumulation, clipping": {
+        "model": "trial_models:Normed",
+        "accumulate": 2,
+        "clip_norm": 0.5,
+        "optimizer": "adamw",
+    },
+    "an unused part, mixup, average": {
+        "model": "trial_models:PartlyUsed",
+        "head_module": "head",
+        "mixup": 0.3,
+        "ema": 0.9,
+    },
+    "gradual": {"strategy": "gradual", "unfreeze_epochs": 1},
+}
+
+
+@pytest.mark.parametrize("variant", SHARDED)
+def test_virtual_shards_give_the_same_bits_for_any_number_of_processes(
+    photos: Path, tmp_path: Path, start: Path, variant: str
+) -> None:
+    knobs = SHARDED[variant] | {"virtual_shards": 6, "batch_size": 8}
+    if "strategy" in knobs:
+        knobs["weights"] = str(start)
+    for size in (1, 2, 3):
+        run(size, photos, tmp_path / str(size), **knobs)
+    one = bits(tmp_path / "1")
+    assert differences(one, bits(tmp_path / "2")) == []
+    assert differences(one, bits(tmp_path / "3")) == []
+
+
+def test_with_virtual_shards_a_run_continues_with_any_number_of_processes(
+    photos: Path, tmp_path: Path
+) -> None:
+    knobs = SMALL | {"model": "trial_models:Normed", "virtual_shards": 4}
+    run(1, photos, tmp_path / "whole", **knobs)
+
+    def stopped(begin: Any) -> int:
+        console = StopAt(4)
+        listening_console(console)
+        with contextlib.suppress(InterruptedRunError):
+            begin(console)
+        return 0
+
+    cut = tmp_path / "cut"
+    together(2, lambda _: stopped(lambda c: luthier.finetune(photos, out=cut, console=c, **knobs)))
+    together(4, lambda _: stopped(lambda c: luthier.resume(cut, console=c)))
+    while not (cut / "summary.json").exists():
+        together(1, lambda _: stopped(lambda c: luthier.resume(cut, console=c)))
+    assert differences(bits(tmp_path / "whole"), bits(cut)) == []
+    said = (cut / "log.txt").read_text(encoding="utf-8")
+    assert "not the same bits" not in said
+
+
+def test_shards_that_cannot_be_shared_out_are_refused(photos: Path, tmp_path: Path) -> None:
+    def job(_rank: int) -> int:
+        with pytest.raises(LuthierError, match=r"cannot be given to 2 processes|has failed"):
+            luthier.finetune(photos, out=tmp_path / "run", **SMALL, virtual_shards=3)
+        return 0
+
+    together(2, job)
+    assert not (tmp_path / "run").exists()
 
 
 # --- a loop of one's own ------------------------------------------------------------------------

@@ -80,6 +80,7 @@ SAMPLES: dict[str, Any] = {
     "device": "cuda:1",
     "precision": "bf16",
     "compile": True,
+    "virtual_shards": 4,
     "workers": 3,
     "pin_memory": True,
     "cache_memory": 1.5,
@@ -102,7 +103,7 @@ ONLY: dict[str, tuple[str, tuple[str, ...]]] = {
 STEPWISE = (
     *("optimizer", "lr", "momentum", "weight_decay", "decay_to", "clip_norm", "accumulate"),
     *("schedule", "step_size", "gamma", "warmup_epochs", "label_smoothing", "mixup", "cutmix"),
-    *("ema", "epochs", "patience", "save_every", "keep", "compile"),
+    *("ema", "epochs", "patience", "save_every", "keep", "compile", "virtual_shards"),
 )
 AUGMENTS = ("augment", "color_jitter", "rand_augment", "erase")
 
@@ -133,6 +134,7 @@ RANGES: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
     "batch_size": ((0, -1), (1,)),
     "seed": ((-1,), (0,)),
     "patience": ((0, -1), (1,)),
+    "virtual_shards": ((0, -1), (1,)),
     "keep": ((0, -1), (1,)),
     "disk_patience": ((-0.1,), (0, 60)),
     "workers": ((-1,), (0,)),

@@ -18,11 +18,13 @@ class Share:
         size: number of processes.
         whole: batches go round whole, as in validation; else each is cut into as many pieces, as
             equal as can be, of which the first are the larger ones.
+        pieces: into which each batch is cut; as many to each process. By default one.
     """
 
     rank: int = 0
     size: int = 1
     whole: bool = False
+    pieces: int | None = None
 
     def of(self, batches: Sequence[Sequence[T]]) -> list[Sequence[T]]:
         """Return this process's part of the batches of an epoch."""
@@ -31,7 +33,9 @@ class Share:
         return [batch[slice(*self.bounds(len(batch)))] for batch in batches]
 
     def bounds(self, images: int) -> tuple[int, int]:
-        """Return where this process's piece of a batch begins and ends."""
-        each, more = divmod(images, self.size)
-        start = self.rank * each + min(self.rank, more)
-        return start, start + each + (self.rank < more)
+        """Return where this process's pieces of a batch begin and end."""
+        pieces = self.size if self.pieces is None else self.pieces
+        each, more = divmod(images, pieces)
+        mine = pieces // self.size
+        first, last = self.rank * mine, (self.rank + 1) * mine
+        return first * each + min(first, more), last * each + min(last, more)

@@ -274,7 +274,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Machine:
-    """What it runs on. Only device, precision and compile can change a result."""
+    """What it runs on. Only device, precision, compile and virtual_shards can change a result."""
 
     device: str | None = _knob("auto, cpu, cuda, cuda:N or mps", default="auto")
     precision: str | None = _knob(
@@ -282,6 +282,11 @@ class Machine:
     )
     compile: bool | None = _knob(
         "compile the model with torch.compile", default=False, unless=_NO_PROBE
+    )
+    virtual_shards: int | None = _knob(
+        "pieces of a batch: the same bits for any number of processes that divides them, slower",
+        low=1,
+        unless=_NO_PROBE,
     )
     workers: int | None = _knob("threads that read images [chosen]", low=0)
     pin_memory: bool | None = _knob("copy to a GPU from page-locked memory [chosen]")

@@ -18,6 +18,7 @@ from luthier.adapt.classes import ClassMatch, match_classes
 from luthier.data import Batches, Decoded, Inventory, Photos
 from luthier.devices import Chosen
 from luthier.distributed import ALONE, Share, World
+from luthier.errors import RecipeError
 from luthier.keys import key
 from luthier.models import Head, Start
 from luthier.recipe import Recipe, decided
@@ -90,13 +91,16 @@ def prepare(
     Raises:
         LuthierError: anything that keeps the run from starting; see each room.
     """
+    _check_shards(wanted, world)
     found = devices.probe().part(world.local_rank, world.local_size)
     machine = wanted.machine
     chosen = devices.choose(found, decided(machine.device), machine.workers, held)
     console.say(str(chosen))
     if chosen.device.value == "cpu":
         devices.keep_freed_memory()
-    if devices.fit_threads(found.cores):
+    if machine.virtual_shards is not None:
+        torch.set_num_threads(1)  # whose number decides the last bits of sums
+    elif devices.fit_threads(found.cores):
         console.say(
             f"  torch computes with {found.cores} threads, as many as there are cores for it"
         )
@@ -112,7 +116,7 @@ def prepare(
     strategies.apply_rates(model, blocks, policy.rates(len(blocks) - 1, 0))
     device = chosen.device.value
     Precision(device).prepare(model)
-    arithmetic = devices.choose_precision(
+    arithmetic = _arithmetic_of_shards(wanted) or devices.choose_precision(
         found,
         device,
         decided(machine.precision),
@@ -137,6 +141,22 @@ def prepare(
         match=match,
         world=world,
     )
+
+
+def _check_shards(wanted: Recipe, world: World) -> None:
+    shards = wanted.machine.virtual_shards
+    if shards is not None and shards % world.size:
+        raise RecipeError(
+            f"--virtual-shards {shards} cannot be given to {world.size} processes, as many to each",
+            cure=f"start such a number of processes as divides {shards}",
+        )
+
+
+def _arithmetic_of_shards(wanted: Recipe) -> Choice | None:
+    is_open = decided(wanted.machine.precision) == "auto"
+    if wanted.machine.virtual_shards is None or not is_open:
+        return None
+    return Choice("fp32", "what is measured must not decide the bits of --virtual-shards")
 
 
 def _start(wanted: Recipe, resumed: bool) -> Start:
@@ -198,7 +218,9 @@ def batches_of(job: Job, *, shuffle: bool = True) -> tuple[Batches, Batches]:
     if shown.augment is not None:
         extras = shown.color_jitter, shown.rand_augment, shown.erase
         augment = data.Augment.of(shown.augment, *extras)
-    learning, looking = (Share(job.world.rank, job.world.size, whole) for whole in (False, True))
+    ours = job.world.rank, job.world.size
+    learning = Share(*ours, pieces=machine.virtual_shards)
+    looking = Share(*ours, whole=True)
     learn = make(job.photos.train, job.preprocessing, augment, shuffle=shuffle, share=learning)
     return learn, make(job.photos.val, job.preprocessing, share=looking)
 

@@ -59,4 +59,6 @@ def summary(
 
 def environment(job: Job) -> dict[str, Any]:
     """Return what the bits of a job depend on, as plain JSON values."""
-    return conditions.here(job.precision.device, job.precision.name, job.world.size)
+    shards = job.recipe.machine.virtual_shards  # then the number of processes changes no bit
+    processes = job.world.size if shards is None else shards
+    return conditions.here(job.precision.device, job.precision.name, processes)

@@ -28,7 +28,15 @@ from luthier.run.stopping import StopRequest
 from luthier.run.trace import Trace
 from luthier.run.underway import Underway
 from luthier.strategies import Rate
-from luthier.training import Learner, Rates, Replicas, TowardStart, WeightAverage
+from luthier.training import (
+    Learner,
+    Rates,
+    Replicas,
+    Team,
+    TowardStart,
+    VirtualShards,
+    WeightAverage,
+)
 from luthier.values import Position, Score, Step, Tally
 
 _START = "start"  # the part of a checkpoint with what weight decay pulls to
@@ -57,9 +65,13 @@ class Session(Underway):
             job.model, job.precision, self._few, self._micro, job.world, console.say
         )
         self._replicas: Replicas | None = None
-        if job.world.size > 1:
+        shards = job.recipe.machine.virtual_shards
+        if job.world.size > 1 and shards is None:
             shape = 3, job.preprocessing.image_size, job.preprocessing.image_size
             self._replicas = Replicas(job.model, self._forward.scores, job.world, shape)
+        self._team: Team | None = self._replicas
+        if shards is not None:
+            self._team = VirtualShards(job.model, shards, job.world)
         self.learner = self._make_learner()
         self._names = checkpoint.names_of({"model": job.model})
 
@@ -87,8 +99,8 @@ class Session(Underway):
             average=WeightAverage(job.model, ema) if ema is not None else None,
             toward=toward,
             forward=self._forward.scores,
-            micro=self._micro if self._replicas is None else None,
-            replicas=self._replicas,
+            micro=self._micro if self._team is None else None,
+            team=self._team,
             clock=self.clock,
         )
 

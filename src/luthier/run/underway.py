@@ -92,8 +92,9 @@ class Underway:
             ends.callback(self._metrics.close)
             ends.callback(self.console.stop)
             ends.callback(self.close)
+            strictly = self.job.recipe.machine.virtual_shards is not None
             try:
-                with torch.random.fork_rng(devices=[]), training.reproducible():
+                with torch.random.fork_rng(devices=[]), training.reproducible(strictly=strictly):
                     yield
             except KeyboardInterrupt:
                 self._saver.close(at_once=True)

@@ -12,7 +12,9 @@ from luthier.training.probe import Probe, Shown, fit_probe, folds_of
 from luthier.training.replicas import Replicas
 from luthier.training.schedule import Rates, rates_at
 from luthier.training.shared_gradients import SharedGradients
+from luthier.training.team import Team
 from luthier.training.toward import TowardStart
+from luthier.training.virtual_shards import VirtualShards
 
 __all__ = [
     "Clock",
@@ -24,7 +26,9 @@ __all__ = [
     "Replicas",
     "SharedGradients",
     "Shown",
+    "Team",
     "TowardStart",
+    "VirtualShards",
     "WeightAverage",
     "check_finite",
     "compile_in_place",

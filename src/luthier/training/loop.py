@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,8 +15,8 @@ from luthier.training.average import WeightAverage
 from luthier.training.clock import Clock
 from luthier.training.microbatch import MicroBatch
 from luthier.training.precision import Precision
-from luthier.training.replicas import Replicas
 from luthier.training.schedule import Rates
+from luthier.training.team import Forward, Pair, Team, finite
 from luthier.training.toward import TowardStart
 from luthier.values import Position, Step
 
@@ -46,7 +44,7 @@ class Learner:
         toward: weight decay toward the start, or None where the optimizer's own is all.
         forward: images → scores, where a faster way than calling the model is known.
         micro: lets fewer images go through at once where memory runs out; None: that is an error.
-        replicas: those of other processes, which take the same steps on the rest of each batch.
+        team: those who take the same steps on the rest of each batch.
         clock: is told of the time that is spent on what is not computing.
     """
 
@@ -64,7 +62,7 @@ class Learner:
     toward: TowardStart | None = None
     forward: Callable[[torch.Tensor], torch.Tensor] | None = None
     micro: MicroBatch | None = None
-    replicas: Replicas | None = None
+    team: Team | None = None
     clock: Clock = field(default_factory=Clock)
 
 
@@ -178,65 +176,43 @@ def _learn(
 
 def _backward(learner: Learner, batch: _Numbered, size: int, last: bool) -> tuple[float, int]:
     number, images, labels = batch
-    rank = 0 if learner.replicas is None else learner.replicas.world.rank
-    seed_generators(key(learner.seed, "model", number, rank))
-    with learner.clock.on("copying"):
-        inputs, targets = learner.precision.place(images), learner.precision.place(labels)
-    if learner.mix is not None:
-        inputs, targets = learner.mix(inputs, targets)
-    if learner.replicas is not None:
-        return _beside_others(learner, learner.replicas, (number, inputs, targets), size, last)
+    work = _Work(learner, number)
+    if learner.team is not None:
+        return learner.team.learn(work, images, labels, size, last=last)
+    inputs, targets = work.ready(images, labels, 0)
     pieces = [(inputs, targets)] if learner.micro is None else learner.micro.cut(inputs, targets)
     total, correct = 0.0, 0
     for shown, answers in pieces:
-        loss, right = _loss(learner, learner.forward or learner.model, shown, answers)
-        value = _finite(loss.item(), number)
+        loss, right = work.loss(shown, answers)
+        value = finite(loss.item(), number)
         (loss * (len(answers) / size)).backward()  # type: ignore[no-untyped-call]
         total += value * (len(answers) / len(labels))
         correct += right
     return total, correct
 
 
-def _beside_others(
-    learner: Learner, replicas: Replicas, batch: _Numbered, size: int, last: bool
-) -> tuple[float, int]:
-    """Do this process's part of a batch; return loss and count of the whole of it."""
-    number, shown, answers = batch
-    images, world = len(answers), replicas.world
-    with contextlib.nullcontext() if last else replicas.apart():
-        if not images:  # gradients are exchanged by all or by none
-            shown, answers = replicas.dummies(shown), learner.precision.place(torch.zeros(2).long())
-        loss, right = _loss(learner, replicas.forward, shown, answers)
-        mine = (images, loss.item() * images, right) if images else (0, 0.0, 0)
-        told = world.gather(mine)
-        whole = sum(n for n, _, _ in told)
-        value = _finite(sum(part for _, part, _ in told) / whole, number)
-        # The mean over processes is what DDP makes of gradients.
-        (loss * (images * world.size / size)).backward()  # type: ignore[no-untyped-call]
-    return value, int(sum(n for _, _, n in told))
+class _Work:
+    """One batch's work; see ``team.Work``."""
 
+    def __init__(self, learner: Learner, number: int) -> None:
+        self._learner, self.number = learner, number
 
-def _loss(
-    learner: Learner,
-    forward: Callable[[torch.Tensor], torch.Tensor],
-    images: torch.Tensor,
-    targets: torch.Tensor,
-) -> tuple[torch.Tensor, int]:
-    """Return the mean loss of images, and how many of them are right."""
-    with learner.precision.autocast():
-        scores = forward(images)
-    scores = scores.float()
-    main = targets.argmax(1) if targets.ndim == 2 else targets
-    return learner.criterion(scores, targets), int((scores.detach().argmax(1) == main).sum())
+    def ready(self, images: torch.Tensor, labels: torch.Tensor, rank: int) -> Pair:
+        learner = self._learner
+        seed_generators(key(learner.seed, "model", self.number, rank))
+        with learner.clock.on("copying"):
+            inputs, targets = learner.precision.place(images), learner.precision.place(labels)
+        return (inputs, targets) if learner.mix is None else learner.mix(inputs, targets)
 
-
-def _finite(loss: float, number: int) -> float:
-    if not math.isfinite(loss):
-        raise DivergedError(
-            f"the loss became {loss} in batch {number + 1} of the run",
-            cure="lower --lr, or give --clip-norm 1; the last checkpoint is still good",
-        )
-    return loss
+    def loss(
+        self, images: torch.Tensor, targets: torch.Tensor, forward: Forward | None = None
+    ) -> tuple[torch.Tensor, int]:
+        learner = self._learner
+        with learner.precision.autocast():
+            scores = (forward or learner.forward or learner.model)(images)
+        scores = scores.float()
+        main = targets.argmax(1) if targets.ndim == 2 else targets
+        return learner.criterion(scores, targets), int((scores.detach().argmax(1) == main).sum())
 
 
 def _step(learner: Learner, step: int) -> None:

@@ -12,10 +12,19 @@ from torch import nn
 
 
 @contextlib.contextmanager
-def reproducible() -> Iterator[None]:
-    """Take the convolution kernels of an NVIDIA device that give the same bits each time."""
+def reproducible(*, strictly: bool = False) -> Iterator[None]:
+    """Take the convolution kernels of an NVIDIA device that give the same bits each time.
+
+    Args:
+        strictly: let every operation raise torch's RuntimeError which has no kernel that does.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-        yield
+        torch.use_deterministic_algorithms(before or strictly)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before)
 
 
 @dataclass(frozen=True)

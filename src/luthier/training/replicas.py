@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 
 import torch
 import torch.distributed as dist
@@ -12,6 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from luthier.distributed import World, naming_lost_peers
+from luthier.training.team import Work, finite
 
 _DUMMIES = 2  # images: batch normalisation cannot learn from one
 
@@ -37,26 +37,34 @@ class Replicas:
         world: World,
         shape: tuple[int, int, int],
     ) -> None:
-        self._model, self._forward, self.world, self._shape = model, forward, world, shape
+        self._model, self._forward, self._world, self._shape = model, forward, world, shape
         self._parallel: DistributedDataParallel | None = None
 
     def enter(self) -> None:
         """Take note that other parts of the model learn from now on."""
         self._parallel = None
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the scores of images on the device, for a backward pass that all others do too."""
-        with naming_lost_peers():
-            scores: torch.Tensor = self._ready()(images)
-            return scores
+    def learn(
+        self, work: Work, images: torch.Tensor, labels: torch.Tensor, size: int, *, last: bool
+    ) -> tuple[float, int]:
+        """Add the gradient of a batch; see ``Team``."""
+        count = len(labels)
+        shown, answers = work.ready(images, labels, self._world.rank)
+        if not count:  # gradients are exchanged by all or by none
+            shown = shown.new_zeros((_DUMMIES, *shown.shape[1:]))
+            answers = labels.new_zeros(_DUMMIES, device=shown.device)
+        with naming_lost_peers(), contextlib.nullcontext() if last else self._ready().no_sync():
+            loss, right = work.loss(shown, answers, self._scores)
+            told = self._world.gather((count, loss.item() * count, right) if count else (0, 0, 0))
+            whole = sum(n for n, _, _ in told)
+            value = finite(sum(part for _, part, _ in told) / whole, work.number)
+            # The mean over processes is what DDP makes of gradients.
+            (loss * (count * self._world.size / size)).backward()  # type: ignore[no-untyped-call]
+        return value, int(sum(n for _, _, n in told))
 
-    def dummies(self, images: torch.Tensor) -> torch.Tensor:
-        """Return images that stand for none: what a process sends through that has no share."""
-        return images.new_zeros((_DUMMIES, *images.shape[1:]))
-
-    def apart(self) -> AbstractContextManager[None]:
-        """Inside, gradients stay in each process; the next pass outside adds them, too."""
-        return self._ready().no_sync()
+    def _scores(self, images: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self._ready()(images)
+        return scores
 
     @torch.no_grad()
     def settle(self) -> None:

@@ -11,8 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from luthier.distributed import World, naming_lost_peers
-
-_BUCKET = 2**25  # bytes that are exchanged at once
+from luthier.training.buckets import buckets
 
 
 class SharedGradients:
@@ -84,7 +83,7 @@ class SharedGradients:
         for weight in used:
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
-        for alike in _buckets(used):
+        for alike in buckets(used):
             flat = torch.cat([w.grad.reshape(-1) for w in alike if w.grad is not None])
             flat.mul_(self._mine / self._all if self._all else 1 / self._world.size)
             dist.all_reduce(flat)
@@ -99,17 +98,3 @@ SharedGradients._weighted.__annotations__ |= {
     "bucket": dist.GradBucket,  # type: ignore[attr-defined]
     "return": torch.futures.Future[torch.Tensor],
 }
-
-
-def _buckets(weights: list[torch.Tensor]) -> Iterable[list[torch.Tensor]]:
-    """Cut parameters into lists of one kind and device, in their order, of limited size."""
-    found: list[list[torch.Tensor]] = []
-    size, kind = 0, None
-    for weight in weights:
-        this = weight.dtype, weight.device
-        if not found or this != kind or size + weight.nbytes > _BUCKET:
-            found.append([])
-            size, kind = 0, this
-        found[-1].append(weight)
-        size += weight.nbytes
-    return found
