@@ -25,7 +25,7 @@ import luthier
 from conftest import LENET
 from luthier.distributed import Share, joined
 from luthier.distributed.meeting import meet
-from luthier.errors import DataError, InterruptedRunError, LuthierError, PeerError
+from luthier.errors import DataError, InterruptedRunError, LuthierError, PeerError, RecipeError
 from luthier.report import Console
 from luthier.training import Precision, evaluate
 from ranks import ended, started, together
@@ -486,6 +486,16 @@ def test_data_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
                 next(run.batches(source))
             epochs.close()
         run.close()
+        return 0
+
+    together(2, job)
+
+
+def test_a_scaler_that_would_decide_for_each_is_refused(tmp_path: Path) -> None:
+    def job(_rank: int) -> int:
+        model = nn.Linear(2, 2)
+        with pytest.raises(RecipeError, match="in one process and not in another of 2"):
+            luthier.Run(tmp_path / "run", model=model, scaler=torch.amp.GradScaler("cpu"))
         return 0
 
     together(2, job)

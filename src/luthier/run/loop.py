@@ -5,24 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
-from torch import nn
-
-from luthier import data, devices, distributed, randomness, training
+from luthier import data, randomness, training
 from luthier.checkpoint import Checkpoint, Saver, State
-from luthier.devices import Terms
-from luthier.distributed import Share
 from luthier.errors import DataError, RecipeError, RunFolderError, UnkeyedError
 from luthier.keys import key
 from luthier.recipe import parse_interval
 from luthier.report import Console
 from luthier.run import conditions
-from luthier.run.folder import Metrics, RunFolder, held
+from luthier.run.folder import Metrics, RunFolder
 from luthier.run.keeper import Keeper
 from luthier.run.logged import Best, plain
 from luthier.run.peers import Peers, newest
@@ -93,22 +88,17 @@ class Run:
         if keep < 1:
             raise RecipeError(f"keep={keep}: at least one checkpoint must stay")
         self._every = parse_interval(save_every)
-        self._terms = Terms(share=share)
-        self._held: set[torch.device] = set()
         self._best = Best(best)
         self.folder = _folder(Path(folder))
         self.seed = seed
         self._open = contextlib.ExitStack()
-        self._world = self._open.enter_context(distributed.joined())
-        self._peers = Peers(self._world)
-        self._console = console or Console(quiet=not self._world.is_first)
         try:
-            with self._world.together():
-                if self._world.is_first:
-                    self._open.enter_context(held(self.folder))
+            self._peers = Peers(self._open, self.folder, share)
         except BaseException:
             self._open.close()
             raise
+        self._world = self._peers.world
+        self._console = console or Console(quiet=not self._world.is_first)
         self._at = Position()
         self._saver = Saver(
             self.folder.checkpoints,
@@ -122,8 +112,7 @@ class Run:
         self._world.listen(lambda: self._stop.asked)
         self._keeper = Keeper(self._saver, self._every, self._world, self._capture)
         self._tracked = Tracked(self._saver)
-        part = Share(self._world.rank, self._world.size)
-        self._sources = DataSources(seed, self._tracked.has, part)
+        self._sources = DataSources(seed, self._tracked.has, self._peers.part)
         self._looping = self._closed = False
         self._count = 0  # epochs or steps of the loop that is under way
         self._stopped_of: int | None = None  # how many those were when ``stop`` was called
@@ -166,18 +155,11 @@ class Run:
             DoesNotFitError: the state does not fit. TypeError: an object that has no state.
         """
         self._check_open()
-        self._lease(tracked)
+        self._peers.lease(tracked.values(), self._console.say)
         self._tracked.add(tracked, self._found)
-        optimizers = [v for v in tracked.values() if isinstance(v, torch.optim.Optimizer)]
-        self._peers.watch(tracked.values(), optimizers)
+        self._peers.watch(tracked.values())
         for line in self._tracked.notices():
             self._console.say(f"  {line}")
-
-    def _lease(self, tracked: Mapping[str, Any]) -> None:
-        modules = [m for m in tracked.values() if isinstance(m, nn.Module)]
-        used = {p.device for m in modules for p in m.parameters()} - self._held
-        self._open.enter_context(devices.hold_used(used, self._terms, self._console.say))
-        self._held |= used
 
     def _restore(self, found: Checkpoint | None) -> int:
         """Take the position back, and return how many lines of metrics there were."""

@@ -1,36 +1,87 @@
-"""What a loop of one's own has to do with the other processes of its job."""
+"""What a loop of one's own has to do with other processes: of its job, and of other jobs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from luthier import checkpoint
+from luthier import checkpoint, devices, distributed
 from luthier.checkpoint import Checkpoint
-from luthier.distributed import World
-from luthier.run.folder import RunFolder
+from luthier.devices import Terms
+from luthier.distributed import Share, World
+from luthier.errors import RecipeError
+from luthier.run.folder import RunFolder, held
 from luthier.training import SharedGradients
 
 
 class Peers:
-    """The other processes of a loop; alone, it does nothing.
+    """The other processes of a loop's job, and the other jobs of its machine.
+
+    Alone, and without accelerators, it does nothing.
 
     Args:
+        ends: gives back at its close what is taken here.
+        folder: of the run, from which the first process keeps everyone else out.
+        share: of the memory of the accelerators that the loop computes on; see ``devices.Terms``.
+
+    Attributes:
         world: all processes.
+
+    Raises:
+        RunFolderError, CannotWriteError: see ``held``.
     """
 
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self._gradients = SharedGradients(world) if world.size > 1 else None
+    def __init__(
+        self, ends: contextlib.ExitStack, folder: RunFolder, share: str | int | None
+    ) -> None:
+        self._ends, self._terms = ends, Terms(share=share)
+        self._leased: set[torch.device] = set()
+        self.world = ends.enter_context(distributed.joined())
+        with self.world.together():
+            if self.world.is_first:
+                ends.enter_context(held(folder))
+        self._gradients = SharedGradients(self.world) if self.world.size > 1 else None
 
-    def watch(self, tracked: Iterable[Any], optimizers: Iterable[Any]) -> None:
-        """Let the steps of these optimizers be those of all processes together."""
-        if self._gradients is not None:
-            modules = [value for value in tracked if isinstance(value, nn.Module)]
-            self._gradients.watch(modules, optimizers)
+    @property
+    def part(self) -> Share:
+        """What this process has of each batch."""
+        return Share(self.world.rank, self.world.size)
+
+    def lease(self, tracked: Iterable[Any], say: Callable[[str], object]) -> None:
+        """Hold the accelerators that modules are on.
+
+        Raises:
+            BusyError: another job holds one. LeaseError, RecipeError: see ``devices.hold_used``.
+        """
+        modules = [value for value in tracked if isinstance(value, nn.Module)]
+        used = {p.device for m in modules for p in m.parameters()} - self._leased
+        self._ends.enter_context(devices.hold_used(used, self._terms, say))
+        self._leased |= used
+
+    def watch(self, tracked: Iterable[Any]) -> None:
+        """Let the steps of these optimizers, with these modules, be those of all processes.
+
+        Raises:
+            RecipeError: a gradient scaler would decide in each process for itself.
+        """
+        if self._gradients is None:
+            return
+        every = list(tracked)
+        modules = [value for value in every if isinstance(value, nn.Module)]
+        scaled = any(isinstance(value, torch.amp.GradScaler) for value in every)
+        if scaled and not all(isinstance(m, DistributedDataParallel) for m in modules):
+            raise RecipeError(
+                "a GradScaler skips the steps whose gradients overflow, and would do so in one"
+                f" process and not in another of {self.world.size}",
+                cure="wrap the model in DistributedDataParallel, or use bfloat16, which needs none",
+            )
+        self._gradients.watch(modules, [v for v in every if isinstance(v, torch.optim.Optimizer)])
 
     def begin_step(self, mine: int, everyone: int) -> None:
         """Take note of a batch: samples of it here, and in all."""
