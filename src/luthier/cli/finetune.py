@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from luthier.cli.processes import add_processes_flag, is_first, start_processes
+from luthier.cli.processes import add_processes_flag, in_processes, is_first
 from luthier.cli.requests import add_share_flag, add_wait_flag
 from luthier.recipe import ENTRIES, Entry
 
@@ -63,7 +63,9 @@ def _help(entry: Entry) -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Fine-tune, and print the result."""
-    start_processes(arguments)
+    status = in_processes(arguments)
+    if status is not None:
+        return status
     from luthier.run.finetune import finetune  # noqa: PLC0415 - torch comes with it
 
     result = finetune(

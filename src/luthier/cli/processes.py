@@ -17,17 +17,18 @@ def add_processes_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def start_processes(arguments: argparse.Namespace) -> None:
-    """Become ``torchrun`` with the same command, if that is asked for.
+def in_processes(arguments: argparse.Namespace) -> int | None:
+    """Do the same command by ``torchrun``, if that is asked for, and return its exit status.
 
     Raises:
         RecipeError: see ``distributed.launch``.
     """
     if arguments.processes is None:
-        return
-    from luthier import devices, distributed  # noqa: PLC0415 - torch comes with them
+        return None
+    from luthier.devices import cores_allowed  # noqa: PLC0415 - torch comes with them
+    from luthier.distributed.launch import launch  # noqa: PLC0415
 
-    distributed.launch(_without_flag(sys.argv[1:]), arguments.processes, devices.cores_allowed())
+    return launch(_without_flag(sys.argv[1:]), arguments.processes, cores_allowed())
 
 
 def _without_flag(words: list[str]) -> list[str]:

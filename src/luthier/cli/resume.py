@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from luthier.cli.processes import add_processes_flag, is_first, start_processes
+from luthier.cli.processes import add_processes_flag, in_processes, is_first
 from luthier.cli.requests import add_share_flag, add_wait_flag
 
 
@@ -24,7 +24,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Continue the run to its end, and print the result."""
-    start_processes(arguments)
+    status = in_processes(arguments)
+    if status is not None:
+        return status
     from luthier.run.finetune import resume  # noqa: PLC0415 - torch comes with it
 
     result = resume(

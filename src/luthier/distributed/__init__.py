@@ -1,7 +1,7 @@
 """The processes that train together: who they are, and what they tell each other."""
 
-from luthier.distributed.launch import job_id, launch, words_of
+from luthier.distributed.job import job_id
 from luthier.distributed.share import Share
 from luthier.distributed.world import ALONE, World, joined, naming_lost_peers
 
-__all__ = ["ALONE", "Share", "World", "job_id", "joined", "launch", "naming_lost_peers", "words_of"]
+__all__ = ["ALONE", "Share", "World", "job_id", "joined", "naming_lost_peers"]

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
+
+_ECHO = 1.0  # seconds
 
 
 class StopRequest:
@@ -19,14 +24,21 @@ class StopRequest:
     def __init__(self, at_once: Callable[[], object] = lambda: None) -> None:
         self.asked = False
         self._at_once = at_once
+        self._since = -math.inf
 
     def _ask(self, number: int, _frame: FrameType | None) -> None:
         # A scheduler sends its warning and its SIGTERM one after the other: only a person's
         # second word means "now".
-        if self.asked and number == signal.SIGINT:
+        if self.asked and number == signal.SIGINT and not self._is_echo():
             self._at_once()
             raise KeyboardInterrupt
-        self.asked = True
+        if not self.asked:
+            self.asked, self._since = True, time.monotonic()
+
+    def _is_echo(self) -> bool:
+        # torchrun hands on what the terminal has sent to all: one Ctrl-C comes twice.
+        launched = "TORCHELASTIC_RUN_ID" in os.environ
+        return launched and time.monotonic() - self._since < _ECHO
 
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")  # SIGUSR1 warns of pre-emption; Windows has none
