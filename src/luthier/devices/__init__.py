@@ -2,7 +2,7 @@
 
 from luthier.devices.allowed import cores_allowed, fit_threads, memory_allowed
 from luthier.devices.choose import WORTH, Chosen, Probe, choose, choose_precision, probe
-from luthier.devices.heap import keep_freed_memory
+from luthier.devices.heap import give_freed_memory_back, keep_freed_memory
 from luthier.devices.holding import Hold, Terms, hold, hold_used
 from luthier.devices.measure import bf16_speedup
 from luthier.devices.memory import MemoryReport, memory_report
@@ -19,6 +19,7 @@ __all__ = [
     "choose_precision",
     "cores_allowed",
     "fit_threads",
+    "give_freed_memory_back",
     "hold",
     "hold_used",
     "keep_freed_memory",

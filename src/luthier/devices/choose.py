@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from luthier.devices.allowed import cores_allowed
+from luthier.devices.heap import give_freed_memory_back
 from luthier.errors import RecipeError, is_out_of_memory
 from luthier.values import Choice
 
@@ -113,6 +114,7 @@ def choose_precision(
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
+        give_freed_memory_back()
         return Choice("fp32", "there is no memory to measure bf16 beside it")
     if times is None:
         return Choice("fp32", "the model is too small to gain by bf16")

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from luthier import recipe, report, strategies, training
+from luthier import devices, recipe, report, strategies, training
 from luthier.checkpoint import Checkpoint, Saver
 from luthier.files import durable, writing
 from luthier.recipe import decided
@@ -52,7 +52,9 @@ class Underway:
         self.epochs = how.epochs or 1  # a probe has no number of them, and saves once
         self.progress = Progress(start=strategies.digests(job.model.state_dict()))
         self.clock = Clock()
-        self._micro = MicroBatch(job.model, job.chosen.device.value, console.say)
+        self._micro = MicroBatch(
+            job.model, job.chosen.device.value, console.say, devices.give_freed_memory_back
+        )
         self._trace = open_trace(folder.path) if job.world.is_first else None
         self._before = 0.0
         self._began: float | None = None

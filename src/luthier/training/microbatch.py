@@ -23,16 +23,21 @@ class MicroBatch:
         model: whose buffers are put back where a forward pass has to be done again.
         device: whose memory it is.
         say: is told in one line.
+        make_room: gives back memory that is kept for later, once it has run out.
 
     Attributes:
         size: images in a piece at most; None where batches go through whole.
     """
 
     def __init__(
-        self, model: nn.Module, device: str, say: Callable[[str], object] = lambda _line: None
+        self,
+        model: nn.Module,
+        device: str,
+        say: Callable[[str], object] = lambda _line: None,
+        make_room: Callable[[], object] = lambda: None,
     ) -> None:
         self.size: int | None = None
-        self._device, self._say = device, say
+        self._device, self._say, self._make_room = device, say, make_room
         buffers = [b for b in model.buffers() if b.numel()]
         kinds = {b.dtype for b in buffers}
         self._buffers = [[b for b in buffers if b.dtype == kind] for kind in kinds]
@@ -79,6 +84,7 @@ class MicroBatch:
                 " --strategy frozen; the last checkpoint is still good",
             )
         self.size = -(-before // 2)
+        self._make_room()
         if torch.device(self._device).type == "cuda":
             torch.cuda.empty_cache()  # to libraries that do not ask torch for their memory
         self._say(
