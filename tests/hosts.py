@@ -73,6 +73,8 @@ class Host:
         """Start a command on the host; what it says is added to a file."""
         inside = ["unshare", "--uts", "sh", "-c", _NAMED, self.name, *map(str, words)]
         told = {"GLOO_SOCKET_IFNAME": "eth0", "TP_SOCKET_IFNAME": "eth0", "PYTHONUNBUFFERED": "1"}
+        # An agent that has kept the store of one start tells nobody where it is in the next.
+        told["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
         with log.open("ab") as file:
             process = subprocess.Popen(
                 ["ip", "netns", "exec", self.space, *inside],

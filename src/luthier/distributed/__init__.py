@@ -2,6 +2,16 @@
 
 from luthier.distributed.launch import job_id, launch, words_of
 from luthier.distributed.share import Share
-from luthier.distributed.world import ALONE, World, joined, naming_lost_peers
+from luthier.distributed.world import ALONE, World, grace, joined, naming_lost_peers
 
-__all__ = ["ALONE", "Share", "World", "job_id", "joined", "launch", "naming_lost_peers", "words_of"]
+__all__ = [
+    "ALONE",
+    "Share",
+    "World",
+    "grace",
+    "job_id",
+    "joined",
+    "launch",
+    "naming_lost_peers",
+    "words_of",
+]

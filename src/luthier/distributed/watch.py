@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from typing import Protocol
 
 _LOOKS = 10  # without anything new, then it is silence
-_FRAMES = 24  # of a stack, the innermost
+_FRAMES = 16  # of a stack, the innermost
 _PASSED = os.path.join("torch", "nn", "modules", "module.py")  # only calls what it is given
 _VERDICT = "luthier/verdict"
 
@@ -143,10 +143,13 @@ class Watch:
             self._unanswered += 1
             if self._unanswered > _LOOKS:
                 what = f"has not answered for {self._silence:.0f} s: its host or this is cut off"
-                self._end(self._lone(what))
+                self._end(self._lone(f"{what}, or rank 0 is stopped"))
 
     def _lone(self, what: str) -> str:
-        return f"the store of this job {what} ({self._where})" if self._speaks else ""
+        if not self._speaks:
+            return ""
+        told = f"the store of this job {what} (noticed {self._where})"
+        return told + (self._seen(0) if 0 in self._last else "")
 
     def _say(self, left: bool) -> None:
         self._beat += 1
@@ -185,12 +188,15 @@ class Watch:
 
     def _judge(self, ranks: Sequence[int], what: str) -> None:
         told = [f"rank {rank} ({self._last[rank].where}) has {what}" for rank in ranks]
-        stack = self._last[ranks[0]].stack.rstrip()
-        text = "\n".join([*told, f"rank {ranks[0]} was last seen at:", stack])
+        text = "\n".join(told) + self._seen(ranks[0])
         # Several may come to this at once: the first to write it says it.
         mine = f"{self._rank} {text}"
         said = self._store.compare_set(_VERDICT, "", mine).decode()
         self._end(text if said == mine else "")
+
+    def _seen(self, rank: int) -> str:
+        note = self._last[rank]
+        return f"\nrank {rank} ({note.where}) was last seen at:\n{note.stack.rstrip()}"
 
     def _has_left(self, rank: int) -> bool:
         return rank in self._last and self._last[rank].left

@@ -23,6 +23,8 @@ from luthier.errors import PeerError, RecipeError
 _TOLD = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # Before anything of Gloo's or NCCL's is in the text, torch has written what became of its peer.
 _LOST = ("connection closed by peer", "connection reset", "connection refused", "broken pipe")
+_PATIENCE = "LUTHIER_PATIENCE", 600.0  # seconds for one that is alive and does not come
+_SILENCE = "LUTHIER_SILENCE", 30.0  # seconds without a sign of life
 _LATE = ("timed out", "timeout")
 
 
@@ -190,7 +192,7 @@ def joined() -> Iterator[World]:
             cure="start with torchrun, which sets them all, or unset RANK and WORLD_SIZE",
         )
     with naming_lost_peers():
-        watch = _join(_seconds("LUTHIER_PATIENCE", 600), _seconds("LUTHIER_SILENCE", 30))
+        watch = _join(_seconds(*_PATIENCE), _seconds(*_SILENCE))
     try:
         with watch:
             yield _world(watch)
@@ -211,7 +213,8 @@ def _join(patience: float, silence: float) -> Watch:
     )
     # Over a connection of its own: a process may wait for long on the other.
     where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    own = dist.distributed_c10d.TCPStore(*where, is_master=False, wait_for_workers=False, timeout=wait)
+    kind = dist.TCPStore  # type: ignore[attr-defined]
+    own = kind(*where, is_master=False, wait_for_workers=False, timeout=wait)
     return Watch(
         dist.distributed_c10d.PrefixStore(session, own),
         rank,
@@ -220,6 +223,17 @@ def _join(patience: float, silence: float) -> Watch:
         patience=patience,
         speaks=os.environ["LOCAL_RANK"] == "0",
     )
+
+
+def grace() -> float:
+    """Return the seconds in which an earlier start of this job notices that it is cut off.
+
+    Without ``torchrun`` there is no earlier start: 0.
+
+    Raises:
+        RecipeError: LUTHIER_SILENCE is no number of seconds.
+    """
+    return 2 * _seconds(*_SILENCE) if os.environ.get("TORCHELASTIC_RUN_ID") else 0.0
 
 
 def _seconds(name: str, default: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,10 +155,23 @@ def _at_work(folder: RunFolder, world: World) -> Iterator[None]:
     with contextlib.ExitStack() as ends:
         with world.together():
             if world.is_first:
-                ends.enter_context(held(folder))
+                _hold(folder, ends)
                 folder.sweep()
         with _naming_trouble(folder):
             yield
+
+
+def _hold(folder: RunFolder, ends: contextlib.ExitStack) -> None:
+    """Hold a run's folder, once an earlier start of this job on a host that is cut off lets go."""
+    until = time.monotonic() + distributed.grace()
+    while True:
+        try:
+            ends.enter_context(held(folder))
+            return
+        except RunFolderError:
+            if time.monotonic() >= until:
+                raise
+        time.sleep(0.1)
 
 
 def _write_start(folder: RunFolder, job: Job | None, console: Console) -> None:
