@@ -177,7 +177,7 @@ def torchrun(
     processes: int = 1,
     hosts: str = "1:3",
     restarts: int = 9,
-    **conf: object,
+    name: str = "job",
 ) -> list[str]:
     """Return the words before the program for an agent on a host.
 
@@ -187,14 +187,14 @@ def torchrun(
         processes: on this host.
         hosts: how many, least and most.
         restarts: that the job may need.
-        **conf: further settings of the rendezvous.
+        name: of the job.
     """
     own = int(endpoint.startswith(f"{host.address}:"))
-    settings = {"is_host": own, "last_call_timeout": 1, "join_timeout": 60} | conf
+    settings = {"is_host": own, "last_call_timeout": 1, "keep_alive_interval": 1}
     return [
         *(sys.executable, "-m", "torch.distributed.run"),
         *("--nnodes", hosts, "--nproc-per-node", str(processes), "--max-restarts", str(restarts)),
-        *("--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint, "--rdzv-id", "job"),
+        *("--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint, "--rdzv-id", name),
         *("--rdzv-conf", ",".join(f"{name}={value}" for name, value in settings.items())),
         *("--local-addr", host.address, "--monitor-interval", "0.1"),
     ]

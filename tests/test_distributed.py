@@ -118,29 +118,6 @@ def test_one_that_is_killed_is_missed() -> None:
     ]
 
 
-def test_one_that_does_not_answer_is_not_waited_for_without_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("LUTHIER_PATIENCE", "1")
-
-    def job(rank: int) -> int:
-        try:
-            with joined() as world:
-                world.gather([rank])
-                if rank == 1:
-                    threading.Event().wait(30)
-                world.gather([rank])
-        except PeerError as error:
-            print(error.what)
-        return 0
-
-    processes = started(2, job)
-    out, _ = processes[0].communicate()
-    os.killpg(processes[1].pid, signal.SIGKILL)
-    processes[1].communicate()
-    assert "does not answer" in out or "has ended" in out
-
-
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.randoms(use_true_random=False))
 def test_each_start_meets_itself_whatever_earlier_ones_have_left(

@@ -10,18 +10,21 @@ was stopped itself accuses nobody.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import socket
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
 _LOOKS = 10  # without anything new, then it is silence
 _FRAMES = 16  # of a stack, the innermost
+_PARTING = 1.0  # seconds for which the first waits for the others at the end
 _PASSED = os.path.join("torch", "nn", "modules", "module.py")  # only calls what it is given
 _VERDICT = "luthier/verdict"
 
@@ -77,7 +80,6 @@ class Watch:
         silence: seconds without a sign of life after which a process counts as lost.
         patience: seconds that a process waits for others which are alive.
         speaks: this process tells when the store itself is gone.
-        end: called with what there is to say, or nothing where another says it.
     """
 
     def __init__(
@@ -89,13 +91,11 @@ class Watch:
         silence: float,
         patience: float,
         speaks: bool = True,
-        end: Callable[[str], None] | None = None,
     ) -> None:
         self._store, self._rank, self._speaks = store, rank, speaks
         self._others = [r for r in range(size) if r != rank] if rank == 0 else [0]
         self._silence, self._patience = silence, patience
         self._pause, self._looks = silence / _LOOKS, round(patience / silence * _LOOKS)
-        self._end = end or self._leave
         self._where = f"on {socket.gethostname()}, process {os.getpid()}"
         self._main = threading.get_ident()
         self._beat = self._begun = self._unanswered = 0
@@ -115,7 +115,7 @@ class Watch:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._threads[0].join(self._pause)  # it may be asking a store that does not answer
+        self._threads[0].join(2 * _PARTING)  # it may be asking a store that does not answer
 
     @contextlib.contextmanager
     def exchange(self) -> Iterator[None]:
@@ -126,6 +126,14 @@ class Watch:
         finally:
             self._waits = False
 
+    def is_first_to_say(self, text: str) -> bool:
+        """Tell whether no other process has asked this about the same text."""
+        key = f"luthier/said/{hashlib.sha256(text.encode()).hexdigest()}"
+        try:
+            return self._store.compare_set(key, "", str(self._rank)).decode() == str(self._rank)
+        except RuntimeError:  # torch's, of a store that is gone
+            return True
+
     def _notes(self) -> None:
         try:
             while not self._stop.is_set():
@@ -133,10 +141,18 @@ class Watch:
                 self._look()
                 self._unanswered = 0
                 self._stop.wait(self._pause)
-            self._say(left=True)
+            self._part()
         except RuntimeError:  # torch's, of a store that is gone
             if not self._has_left(0) and not self._stop.wait(self._silence / 2):
                 self._end(self._lone("is gone: the torchrun that kept it has ended"))
+
+    def _part(self) -> None:
+        """Say that this process has come to its end; the first, which may have the store, waits."""
+        self._say(left=True)
+        until = time.monotonic() + (_PARTING if self._rank == 0 else 0.0)
+        while time.monotonic() < until and not all(map(self._has_left, self._others)):
+            time.sleep(0.02)
+            self._look()
 
     def _guard(self) -> None:
         while not self._stop.wait(self._pause):
@@ -161,14 +177,16 @@ class Watch:
         self._last[self._rank] = note
 
     def _look(self) -> None:
-        if self._store.check([_VERDICT]):
-            self._end("")
+        if not self._stop.is_set() and self._store.check([_VERDICT]):
+            self._end("", 3)
         known = [r for r in self._others if r in self._last or self._store.check([_key(r)])]
         notes = self._store.multi_get([_key(r) for r in known]) if known else []
         for rank, note in zip(known, (Note(**json.loads(note)) for note in notes), strict=True):
             alive = rank not in self._last or self._last[rank].beat != note.beat or note.left
             self._silent[rank] = 0 if alive else self._silent.get(rank, 0) + 1
             self._last[rank] = note
+        if self._stop.is_set():
+            return
         silent = [rank for rank in known if self._silent[rank] > _LOOKS]
         if silent:
             self._judge(silent, f"not been heard of for {self._silence:.0f} s")
@@ -192,24 +210,24 @@ class Watch:
         # Several may come to this at once: the first to write it says it.
         mine = f"{self._rank} {text}"
         said = self._store.compare_set(_VERDICT, "", mine).decode()
-        self._end(text if said == mine else "")
+        # The first may keep the store, in which the others are yet to read this.
+        self._end(text if said == mine else "", 2 if self._rank == 0 else 0)
 
     def _seen(self, rank: int) -> str:
-        note = self._last[rank]
-        return f"\nrank {rank} ({note.where}) was last seen at:\n{note.stack.rstrip()}"
+        return f"\nrank {rank} was last seen at:\n{self._last[rank].stack.rstrip()}"
 
     def _has_left(self, rank: int) -> bool:
         return rank in self._last and self._last[rank].left
 
-    def _leave(self, text: str) -> None:
-        # The main thread is in a call that nothing interrupts; what it was writing is whole or not
-        # at all, as after any kill.
+    def _end(self, text: str, pauses: int = 0) -> None:
+        """End this process in whatever call its main thread is, which nothing could interrupt."""
         with contextlib.suppress(OSError, ValueError):
             if text:
                 print(f"luthier, rank {self._rank}: {text}", file=sys.stderr)
             sys.stdout.flush()
             sys.stderr.flush()
-        os._exit(1)
+        time.sleep(pauses * self._pause)
+        os._exit(1)  # what it was writing is whole or not at all, as after any kill
 
 
 def _key(rank: int) -> str:

@@ -18,7 +18,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from luthier.distributed.meeting import meet
 from luthier.distributed.watch import Watch
-from luthier.errors import PeerError, RecipeError
+from luthier.errors import LuthierError, PeerError, RecipeError
 
 _TOLD = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # Before anything of Gloo's or NCCL's is in the text, torch has written what became of its peer.
@@ -195,7 +195,11 @@ def joined() -> Iterator[World]:
         watch = _join(_seconds(*_PATIENCE), _seconds(*_SILENCE))
     try:
         with watch:
-            yield _world(watch)
+            try:
+                yield _world(watch)
+            except LuthierError as error:
+                error.is_told = not watch.is_first_to_say(str(error))
+                raise
     finally:
         dist.destroy_process_group()
 
@@ -221,8 +225,14 @@ def _join(patience: float, silence: float) -> Watch:
         size,
         silence=silence,
         patience=patience,
-        speaks=os.environ["LOCAL_RANK"] == "0",
+        speaks=_speaks(rank, int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])),
     )
+
+
+def _speaks(rank: int, local_rank: int, local_size: int) -> bool:
+    """Tell whether this is who says on its host that the store is gone, which the first may keep."""
+    on_first_host = rank == local_rank
+    return local_rank == (min(1, local_size - 1) if on_first_host else 0)
 
 
 def grace() -> float:
