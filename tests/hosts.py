@@ -40,11 +40,11 @@ def why_not() -> str:
         return "hosts are network namespaces: needs Linux with iproute2 and util-linux"
     if os.geteuid():
         return "hosts are network namespaces: needs root"
-    made = subprocess.run(
-        ["ip", "netns", "add", name := f"{_PREFIX}{os.getpid()}-try"], check=False
-    )
-    if made.returncode:
-        return "hosts are network namespaces: this machine lets nobody make one"
+    name = f"{_PREFIX}{os.getpid()}-try"
+    try:
+        _ip("netns", "add", name)
+    except OSError as error:
+        return f"hosts are network namespaces: none can be made here ({error})"
     _remove(name)
     return ""
 
@@ -77,7 +77,7 @@ class Host:
         told["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
         with log.open("ab") as file:
             process = subprocess.Popen(
-                ["ip", "netns", "exec", self.space, *inside],
+                [_program("ip"), "netns", "exec", self.space, *inside],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
@@ -149,7 +149,9 @@ class Network:
         return host
 
     def switchboard(self, log: Path) -> str:
-        """Start a store on the switch for ``--rdzv-endpoint``, and return where it is."""
+        """Have a store on the switch for ``--rdzv-endpoint``, and return where it is."""
+        if self._switch.agents:
+            return f"{self.address}:{PORT}"
         self._switch.run([sys.executable, "-c", _SWITCHBOARD, self.address, str(PORT)], log)
         until(lambda: log.exists() and b"here" in log.read_bytes())
         return f"{self.address}:{PORT}"
@@ -222,10 +224,14 @@ def environment_of(pid: int) -> dict[str, str]:
 
 
 def _ip(*words: str) -> str:
-    done = subprocess.run(["ip", *words], check=False, capture_output=True, text=True)
+    done = subprocess.run([_program("ip"), *words], check=False, capture_output=True, text=True)
     if done.returncode:
         raise OSError(f"ip {' '.join(words)}: {done.stderr.strip()}")
     return done.stdout
+
+
+def _program(name: str) -> str:
+    return shutil.which(name) or name
 
 
 def _pids(space: str) -> list[int]:

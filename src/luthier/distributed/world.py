@@ -230,7 +230,7 @@ def _join(patience: float, silence: float) -> Watch:
 
 
 def _speaks(rank: int, local_rank: int, local_size: int) -> bool:
-    """Tell whether this is who says on its host that the store is gone, which the first may keep."""
+    """Tell whether this process says on its host that the store is gone; the first may keep it."""
     on_first_host = rank == local_rank
     return local_rank == (min(1, local_size - 1) if on_first_host else 0)
 
