@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-import hosts
 import luthier
-from hosts import Host, Network
+import namespaces
 from luthier import checkpoint
 from luthier.report import Console
+from namespaces import Host, Network
 from processes import Forked
 from test_exactness import bits, differences
 
-pytestmark = pytest.mark.skipif(bool(hosts.why_not()), reason=hosts.why_not())
+pytestmark = pytest.mark.skipif(bool(namespaces.why_not()), reason=namespaces.why_not())
 
 TESTS = Path(__file__).parent
 KNOBS: dict[str, Any] = {"model": "trial_models:Slow", "head_module": "fc3", "image_size": 32}
@@ -48,14 +48,14 @@ class Job:
     def start(self, host: Host, **how: Any) -> None:
         """Let a host take part."""
         path = [str(TESTS.parent / "src"), str(TESTS), os.environ.get("PYTHONPATH", "")]
-        words = hosts.torchrun(host, self.endpoint, **how) + self._words
+        words = namespaces.torchrun(host, self.endpoint, **how) + self._words
         log = self._folder / f"{host.name}.log"
         host.run(words, log, PYTHONPATH=os.pathsep.join(path), LUTHIER_SILENCE="4")
 
     def until_step(self, step: int) -> None:
         """Wait for a checkpoint that is not older; what went wrong is shown."""
         with self._shown():
-            hosts.until(lambda: self.steps()[-1:] >= [step])
+            namespaces.until(lambda: self.steps()[-1:] >= [step])
 
     def steps(self) -> list[int]:
         """Return at which steps there are checkpoints."""
@@ -65,7 +65,7 @@ class Job:
         """Wait until the last agents of hosts have ended with status 0."""
         with self._shown():
             for host in which:
-                assert host.agents[-1].wait(hosts.PATIENCE) == 0, host.name
+                assert host.agents[-1].wait(namespaces.PATIENCE) == 0, host.name
         assert "terminate called" not in self.said()
         assert "destroy_process_group" not in self.said()
 
@@ -193,7 +193,9 @@ def test_when_a_lost_host_comes_back_the_bits_are_those_of_a_whole_run(
         job.start(b, hosts="2")
     else:
         b.cut()
-        hosts.until(lambda: b.rank(0) is None and b.rank(1) is None)  # who was there has noticed
+        namespaces.until(
+            lambda: b.rank(0) is None and b.rank(1) is None
+        )  # who was there has noticed
         b.mend()
     job.ends_well(*both)
     assert "continues at step" in job.said()

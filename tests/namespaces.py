@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +23,13 @@ _PREFIX = "luthier-"
 _NETWORK = "10.9.0."
 PORT = 29400  # of the rendezvous
 PATIENCE = 90.0  # seconds in which what is waited for must come
+ENVIRONMENT = {
+    "GLOO_SOCKET_IFNAME": "eth0",
+    "TP_SOCKET_IFNAME": "eth0",
+    "PYTHONUNBUFFERED": "1",
+    # An agent that has kept the store of one start tells nobody where it is in the next.
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+}
 _numbers = itertools.count()
 # In the host's namespaces: its name, then its command.
 _NAMED = 'echo "$0" > /proc/sys/kernel/hostname; exec "$@"'
@@ -72,16 +79,13 @@ class Host:
     ) -> subprocess.Popen[bytes]:
         """Start a command on the host; what it says is added to a file."""
         inside = ["unshare", "--uts", "sh", "-c", _NAMED, self.name, *map(str, words)]
-        told = {"GLOO_SOCKET_IFNAME": "eth0", "TP_SOCKET_IFNAME": "eth0", "PYTHONUNBUFFERED": "1"}
-        # An agent that has kept the store of one start tells nobody where it is in the next.
-        told["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
         with log.open("ab") as file:
             process = subprocess.Popen(
                 [_program("ip"), "netns", "exec", self.space, *inside],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
-                env=os.environ | told | environment,
+                env=os.environ | ENVIRONMENT | environment,
                 start_new_session=True,
             )
         self.agents.append(process)
@@ -261,10 +265,3 @@ def _sweep() -> None:
         owner = space.removeprefix(_PREFIX).partition("-")[0]
         if space.startswith(_PREFIX) and owner.isdigit() and not Path(f"/proc/{owner}").exists():
             _remove(space)
-
-
-@contextlib.contextmanager
-def network() -> Iterator[Network]:
-    """Have a network inside."""
-    with Network() as made:
-        yield made
