@@ -127,7 +127,8 @@ class Watch:
             self._waits = False
 
     def is_first_to_say(self, text: str) -> bool:
-        """Tell whether no other process has asked this about the same text."""
+        """Tell whether no other process has asked this about the same text; the first is let by."""
+        time.sleep(_PARTING / 5 if self._rank else 0)
         key = f"luthier/said/{hashlib.sha256(text.encode()).hexdigest()}"
         try:
             return self._store.compare_set(key, "", str(self._rank)).decode() == str(self._rank)
@@ -142,9 +143,10 @@ class Watch:
                 self._unanswered = 0
                 self._stop.wait(self._pause)
             self._part()
-        except RuntimeError:  # torch's, of a store that is gone
+        except RuntimeError:  # torch's, of a store that is gone; whoever waits for its keeper fails
             if not self._has_left(0) and not self._stop.wait(self._silence / 2):
-                self._end(self._lone("is gone: the torchrun that kept it has ended"))
+                self._end(self._lone("is gone: who kept it has ended"))
+            self._stop.set()
 
     def _part(self) -> None:
         """Say that this process has come to its end; the first, which may have the store, waits."""
@@ -158,8 +160,9 @@ class Watch:
         while not self._stop.wait(self._pause):
             self._unanswered += 1
             if self._unanswered > _LOOKS:
-                what = f"has not answered for {self._silence:.0f} s: its host or this is cut off"
-                self._end(self._lone(f"{what}, or rank 0 is stopped"))
+                silence = f"{self._silence:.0f} s (LUTHIER_SILENCE)"
+                what = "its host or this is cut off, or rank 0 is stopped"
+                self._end(self._lone(f"has not answered for {silence}: {what}"))
 
     def _lone(self, what: str) -> str:
         if not self._speaks:
@@ -189,9 +192,10 @@ class Watch:
             return
         silent = [rank for rank in known if self._silent[rank] > _LOOKS]
         if silent:
-            self._judge(silent, f"not been heard of for {self._silence:.0f} s")
+            self._judge(silent, f"not been heard of for {self._silence:.0f} s (LUTHIER_SILENCE)")
         elif self._rank == 0 and (stuck := self._stuck()):
-            self._judge(stuck, f"kept the others waiting for {self._patience:.0f} s")
+            waited = f"{self._patience:.0f} s (LUTHIER_PATIENCE)"
+            self._judge(stuck, f"kept the others waiting for {waited}")
 
     def _stuck(self) -> Sequence[int]:
         """Return who has not come to an exchange in which others have waited for too long."""

@@ -198,7 +198,8 @@ def joined() -> Iterator[World]:
             try:
                 yield _world(watch)
             except LuthierError as error:
-                error.is_told = not watch.is_first_to_say(str(error))
+                if not isinstance(error, PeerError):
+                    error.is_told = not watch.is_first_to_say(str(error))
                 raise
     finally:
         dist.destroy_process_group()
