@@ -3,14 +3,14 @@
     python bench/hosts.py [--kills 100] [--seed 1] [--out FILE]
 
 Hosts are network namespaces with links to a switch, on which the rendezvous stands; each has a
-``torchrun`` for one or two ranks of ``luthier finetune``. In a job of one to three hosts and one to
-four ranks these things happen at random moments, a few times in each: a rank gets a SIGKILL, an
+``torchrun`` for some ranks of ``luthier finetune``. In a job of one to three hosts and one to four
+ranks these things happen at random moments, a few times in each: a rank gets a SIGKILL, or an
 agent, or everything on a host; a link is down for a second, or until those who are cut off have
 ended. What stands in for a cluster's scheduler ends what an agent has left, and starts again what
-has ended before its time. In
-half of the jobs the number of processes is fixed: their bits must be those of a job that nothing
-happened to. In the others whoever is there goes on: each step must be in the metrics once, with the
-loss of one process. After everything that happened each checkpoint with its final name must verify.
+has ended before its time. In half of the jobs the number of processes is fixed: their bits must be
+those of a job that nothing happened to. In the others whoever is there goes on. In all of them each
+step must be in the metrics once, with the loss of one process. After everything that happened each
+checkpoint that has its final name must verify.
 
 The agents are torch's own, forked from a process that has torch imported, as are their ranks.
 """

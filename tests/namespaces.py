@@ -162,12 +162,19 @@ class Network:
 
     def __enter__(self) -> Network:
         _sweep()
+        try:
+            self._make_switch()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _make_switch(self) -> None:
         _ip("netns", "add", self._switch.space)
         _ip("-n", self._switch.space, "link", "set", "lo", "up")
         _ip("-n", self._switch.space, "link", "add", "switch", "type", "bridge")
         _ip("-n", self._switch.space, "address", "add", f"{self.address}/24", "dev", "switch")
         _ip("-n", self._switch.space, "link", "set", "switch", "up")
-        return self
 
     def __exit__(self, *_: object) -> None:
         for host in (*self.hosts.values(), self._switch):
