@@ -25,9 +25,12 @@ import luthier
 from conftest import LENET
 from luthier.distributed import Share, joined
 from luthier.distributed.meeting import meet
-from luthier.errors import DataError, InterruptedRunError, PeerError
+from luthier.errors import DataError, InterruptedRunError, PeerError, RunFolderError
 from luthier.report import Console
+from luthier.run.folder import RunFolder, held
 from luthier.training import Precision, evaluate
+from processes import Forked
+from processes import finetune as finetune_module
 from ranks import ended, started, together
 from test_exactness import StopAt, bits, differences
 
@@ -285,6 +288,28 @@ def listening_console(console: StopAt) -> None:
             yield request
 
     finetune.listening = watched
+
+
+def test_a_start_waits_until_an_earlier_one_of_its_job_has_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+
+    def earlier() -> None:
+        with held(folder):
+            print("here", flush=True)
+            threading.Event().wait(30)
+
+    process = Forked(earlier)
+    assert process.stdout.readline() == "here\n"
+    with pytest.raises(RunFolderError, match="in use"), contextlib.ExitStack() as ends:
+        finetune_module._hold(folder, ends)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
+    with contextlib.ExitStack() as ends:
+        threading.Timer(0.5, os.killpg, (process.pid, signal.SIGKILL)).start()
+        finetune_module._hold(folder, ends)
+        assert process.wait() == -signal.SIGKILL
+    process.communicate()
 
 
 # --- a loop of one's own ------------------------------------------------------------------------

@@ -181,7 +181,7 @@ class Watch:
 
     def _look(self) -> None:
         if not self._stop.is_set() and self._store.check([_VERDICT]):
-            self._end("", 3)
+            self._end("", wait=True)
         known = [r for r in self._others if r in self._last or self._store.check([_key(r)])]
         notes = self._store.multi_get([_key(r) for r in known]) if known else []
         for rank, note in zip(known, (Note(**json.loads(note)) for note in notes), strict=True):
@@ -215,7 +215,7 @@ class Watch:
         mine = f"{self._rank} {text}"
         said = self._store.compare_set(_VERDICT, "", mine).decode()
         # The first may keep the store, in which the others are yet to read this.
-        self._end(text if said == mine else "", 2 if self._rank == 0 else 0)
+        self._end(text if said == mine else "", wait=self._rank == 0)
 
     def _seen(self, rank: int) -> str:
         return f"\nrank {rank} was last seen at:\n{self._last[rank].stack.rstrip()}"
@@ -223,14 +223,19 @@ class Watch:
     def _has_left(self, rank: int) -> bool:
         return rank in self._last and self._last[rank].left
 
-    def _end(self, text: str, pauses: int = 0) -> None:
-        """End this process in whatever call its main thread is, which nothing could interrupt."""
+    def _end(self, text: str, wait: bool = False) -> None:
+        """End this process in whatever call its main thread is, which nothing could interrupt.
+
+        Args:
+            text: to say before, or nothing.
+            wait: until all others have looked once more.
+        """
         with contextlib.suppress(OSError, ValueError):
             if text:
                 print(f"luthier, rank {self._rank}: {text}", file=sys.stderr)
             sys.stdout.flush()
             sys.stderr.flush()
-        time.sleep(pauses * self._pause)
+        time.sleep(1.5 * self._pause if wait else 0)
         os._exit(1)  # what it was writing is whole or not at all, as after any kill
 
 
