@@ -305,11 +305,17 @@ def test_a_start_waits_until_an_earlier_one_of_its_job_has_let_go(
     with pytest.raises(RunFolderError, match="in use"), contextlib.ExitStack() as ends:
         finetune_module._hold(folder, ends)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
+    folder.job.write_text("job")
     with contextlib.ExitStack() as ends:
         threading.Timer(0.5, os.killpg, (process.pid, signal.SIGKILL)).start()
         finetune_module._hold(folder, ends)
         assert process.wait() == -signal.SIGKILL
     process.communicate()
+    folder.recipe.write_text("")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "another")
+    with contextlib.ExitStack() as ends:
+        finetune_module._hold(folder, ends)
+    assert folder.job.read_text() == "another"  # whose it is now
 
 
 # --- a loop of one's own ------------------------------------------------------------------------

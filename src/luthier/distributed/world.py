@@ -239,12 +239,10 @@ def _speaks(rank: int, local_rank: int, local_size: int) -> bool:
 def grace() -> float:
     """Return the seconds in which an earlier start of this job notices that it is cut off.
 
-    Without ``torchrun`` there is no earlier start: 0.
-
     Raises:
         RecipeError: LUTHIER_SILENCE is no number of seconds.
     """
-    return 2 * _seconds(*_SILENCE) if os.environ.get("TORCHELASTIC_RUN_ID") else 0.0
+    return 2 * _seconds(*_SILENCE)
 
 
 def _seconds(name: str, default: float) -> float:

@@ -163,15 +163,25 @@ def _at_work(folder: RunFolder, world: World) -> Iterator[None]:
 
 def _hold(folder: RunFolder, ends: contextlib.ExitStack) -> None:
     """Hold a run's folder, once an earlier start of this job on a host that is cut off lets go."""
-    until = time.monotonic() + distributed.grace()
+    own = _is_own(folder)
+    until = time.monotonic() + (distributed.grace() if own else 0)
     while True:
         try:
             ends.enter_context(held(folder))
-            return
+            break
         except RunFolderError:
             if time.monotonic() >= until:
                 raise
         time.sleep(0.1)
+    job = distributed.job_id()
+    if job is not None and not own and folder.recipe.exists():  # it is resumed by another job
+        durable.write_text(folder.job, job)
+
+
+def _is_own(folder: RunFolder) -> bool:
+    with contextlib.suppress(OSError):
+        return folder.job.read_text(encoding="utf-8") == distributed.job_id()
+    return False
 
 
 def _write_start(folder: RunFolder, job: Job | None, console: Console) -> None:
