@@ -25,9 +25,19 @@ import luthier
 from conftest import LENET
 from luthier.distributed import Share, joined
 from luthier.distributed.meeting import meet
-from luthier.errors import DataError, InterruptedRunError, LuthierError, PeerError, RecipeError
+from luthier.errors import (
+    DataError,
+    InterruptedRunError,
+    LuthierError,
+    PeerError,
+    RecipeError,
+    RunFolderError,
+)
 from luthier.report import Console
+from luthier.run.folder import RunFolder, held
 from luthier.training import Precision, evaluate
+from processes import Forked
+from processes import finetune as finetune_module
 from ranks import ended, started, together
 from test_exactness import StopAt, bits, differences
 
@@ -130,29 +140,6 @@ def test_one_that_is_killed_is_missed() -> None:
         (-signal.SIGKILL, ""),
         (0, ""),
     ]
-
-
-def test_one_that_does_not_answer_is_not_waited_for_without_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("LUTHIER_PATIENCE", "1")
-
-    def job(rank: int) -> int:
-        try:
-            with joined() as world:
-                world.gather([rank])
-                if rank == 1:
-                    threading.Event().wait(30)
-                world.gather([rank])
-        except PeerError as error:
-            print(error.what)
-        return 0
-
-    processes = started(2, job)
-    out, _ = processes[0].communicate()
-    os.killpg(processes[1].pid, signal.SIGKILL)
-    processes[1].communicate()
-    assert "does not answer" in out or "has ended" in out
 
 
 @settings(deadline=None, max_examples=25)
@@ -387,6 +374,34 @@ def test_shards_that_cannot_be_shared_out_are_refused(photos: Path, tmp_path: Pa
 
     together(2, job)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_start_waits_until_an_earlier_one_of_its_job_has_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+
+    def earlier() -> None:
+        with held(folder):
+            print("here", flush=True)
+            threading.Event().wait(30)
+
+    process = Forked(earlier)
+    assert process.stdout.readline() == "here\n"
+    with pytest.raises(RunFolderError, match="in use"), contextlib.ExitStack() as ends:
+        finetune_module._hold(folder, ends)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
+    folder.job.write_text("job")
+    with contextlib.ExitStack() as ends:
+        threading.Timer(0.5, os.killpg, (process.pid, signal.SIGKILL)).start()
+        finetune_module._hold(folder, ends)
+        assert process.wait() == -signal.SIGKILL
+    process.communicate()
+    folder.recipe.write_text("")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "another")
+    with contextlib.ExitStack() as ends:
+        finetune_module._hold(folder, ends)
+    assert folder.job.read_text() == "another"  # whose it is now
 
 
 # --- a loop of one's own ------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 
 import torch
 from torch import nn
@@ -22,6 +23,15 @@ class Killed(LeNet):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if _has_images(images):
             os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(images)
+
+
+class Slow(LeNet):
+    """Takes its time, so that things can happen meanwhile."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if _has_images(images):
+            time.sleep(0.04)
         return super().forward(images)
 
 

@@ -31,6 +31,7 @@ class LuthierError(Exception):
     """
 
     exit_status = 2
+    is_told = False  # another process of the job says the same
 
     def __init__(self, what: str, *, cure: str | None = None) -> None:
         super().__init__(what if cure is None else f"{what}\n  {cure}")

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
+from luthier.cli.failure import say, tell_torchrun
 from luthier.cli.parser import Parser
-from luthier.errors import LuthierError, PeerError, RecipeError, nearest
+from luthier.errors import LuthierError, RecipeError, nearest
 from luthier.version import __version__
 
 
@@ -49,7 +50,12 @@ _ALLOCATIONS = 200_000
 def program() -> NoReturn:
     """Be the process that runs the command line of ``sys.argv``."""
     gc.set_threshold(_ALLOCATIONS)
-    leave(main())
+    try:
+        status = main()
+    except Exception as error:
+        tell_torchrun(error)
+        raise
+    leave(status)
 
 
 def leave(status: int) -> NoReturn:
@@ -82,11 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, where a closed pipe can be dealt with
         return status
     except LuthierError as error:
-        rank = int(os.environ.get("RANK", "0"))
-        if not (isinstance(error, PeerError) and rank):  # the one that failed says why
-            who = f"luthier, rank {rank}" if "RANK" in os.environ else "luthier"
-            print(f"{who}: {error}", file=sys.stderr)
-        return error.exit_status
+        return say(error)
     except KeyboardInterrupt:
         print("luthier: interrupted", file=sys.stderr)
         return 130

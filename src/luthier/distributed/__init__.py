@@ -2,6 +2,6 @@
 
 from luthier.distributed.job import job_id
 from luthier.distributed.share import Share
-from luthier.distributed.world import ALONE, World, joined, naming_lost_peers
+from luthier.distributed.world import ALONE, World, grace, joined, naming_lost_peers
 
-__all__ = ["ALONE", "Share", "World", "job_id", "joined", "naming_lost_peers"]
+__all__ = ["ALONE", "Share", "World", "grace", "job_id", "joined", "naming_lost_peers"]

@@ -17,11 +17,14 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from luthier.distributed.meeting import meet
-from luthier.errors import PeerError, RecipeError
+from luthier.distributed.watch import Watch
+from luthier.errors import LuthierError, PeerError, RecipeError
 
 _TOLD = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # Before anything of Gloo's or NCCL's is in the text, torch has written what became of its peer.
 _LOST = ("connection closed by peer", "connection reset", "connection refused", "broken pipe")
+_PATIENCE = "LUTHIER_PATIENCE", 600.0  # seconds for one that is alive and does not come
+_SILENCE = "LUTHIER_SILENCE", 30.0  # seconds without a sign of life
 _LATE = ("timed out", "timeout")
 
 
@@ -33,12 +36,19 @@ class World:
         size: number of processes (the world size).
         local_rank: number of this process on its host.
         local_size: processes on this host.
+        watch: is told of every exchange.
     """
 
     def __init__(
-        self, rank: int = 0, size: int = 1, local_rank: int = 0, local_size: int = 1
+        self,
+        rank: int = 0,
+        size: int = 1,
+        local_rank: int = 0,
+        local_size: int = 1,
+        watch: Watch | None = None,
     ) -> None:
         self.rank, self.size = rank, size
+        self._watch = watch
         self.local_rank, self.local_size = local_rank, local_size
         self._asked_here: Callable[[], bool] = lambda: False
         self._asked = False
@@ -67,7 +77,7 @@ class World:
             return [list(numbers)]
         mine = torch.tensor([float(self._asked_here()), *numbers], dtype=torch.float64)
         rows = [torch.empty_like(mine) for _ in range(self.size)]
-        with naming_lost_peers():
+        with self._exchange():
             dist.all_gather(rows, mine)
         told = [row.tolist() for row in rows]
         self._asked = any(asked for asked, *_ in told)
@@ -103,7 +113,7 @@ class World:
         content = json.dumps(value).encode() if self.is_first else b""
         length = int(self.gather([len(content)])[0][0])
         told = torch.frombuffer(bytearray(content.ljust(length)), dtype=torch.uint8)
-        with naming_lost_peers():
+        with self._exchange():
             dist.broadcast(told, 0)
         return json.loads(told.numpy().tobytes())
 
@@ -124,6 +134,14 @@ class World:
         failed = [rank for rank, (fails,) in enumerate(self.gather([0.0])) if fails]
         if failed:
             raise PeerError(f"rank {failed[0]} has failed")
+
+    @contextlib.contextmanager
+    def _exchange(self) -> Iterator[None]:
+        with contextlib.ExitStack() as inside:
+            inside.enter_context(naming_lost_peers())
+            if self._watch is not None:
+                inside.enter_context(self._watch.exchange())
+            yield
 
 
 ALONE = World()
@@ -174,25 +192,70 @@ def joined() -> Iterator[World]:
             cure="start with torchrun, which sets them all, or unset RANK and WORLD_SIZE",
         )
     with naming_lost_peers():
-        _join(timedelta(seconds=float(os.environ.get("LUTHIER_PATIENCE", "600"))))
+        watch = _join(_seconds(*_PATIENCE), _seconds(*_SILENCE))
     try:
-        yield _world()
+        with watch:
+            try:
+                yield _world(watch)
+            except LuthierError as error:
+                if not isinstance(error, PeerError):
+                    error.is_told = not watch.is_first_to_say(str(error))
+                raise
     finally:
         dist.destroy_process_group()
 
 
-def _join(patience: timedelta) -> None:
-    store, rank, size = next(rendezvous("env://", timeout=patience))
-    session = meet(store, rank, size, patience.total_seconds())
+def _join(patience: float, silence: float) -> Watch:
+    wait = timedelta(seconds=patience)
+    store, rank, size = next(rendezvous("env://", timeout=wait))
+    session = meet(store, rank, size, patience)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
         store=dist.distributed_c10d.PrefixStore(session, store),
         rank=rank,
         world_size=size,
-        timeout=patience,
+        timeout=timedelta(seconds=patience + 2 * silence),  # the watch, which knows who, is first
+    )
+    # Over a connection of its own: a process may wait for long on the other.
+    where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    kind = dist.TCPStore  # type: ignore[attr-defined]
+    own = kind(*where, is_master=False, wait_for_workers=False, timeout=wait)
+    return Watch(
+        dist.distributed_c10d.PrefixStore(session, own),
+        rank,
+        size,
+        silence=silence,
+        patience=patience,
+        speaks=_speaks(rank, int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])),
     )
 
 
-def _world() -> World:
-    local = os.environ.get("LOCAL_RANK", "0"), os.environ.get("LOCAL_WORLD_SIZE", "1")
-    return World(dist.get_rank(), dist.get_world_size(), *map(int, local))
+def _speaks(rank: int, local_rank: int, local_size: int) -> bool:
+    """Tell whether this process says on its host that the store is gone; the first may keep it."""
+    on_first_host = rank == local_rank
+    return local_rank == (min(1, local_size - 1) if on_first_host else 0)
+
+
+def grace() -> float:
+    """Return the seconds in which an earlier start of this job notices that it is cut off.
+
+    Raises:
+        RecipeError: LUTHIER_SILENCE is no number of seconds.
+    """
+    return 2 * _seconds(*_SILENCE)
+
+
+def _seconds(name: str, default: float) -> float:
+    told = os.environ.get(name, "")
+    try:
+        found = float(told or default)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < float("inf"):
+        raise RecipeError(f"{name}={told}: expected a number of seconds above 0")
+    return found
+
+
+def _world(watch: Watch | None = None) -> World:
+    local = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return World(dist.get_rank(), dist.get_world_size(), *local, watch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,10 +155,33 @@ def _at_work(folder: RunFolder, world: World) -> Iterator[None]:
     with contextlib.ExitStack() as ends:
         with world.together():
             if world.is_first:
-                ends.enter_context(held(folder))
+                _hold(folder, ends)
                 folder.sweep()
         with _naming_trouble(folder):
             yield
+
+
+def _hold(folder: RunFolder, ends: contextlib.ExitStack) -> None:
+    """Hold a run's folder, once an earlier start of this job on a host that is cut off lets go."""
+    own = _is_own(folder)
+    until = time.monotonic() + (distributed.grace() if own else 0)
+    while True:
+        try:
+            ends.enter_context(held(folder))
+            break
+        except RunFolderError:
+            if time.monotonic() >= until:
+                raise
+        time.sleep(0.1)
+    job = distributed.job_id()
+    if job is not None and not own and folder.recipe.exists():  # it is resumed by another job
+        durable.write_text(folder.job, job)
+
+
+def _is_own(folder: RunFolder) -> bool:
+    with contextlib.suppress(OSError):
+        return folder.job.read_text(encoding="utf-8") == distributed.job_id()
+    return False
 
 
 def _write_start(folder: RunFolder, job: Job | None, console: Console) -> None:

@@ -1,0 +1,37 @@
+"""How an error is said: once, by the process that has it; and to ``torchrun`` where that is."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from luthier.errors import InterruptedRunError, LuthierError, PeerError
+
+
+def say(error: LuthierError) -> int:
+    """Print an error, unless another process of the job says it; return the exit status."""
+    rank = int(os.environ.get("RANK", "0"))
+    others = isinstance(error, PeerError) and rank  # the one that failed says why
+    if not others and not error.is_told:
+        who = f"luthier, rank {rank}" if "RANK" in os.environ else "luthier"
+        print(f"{who}: {error}", file=sys.stderr)
+    if not isinstance(error, InterruptedRunError):
+        tell_torchrun(error)
+    return error.exit_status
+
+
+def tell_torchrun(error: Exception) -> None:
+    """Write for the table that ``torchrun`` prints at its end what this process ended with."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not path:
+        return
+    what = error.what if isinstance(error, LuthierError) else f"{type(error).__name__}: {error}"
+    # The earliest is called the cause, and whole seconds count: that another has failed is none.
+    when = int(time.time()) + isinstance(error, PeerError)
+    told = {"message": what, "extraInfo": {"timestamp": str(when)}}
+    with contextlib.suppress(OSError):
+        Path(path).write_text(json.dumps({"message": told}), encoding="utf-8")
