@@ -174,6 +174,8 @@ def _check_sense(filled: Mapping[str, Any]) -> None:
     unfreeze, epochs = filled["unfreeze_epochs"], filled["epochs"]
     if unfreeze is not None and unfreeze > epochs:
         raise RecipeError(f"--unfreeze-epochs {unfreeze} is longer than --epochs {epochs}")
+    if filled["shard"]:
+        _check_shard(filled)
     several = re.findall(r"[^,\s]+", filled["device"])
     if len(several) > 1:
         raise RecipeError(
@@ -185,6 +187,21 @@ def _check_sense(filled: Mapping[str, Any]) -> None:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", filled["device"]):
         raise RecipeError(
             f"--device {filled['device']!r} is unknown; known are: auto, cpu, cuda, cuda:N, mps"
+        )
+
+
+def _check_shard(filled: Mapping[str, Any]) -> None:
+    if filled["virtual_shards"] is not None:
+        raise RecipeError(
+            "--shard makes no sense with --virtual-shards: each process would have to hold the"
+            " gradients of the whole model",
+            cure="leave one of the two out",
+        )
+    if filled["compile"]:
+        raise RecipeError(
+            "--shard does not work with --compile: modules are put together and let go of between"
+            " what would be compiled",
+            cure="leave one of the two out",
         )
 
 

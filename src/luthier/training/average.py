@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
+from luthier.distributed.pieces import put
 from luthier.errors import DoesNotFitError
 
 
@@ -49,7 +50,7 @@ class WeightAverage:
                     cure="the model's code has changed since; start a new run",
                 )
         for name, mean in self.tensors.items():
-            mean.copy_(tensors[name])
+            put(mean, tensors[name])
 
     @contextlib.contextmanager
     def in_place_of_weights(self) -> Iterator[None]:
