@@ -82,9 +82,7 @@ class Forward:
         split = self._ready()
         return self._model(images) if split is None else split.rest(*split.features(images))
 
-    def validate(
-        self, batches: Callable[[], Generator[Batch]], clock: Clock, rounds: int
-    ) -> Tally:
+    def validate(self, batches: Callable[[], Generator[Batch]], clock: Clock, rounds: int) -> Tally:
         """Return loss and accuracy on batches, which are read once if nothing can change.
 
         Args:

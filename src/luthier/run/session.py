@@ -319,7 +319,7 @@ class Session(Underway):
     def _validate(self) -> Tally:
         average = self.learner.average
         if self._copies is not None:
-            self._copies.settle()
+            self._copies.settle(average.buffers if average else ())
         with average.in_place_of_weights() if average else contextlib.nullcontext():
             return self._forward.validate(self.val.epoch, self.clock, self._rounds())
 

@@ -36,6 +36,12 @@ class WeightAverage:
             else:
                 mean.copy_(now)
 
+    @property
+    def buffers(self) -> list[torch.Tensor]:
+        """The averages of buffers, such as running means."""
+        parameters = {name for name, _ in self._model.named_parameters()}
+        return [tensor for name, tensor in self.tensors.items() if name not in parameters]
+
     @torch.no_grad()
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Put a saved average back.

@@ -104,10 +104,10 @@ class Sharded:
                 self.scores(self._precision.place(torch.zeros((1, *self._shape))))
 
     @torch.no_grad()
-    def settle(self) -> None:
-        """Let every process have the buffers of the first, as a checkpoint has."""
+    def settle(self, more: Iterable[torch.Tensor] = ()) -> None:
+        """Let every process have the buffers of the first; see ``Replicas.settle``."""
         with naming_lost_peers():
-            for alike in buckets(b for b in self._model.buffers() if b.numel()):
+            for alike in buckets(b for b in [*self._model.buffers(), *more] if b.numel()):
                 flat = torch.cat([buffer.reshape(-1) for buffer in alike])
                 dist.broadcast(flat, 0)
                 parts = torch.split(flat, [buffer.numel() for buffer in alike])
