@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 from collections.abc import Callable
@@ -13,8 +14,8 @@ import pytest
 import torch
 
 # A forked process would import these for itself, which takes seconds.
-import torch.distributed.fsdp  # noqa: F401
-import torch.distributed.tensor  # noqa: F401
+import torch.distributed.fsdp
+import torch.distributed.tensor
 from safetensors.torch import load_file
 from torch import nn
 
@@ -226,6 +227,21 @@ def test_rows_come_together_as_they_were() -> None:
 
     for size in (2, 3):
         together(size, job)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the threads are read from /proc")
+@pytest.mark.parametrize("shard", [False, True])
+def test_no_thread_of_the_group_outlives_it(photos: Path, tmp_path: Path, shard: bool) -> None:
+    # One that did would need Python's lock, and might while the interpreter ends: an abort.
+    def job(_rank: int) -> int:
+        luthier.finetune(photos, out=tmp_path / "run", **SMALL | {"epochs": 1}, shard=shard)
+        gc.collect()
+        tasks = Path("/proc/self/task").iterdir()
+        names = [(task / "comm").read_text(encoding="utf-8") for task in tasks]
+        assert [name for name in names if "gloo" in name] == []
+        return 0
+
+    together(2, job)
 
 
 # --- what is put together at once -----------------------------------------------------------------

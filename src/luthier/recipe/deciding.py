@@ -57,6 +57,7 @@ def resolve(recipe: Recipe) -> Recipe:
     _check_values(complete)
     _check_effects(given, filled)
     _check_sense(filled)
+    _check_shard(filled)
     _check_start(filled)
     return complete
 
@@ -174,8 +175,6 @@ def _check_sense(filled: Mapping[str, Any]) -> None:
     unfreeze, epochs = filled["unfreeze_epochs"], filled["epochs"]
     if unfreeze is not None and unfreeze > epochs:
         raise RecipeError(f"--unfreeze-epochs {unfreeze} is longer than --epochs {epochs}")
-    if filled["shard"]:
-        _check_shard(filled)
     several = re.findall(r"[^,\s]+", filled["device"])
     if len(several) > 1:
         raise RecipeError(
@@ -191,6 +190,8 @@ def _check_sense(filled: Mapping[str, Any]) -> None:
 
 
 def _check_shard(filled: Mapping[str, Any]) -> None:
+    if not filled["shard"]:
+        return
     if filled["virtual_shards"] is not None:
         raise RecipeError(
             "--shard makes no sense with --virtual-shards: each process would have to hold the"

@@ -189,6 +189,14 @@ class Session(Underway):
                 self._copies.enter()
         self._rates = rates
 
+    def close(self) -> None:
+        """End the threads, and let go of the processes' group."""
+        try:
+            super().close()
+        finally:
+            if isinstance(self._copies, Sharded):
+                self._copies.close()
+
     def _capture(self) -> State:
         """Return the run's state at this moment; its tensors are the run's own."""
         self._flush()

@@ -103,6 +103,18 @@ class Sharded:
             with self._precision.autocast():
                 self.scores(self._precision.place(torch.zeros((1, *self._shape))))
 
+    def close(self) -> None:
+        """Let go of the process group; scores and gradients can be asked for no more.
+
+        What FSDP and DTensor's caches keep of it would keep Gloo's threads alive after it was
+        destroyed. One that drops a tensor while the interpreter ends waits for Python's lock, is
+        ended there, and takes the process with it: "terminate called without an active exception".
+        """
+        for unit in self.units:
+            for group in unit._get_fsdp_state()._fsdp_param_groups:
+                group.mesh_info.shard_process_group = None
+                group.mesh_info.mesh._pg_registry.clear()
+
     @torch.no_grad()
     def settle(self, more: Iterable[torch.Tensor] = ()) -> None:
         """Let every process have the buffers of the first; see ``Replicas.settle``."""
@@ -152,10 +164,11 @@ def units_of(
     def opened(module: nn.Module) -> list[nn.Module]:
         inner = [child for child in module.children() if called[child] == 1]
         held = sum(_count(child) for child in inner)
-        if inner and (called[module] != 1 or _count(module) > _LARGE * total):
-            if called[module] != 1 or held > (1 - _LARGE) * _count(module):
-                return [unit for child in inner for unit in opened(child)]
-        return [module] if called[module] == 1 and _count(module) >= _SMALL * total else []
+        size, once = _count(module), called[module] == 1
+        large = size > _LARGE * total and held > (1 - _LARGE) * size
+        if inner and (large or not once):
+            return [unit for child in inner for unit in opened(child)]
+        return [module] if once and size >= _SMALL * total else []
 
     return [unit for part in parts for unit in opened(model.get_submodule(part))]
 
