@@ -216,6 +216,11 @@ def make_start_fit(draw: st.DrawFn, got: dict[str, Any]) -> None:
         got["weight_decay"] = draw(st.floats(1e-6, 1))
 
 
+def make_shard_fit(draw: st.DrawFn, got: dict[str, Any]) -> None:
+    if got["shard"]:
+        got |= {"compile": draw(st.sampled_from([None, False])), "virtual_shards": None}
+
+
 def make_probe_fit(draw: st.DrawFn, got: dict[str, Any]) -> None:
     got |= dict.fromkeys(STEPWISE)
     got["head"] = draw(st.sampled_from([None, "replace"]))
@@ -238,8 +243,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
             got[name] = None
     if got["schedule"] == "one-cycle":
         got["momentum"] = None
-    if got["shard"]:
-        got |= {"compile": draw(st.sampled_from([None, False])), "virtual_shards": None}
+    make_shard_fit(draw, got)
     make_start_fit(draw, got)
     if got["strategy"] == "probe":
         make_probe_fit(draw, got)
