@@ -121,6 +121,15 @@ def test_steps_and_metrics_are_those_of_copies(
     assert_alike(tmp_path / "cut", tmp_path / "copies")
 
 
+def test_bfloat16_comes_near_that_of_copies(photos: Path, tmp_path: Path) -> None:
+    knobs = SMALL | {"model": "trial_models:Normed", "precision": "bf16"}
+    run(2, photos, tmp_path / "copies", **knobs)
+    run(2, photos, tmp_path / "cut", **knobs, shard=True)
+    for kind in ("step", "val"):
+        found = [[r["loss"] for r in lines(tmp_path / n, kind)] for n in ("copies", "cut")]
+        assert found[0] == pytest.approx(found[1], rel=0.03)
+
+
 def stopped(after: int, begin: Callable[[Console], object]) -> Callable[[int], int]:
     def job(_rank: int) -> int:
         # Only one of them is told to stop.
