@@ -81,6 +81,7 @@ SAMPLES: dict[str, Any] = {
     "precision": "bf16",
     "compile": True,
     "virtual_shards": 4,
+    "shard": True,
     "workers": 3,
     "pin_memory": True,
     "cache_memory": 1.5,
@@ -103,7 +104,7 @@ ONLY: dict[str, tuple[str, tuple[str, ...]]] = {
 STEPWISE = (
     *("optimizer", "lr", "momentum", "weight_decay", "decay_to", "clip_norm", "accumulate"),
     *("schedule", "step_size", "gamma", "warmup_epochs", "label_smoothing", "mixup", "cutmix"),
-    *("ema", "epochs", "patience", "save_every", "keep", "compile", "virtual_shards"),
+    *("ema", "epochs", "patience", "save_every", "keep", "compile", "virtual_shards", "shard"),
 )
 AUGMENTS = ("augment", "color_jitter", "rand_augment", "erase")
 
@@ -215,6 +216,11 @@ def make_start_fit(draw: st.DrawFn, got: dict[str, Any]) -> None:
         got["weight_decay"] = draw(st.floats(1e-6, 1))
 
 
+def make_shard_fit(draw: st.DrawFn, got: dict[str, Any]) -> None:
+    if got["shard"]:
+        got |= {"compile": draw(st.sampled_from([None, False])), "virtual_shards": None}
+
+
 def make_probe_fit(draw: st.DrawFn, got: dict[str, Any]) -> None:
     got |= dict.fromkeys(STEPWISE)
     got["head"] = draw(st.sampled_from([None, "replace"]))
@@ -237,6 +243,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
             got[name] = None
     if got["schedule"] == "one-cycle":
         got["momentum"] = None
+    make_shard_fit(draw, got)
     make_start_fit(draw, got)
     if got["strategy"] == "probe":
         make_probe_fit(draw, got)
@@ -315,6 +322,7 @@ def test_an_empty_recipe_resolves_to_the_documented_defaults() -> None:
         "device": "auto",
         "precision": "auto",
         "compile": False,
+        "shard": False,
     }
 
 
@@ -347,7 +355,9 @@ def test_what_depends_on_others_is_filled_in(
 def test_every_field_is_a_flag_and_every_flag_a_field() -> None:
     of_the_command = {"-h", "--help", "--out", "--recipe", "--tune", "--json"}
     of_the_command |= {"--wait", "--share", "--processes"}
-    of_the_command |= {f"--no-{name}" for name in ("strict-images", "compile", "pin-memory")}
+    of_the_command |= {
+        f"--no-{name}" for name in ("strict-images", "compile", "shard", "pin-memory")
+    }
     of_fields = {entry.flag for name, entry in ENTRIES.items() if name != "data"}
     assert flags(parser()) - of_the_command == of_fields
 

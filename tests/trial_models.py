@@ -117,3 +117,14 @@ class PartlyUsed(Normed):
     def __init__(self, num_classes: int = 2) -> None:
         super().__init__(num_classes)
         self.idle = nn.Linear(3, 3)
+
+
+class Scaled(Normed):
+    """Has a parameter that is a single number."""
+
+    def __init__(self, num_classes: int = 2) -> None:
+        super().__init__(num_classes)
+        self.scale = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images) * self.scale

@@ -11,6 +11,7 @@ import torch
 
 from luthier.checkpoint.parts import Captured, Saved
 from luthier.checkpoint.tree import pack, unpack
+from luthier.distributed.pieces import put
 from luthier.errors import DoesNotFitError, UnsupportedStateError
 
 Names = Mapping[torch.Tensor, str]
@@ -256,5 +257,7 @@ def _place(value: Any, parameter: torch.Tensor, kind: str, group: Mapping[str, A
     if kind in _OF_THE_HOST and not (group.get("capturable") or group.get("fused")):
         return value.clone()
     if value.shape == parameter.shape:  # in the parameter's memory format
-        return torch.empty_like(parameter, dtype=value.dtype).copy_(value).detach()
+        held = torch.empty_like(parameter, dtype=value.dtype).detach()
+        put(held, value)
+        return held
     return value.to(parameter.device, copy=True)

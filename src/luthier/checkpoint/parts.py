@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from luthier.checkpoint.tree import pack, unpack
+from luthier.distributed.pieces import put
 from luthier.errors import DoesNotFitError
 from luthier.files.tensors import spec
 
@@ -125,7 +126,7 @@ def fit_module(module: nn.Module, saved: Saved, name: str = "model") -> Callable
     def put_back() -> None:
         with torch.no_grad():
             for key, tensor in own.items():
-                tensor.copy_(theirs[key])
+                put(tensor, theirs[key])
         if extra:
             module.load_state_dict(rest, strict=False)
 

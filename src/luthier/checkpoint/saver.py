@@ -18,7 +18,7 @@ import torch
 
 from luthier.checkpoint import store
 from luthier.checkpoint.parts import Captured
-from luthier.checkpoint.snapshot import Copier, Snapshot, files_of
+from luthier.checkpoint.snapshot import Copier, Snapshot, files_of, put_together
 from luthier.checkpoint.store import Checkpoint, Content, Written
 from luthier.errors import CannotWriteError
 from luthier.threads import computing_alone
@@ -83,8 +83,8 @@ class Saver:
         patience: seconds to go on trying when the disk is full or refuses.
         say: takes a line when the disk is in trouble.
         at_once: copy everything before training goes on.
-        writes: that is what it is for; else it does nothing, as where another process of the job
-            writes.
+        writes: that is what it is for; else it only hands over its rows of tensors that are cut,
+            as where another process of the job writes.
     """
 
     def __init__(
@@ -134,12 +134,14 @@ class Saver:
             CannotWriteError, LuthierError: the save before this one failed.
             UnsupportedStateError: something cannot be saved; it is named.
         """
+        files = {part: files_of(part, captured) for part, captured in state.parts.items()}
+        flat = {name: file for named in files.values() for name, file in named.items()}
         if not self.writes:
+            for file in flat.values():
+                put_together(file)
             return
         self.wait()
         started = time.perf_counter()
-        files = {part: files_of(part, captured) for part, captured in state.parts.items()}
-        flat = {name: file for named in files.values() for name, file in named.items()}
         plain = {name: captured.plain for name, captured in state.parts.items()}
         text = store.to_json({**state.plain, "parts": plain})
         parts = {part: list(named) for part, named in files.items() if named}

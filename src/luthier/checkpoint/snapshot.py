@@ -19,6 +19,7 @@ import torch
 from torch.nn import Parameter
 
 from luthier.checkpoint.parts import Captured
+from luthier.distributed.pieces import collect, is_cut
 from luthier.errors import UnsupportedStateError
 from luthier.files.image import Array, Image, bits_of, copy_bits, some_bits
 
@@ -123,8 +124,11 @@ class Copier:
         on_device: list[tuple[torch.Tensor, torch.Tensor]] = []
         for name, file in files.items():
             image = self._images[name]
-            now = dict(file.now)
+            put_together(file, image.tensors)
+            now = {key: tensor for key, tensor in file.now.items() if not is_cut(tensor)}
             for key, given in file.later.items():
+                if is_cut(given):
+                    continue
                 # Whose data is swapped for other data goes on with that; the copy does not.
                 is_parameter = isinstance(given, Parameter) or given.requires_grad
                 tensor = given.detach() if is_parameter else given
@@ -156,6 +160,18 @@ class Copier:
                     f"tensor {key!r} is {kind}, which safetensors cannot hold"
                 )
         return Image(tensors, pinned=any(tensor.is_cuda for tensor in tensors.values()))
+
+
+def put_together(file: File, places: Mapping[str, torch.Tensor] | None = None) -> None:
+    """Collect the tensors of a file of which each process has some rows, in all processes at once.
+
+    Args:
+        file: of a checkpoint.
+        places: on the host, in the first process; None in the others.
+    """
+    for key, tensor in file.tensors.items():
+        if is_cut(tensor):
+            collect(tensor, None if places is None else places[key], 0)
 
 
 def _strange_kind(tensor: torch.Tensor) -> str | None:

@@ -6,6 +6,7 @@ What they tell each other are numbers and JSON, over Gloo or NCCL. Nothing is pi
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+# Whose functions keep, as a default, the group that there is when it is first imported: Gloo's
+# threads would outlive the group's end, and one that needs Python's lock while the interpreter ends
+# takes the process with it ("terminate called without an active exception").
+import torch.distributed.nn.functional
 from torch.distributed.rendezvous import rendezvous
 
 from luthier.distributed.meeting import meet
@@ -203,6 +209,7 @@ def joined() -> Iterator[World]:
                 raise
     finally:
         dist.destroy_process_group()
+        gc.collect()  # cycles, such as DDP's, hold the group, and with it Gloo's threads
 
 
 def _join(patience: float, silence: float) -> Watch:

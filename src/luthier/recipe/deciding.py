@@ -57,6 +57,7 @@ def resolve(recipe: Recipe) -> Recipe:
     _check_values(complete)
     _check_effects(given, filled)
     _check_sense(filled)
+    _check_shard(filled)
     _check_start(filled)
     return complete
 
@@ -185,6 +186,23 @@ def _check_sense(filled: Mapping[str, Any]) -> None:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", filled["device"]):
         raise RecipeError(
             f"--device {filled['device']!r} is unknown; known are: auto, cpu, cuda, cuda:N, mps"
+        )
+
+
+def _check_shard(filled: Mapping[str, Any]) -> None:
+    if not filled["shard"]:
+        return
+    if filled["virtual_shards"] is not None:
+        raise RecipeError(
+            "--shard makes no sense with --virtual-shards: each process would have to hold the"
+            " gradients of the whole model",
+            cure="leave one of the two out",
+        )
+    if filled["compile"]:
+        raise RecipeError(
+            "--shard does not work with --compile: modules are put together and let go of between"
+            " what would be compiled",
+            cure="leave one of the two out",
         )
 
 

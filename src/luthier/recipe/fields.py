@@ -274,7 +274,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Machine:
-    """What it runs on. Only device, precision, compile and virtual_shards can change a result."""
+    """What it runs on. Device, precision, compile, virtual_shards and shard can change a result."""
 
     device: str | None = _knob("auto, cpu, cuda, cuda:N or mps", default="auto")
     precision: str | None = _knob(
@@ -286,6 +286,11 @@ class Machine:
     virtual_shards: int | None = _knob(
         "pieces of a batch: the same bits for any number of processes that divides them, slower",
         low=1,
+        unless=_NO_PROBE,
+    )
+    shard: bool | None = _knob(
+        "cut a model that a device cannot hold among the processes (FSDP2)",
+        default=False,
         unless=_NO_PROBE,
     )
     workers: int | None = _knob("threads that read images [chosen]", low=0)

@@ -97,6 +97,7 @@ def finetune(
     with distributed.joined() as world:
         console = console or Console(quiet=not world.is_first)
         _check_alone(wanted, world, tune)
+        _check_several(wanted, world)
         place = Path(out) if out is not None else None
         folder = _agreed(world, lambda: _own_or_new(place, str(data)))
         if folder.recipe.exists():
@@ -123,6 +124,16 @@ def _check_alone(wanted: Recipe, world: World, tune: bool) -> None:
         raise RecipeError(
             f"{what} is done by one process, and there are {world.size}",
             cure="start it without torchrun and --processes",
+        )
+
+
+def _check_several(wanted: Recipe, world: World) -> None:
+    """Raise RecipeError where what is asked for takes several processes."""
+    # Those of an elastic job may be one for a while, and then more.
+    if wanted.machine.shard and world.size == 1 and distributed.job_id() is None:
+        raise RecipeError(
+            "--shard has no effect with one process, which holds the whole model",
+            cure="start several with --processes or torchrun, or leave it out",
         )
 
 

@@ -12,7 +12,7 @@ from luthier import models, training
 from luthier.data import Batch
 from luthier.distributed import World
 from luthier.models import Split
-from luthier.training import Clock, MicroBatch, Precision
+from luthier.training import Clock, MicroBatch, Precision, Sharded
 from luthier.values import Tally
 
 _STORED = 2**30  # bytes of validation features that are kept
@@ -50,6 +50,7 @@ class Forward:
         micro: how many images of a validation go through at once.
         world: the processes among which the batches of a validation go round.
         say: is told where the fast way was not taken.
+        sharded: what cuts the model among the processes; then all of it is computed as it stands.
     """
 
     def __init__(
@@ -60,7 +61,9 @@ class Forward:
         micro: MicroBatch,
         world: World,
         say: Callable[[str], object],
+        sharded: Sharded | None = None,
     ) -> None:
+        self._sharded = sharded
         self._model, self._precision, self._few, self._say = model, precision, few, say
         self._micro, self._world = micro, world
         self._split: Split | None = None
@@ -74,30 +77,38 @@ class Forward:
 
     def scores(self, images: torch.Tensor) -> torch.Tensor:
         """Return what the model says of images on its device, for a backward pass."""
+        if self._sharded is not None:
+            return self._sharded.scores(images)
         split = self._ready()
         return self._model(images) if split is None else split.rest(*split.features(images))
 
-    def validate(self, batches: Callable[[], Generator[Batch]], clock: Clock) -> Tally:
+    def validate(self, batches: Callable[[], Generator[Batch]], clock: Clock, rounds: int) -> Tally:
         """Return loss and accuracy on batches, which are read once if nothing can change.
 
         Args:
             batches: begins to give the photos that are validated on.
             clock: see ``training.evaluate``.
+            rounds: the most batches that a process has.
         """
+        if self._sharded is not None:
+            with closing(batches()) as photos:
+                even = self._sharded.evenly(photos, rounds)
+                return self._evaluate(even, self.scores, clock, micro=None)
         split = self._ready()
         if split is not None and split.whole:
             stored = self._features(split, batches)
-            return self._evaluate(stored, split.rest, clock)
+            return self._evaluate(stored, split.rest, clock, self._micro)
         with closing(batches()) as photos:
-            return self._evaluate(photos, self.scores, clock)
+            return self._evaluate(photos, self.scores, clock, self._micro)
 
     def _evaluate(
         self,
         batches: Iterator[Batch],
         forward: Callable[[torch.Tensor], torch.Tensor],
         clock: Clock,
+        micro: MicroBatch | None,
     ) -> Tally:
-        how = self._precision, clock, forward, self._micro, self._world
+        how = self._precision, clock, forward, micro, self._world
         return training.evaluate(self._model, batches, *how)
 
     def _ready(self) -> Split | None:

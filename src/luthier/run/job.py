@@ -41,8 +41,8 @@ class Job:
         decoded: keeps them decoded.
         chosen: device and workers.
         precision: where and in which arithmetic the model runs.
-        model: on its device, with its new head and the start's weights, in the modes of the first
-            epoch.
+        model: on its device (on the host, where it is to be cut among processes), with its new
+            head and the start's weights, in the modes of the first epoch.
         head: its head.
         blocks: from the input to the head.
         policy: which blocks learn.
@@ -65,6 +65,11 @@ class Job:
     start: dict[str, Any]
     match: ClassMatch | None = None
     world: World = ALONE
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the model is to be cut among the processes."""
+        return bool(self.recipe.machine.shard) and self.world.size > 1
 
 
 def prepare(
@@ -115,7 +120,8 @@ def prepare(
     policy = strategies.policy_of(decided(wanted.strategy.strategy), recipe.values(wanted))
     strategies.apply_rates(model, blocks, policy.rates(len(blocks) - 1, 0))
     device = chosen.device.value
-    Precision(device).prepare(model)
+    if not (machine.shard and world.size > 1):  # it goes there in pieces
+        Precision(device).prepare(model)
     arithmetic = _arithmetic_of_shards(wanted) or devices.choose_precision(
         found,
         device,

@@ -67,12 +67,18 @@ class Keeper:
         every: how often.
         stop: is set by a signal.
         capture: returns the run's state at this moment.
+        agree: returns what the first process says, where all have a part in a save.
     """
 
     def __init__(
-        self, saver: Saver, every: Interval, stop: Asked, capture: Callable[[], State]
+        self,
+        saver: Saver,
+        every: Interval,
+        stop: Asked,
+        capture: Callable[[], State],
+        agree: Callable[[bool], bool] = bool,
     ) -> None:
-        self.saver, self._stop, self._capture = saver, stop, capture
+        self.saver, self._stop, self._capture, self._agree = saver, stop, capture, agree
         self._cadence = Cadence(every, saver.costs)
 
     def boundary(self, at: Position, *, worth: bool = False) -> bool:
@@ -92,7 +98,7 @@ class Keeper:
         if self._stop.asked:
             self.save()
             return True
-        if self.saver.was_torn() or worth or self._cadence.due(at):
+        if self._agree(self.saver.was_torn() or worth or self._cadence.due(at)):
             self._begin()
         return False
 

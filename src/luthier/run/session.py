@@ -15,6 +15,7 @@ import torch
 from luthier import checkpoint, report, strategies, training
 from luthier.checkpoint import Captured, Checkpoint, State
 from luthier.data import Batch
+from luthier.distributed.pieces import mine
 from luthier.errors import DoesNotFitError, InterruptedRunError
 from luthier.files import durable
 from luthier.recipe import decided, parse_interval
@@ -32,6 +33,7 @@ from luthier.training import (
     Learner,
     Rates,
     Replicas,
+    Sharded,
     Team,
     TowardStart,
     VirtualShards,
@@ -61,25 +63,30 @@ class Session(Underway):
         self._rates = job.policy.rates(len(job.blocks) - 1, 0)
         if job.recipe.machine.compile:
             training.compile_in_place(job.model)
+        starts = self._starts()
+        shape = 3, job.preprocessing.image_size, job.preprocessing.image_size
+        sharded: Sharded | None = None
+        if job.is_cut:
+            parts = [name for block in job.blocks for name in block.modules]
+            sharded = Sharded(job.model, parts, job.precision, job.world, shape)
         self._forward = Forward(
-            job.model, job.precision, self._few, self._micro, job.world, console.say
+            job.model, job.precision, self._few, self._micro, job.world, console.say, sharded
         )
-        self._replicas: Replicas | None = None
+        self._copies: Replicas | Sharded | None = sharded
         shards = job.recipe.machine.virtual_shards
-        if job.world.size > 1 and shards is None:
-            shape = 3, job.preprocessing.image_size, job.preprocessing.image_size
-            self._replicas = Replicas(job.model, self._forward.scores, job.world, shape)
-        self._team: Team | None = self._replicas
+        if job.world.size > 1 and shards is None and sharded is None:
+            self._copies = Replicas(job.model, self._forward.scores, job.world, shape)
+        self._team: Team | None = self._copies
         if shards is not None:
             self._team = VirtualShards(job.model, shards, job.world)
-        self.learner = self._make_learner()
+        self.learner = self._make_learner(starts)
         self._names = checkpoint.names_of({"model": job.model})
 
     # --- building ---------------------------------------------------------------------------
 
-    def _make_learner(self) -> Learner:
+    def _make_learner(self, starts: Mapping[str, torch.Tensor] | None) -> Learner:
         job, recipe = self.job, self.job.recipe
-        toward = self._toward_start()
+        toward = TowardStart(job.model, starts) if starts is not None else None
         groups = self._new_groups(self._rates, None, toward)
         ema = recipe.regularisation.ema
         counts = job.photos.counts()["train"].values()
@@ -104,14 +111,14 @@ class Session(Underway):
             clock=self.clock,
         )
 
-    def _toward_start(self) -> TowardStart | None:
+    def _starts(self) -> dict[str, torch.Tensor] | None:
+        """Return what decay pulls to, whole, before the model is cut."""
         job = self.job
         if job.recipe.optimizer.decay_to != "start":
             return None
         blocks = [b for i, b in enumerate(job.blocks) if i not in self._frozen]
         by_name = job.recipe.model.head == "by-name"
-        starts = starting_weights(job.model, blocks, job.head, by_name, job.match)
-        return TowardStart(job.model, starts)
+        return starting_weights(job.model, blocks, job.head, by_name, job.match)
 
     def _new_groups(
         self, rates: Sequence[Rate], before: Sequence[Rate] | None, toward: TowardStart | None
@@ -148,6 +155,7 @@ class Session(Underway):
         report = checkpoint.restore_optimizer(
             self.learner.optimizer, self._names, saved.part("optimizer")
         )
+        training.fit_fused(self.learner.optimizer)
         if not report.complete:
             self.console.say(f"  {report}")
         if self.learner.average is not None:
@@ -177,9 +185,17 @@ class Session(Underway):
         strategies.apply_rates(job.model, job.blocks, rates)
         if rates != self._rates:
             self._forward.enter()
-            if self._replicas is not None:
-                self._replicas.enter()
+            if self._copies is not None:
+                self._copies.enter()
         self._rates = rates
+
+    def close(self) -> None:
+        """End the threads, and let go of the processes' group."""
+        try:
+            super().close()
+        finally:
+            if isinstance(self._copies, Sharded):
+                self._copies.close()
 
     def _capture(self) -> State:
         """Return the run's state at this moment; its tensors are the run's own."""
@@ -221,7 +237,7 @@ class Session(Underway):
         """
         every = parse_interval(decided(self.job.recipe.training.save_every))
         self.job.world.listen(lambda: stop.asked)
-        keeper = Keeper(self._saver, every, self.job.world, self._capture)
+        keeper = Keeper(self._saver, every, self.job.world, self._capture, self._agree)
         self._saver.watch(self.learner.optimizer)
         with self._running():
             done = self.progress.at.epoch * sum(self.sizes) + self.progress.tally.images
@@ -231,6 +247,10 @@ class Session(Underway):
                 self._epoch(keeper)
             with self.clock.on("saving"):
                 keeper.save()
+
+    def _agree(self, due: bool) -> bool:
+        """Return whether a save is due, in which all have a part where the model is cut."""
+        return bool(self.job.world.gather([due])[0][0]) if self.job.is_cut else due
 
     def _score_start(self, keeper: Keeper) -> None:
         """Validate before the first step, where the head has rows of the weights' own."""
@@ -273,6 +293,7 @@ class Session(Underway):
 
     def _traced(self, batches: Generator[Batch], trace: Trace) -> Generator[Batch]:
         weights, at = self.job.model.state_dict(), self.progress.at
+        weights = {name: mine(tensor) for name, tensor in weights.items()}
         for number, batch in enumerate(batches, start=at.epoch * len(self.sizes) + at.batch):
             trace.step(number, batch, weights)
             yield batch
@@ -305,10 +326,15 @@ class Session(Underway):
 
     def _validate(self) -> Tally:
         average = self.learner.average
-        if self._replicas is not None:
-            self._replicas.settle()
+        if self._copies is not None:
+            self._copies.settle(average.buffers if average else ())
         with average.in_place_of_weights() if average else contextlib.nullcontext():
-            return self._forward.validate(self.val.epoch, self.clock)
+            return self._forward.validate(self.val.epoch, self.clock, self._rounds())
+
+    def _rounds(self) -> int:
+        """Return the most batches of a validation that a process has."""
+        of_all = -(-len(self.job.photos.val) // decided(self.job.recipe.training.batch_size))
+        return -(-of_all // self.job.world.size)
 
     def _judge(self, score: Score) -> None:
         progress, average = self.progress, self.learner.average

@@ -12,6 +12,7 @@ import torch
 
 from luthier import devices, recipe, report, strategies, training
 from luthier.checkpoint import Checkpoint, Saver
+from luthier.distributed.pieces import whole
 from luthier.files import durable, writing
 from luthier.recipe import decided
 from luthier.report import Console
@@ -65,6 +66,7 @@ class Underway:
             keep=how.keep or 1,
             patience=60 * decided(how.disk_patience),
             say=console.say,
+            at_once=job.is_cut,  # rows are collected while nothing else is exchanged
             writes=job.world.is_first,
         )
 
@@ -165,6 +167,8 @@ class Underway:
     def _publish(self, score: Score, state: Mapping[str, torch.Tensor]) -> None:
         """Write the best model, after an audit."""
         self.audit()
+        if self.job.is_cut:  # in all processes
+            state = {name: whole(tensor) for name, tensor in state.items()}
         if not self.job.world.is_first:
             return
         described = results.description(self.job, score)

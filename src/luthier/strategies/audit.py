@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from luthier.distributed.pieces import whole
 from luthier.errors import FrozenMovedError
 from luthier.values import Block
 
@@ -20,7 +21,7 @@ def digests(state: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """
     found = {}
     for name, tensor in state.items():
-        plain = tensor.detach().cpu().contiguous()
+        plain = whole(tensor).detach().cpu().contiguous()
         if plain.is_floating_point() and plain.element_size() > 1:  # float8 cannot add
             plain = plain + 0.0
         digest = hashlib.blake2b(f"{plain.dtype}{tuple(plain.shape)}".encode(), digest_size=16)

@@ -6,11 +6,12 @@ from luthier.training.compiling import compile_in_place
 from luthier.training.evaluate import evaluate
 from luthier.training.loop import Learner, check_finite, train_epoch
 from luthier.training.microbatch import MicroBatch
-from luthier.training.parts import make_criterion, make_mix, make_optimizer
+from luthier.training.parts import fit_fused, make_criterion, make_mix, make_optimizer
 from luthier.training.precision import Precision, reproducible
 from luthier.training.probe import Probe, Shown, fit_probe, folds_of
 from luthier.training.replicas import Replicas
 from luthier.training.schedule import Rates, rates_at
+from luthier.training.sharded import Sharded
 from luthier.training.shared_gradients import SharedGradients
 from luthier.training.team import Team
 from luthier.training.toward import TowardStart
@@ -24,6 +25,7 @@ __all__ = [
     "Probe",
     "Rates",
     "Replicas",
+    "Sharded",
     "SharedGradients",
     "Shown",
     "Team",
@@ -33,6 +35,7 @@ __all__ = [
     "check_finite",
     "compile_in_place",
     "evaluate",
+    "fit_fused",
     "fit_probe",
     "folds_of",
     "make_criterion",

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
+from luthier.distributed.pieces import put
 from luthier.errors import DoesNotFitError
 
 
@@ -35,6 +36,12 @@ class WeightAverage:
             else:
                 mean.copy_(now)
 
+    @property
+    def buffers(self) -> list[torch.Tensor]:
+        """The averages of buffers, such as running means."""
+        parameters = {name for name, _ in self._model.named_parameters()}
+        return [tensor for name, tensor in self.tensors.items() if name not in parameters]
+
     @torch.no_grad()
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Put a saved average back.
@@ -49,7 +56,7 @@ class WeightAverage:
                     cure="the model's code has changed since; start a new run",
                 )
         for name, mean in self.tensors.items():
-            mean.copy_(tensors[name])
+            put(mean, tensors[name])
 
     @contextlib.contextmanager
     def in_place_of_weights(self) -> Iterator[None]:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from luthier import vision
+from luthier.distributed.pieces import is_cut
 from luthier.recipe import Optimizer, Regularisation, decided
 from luthier.training.loop import Criterion, Mix
 
@@ -21,7 +22,15 @@ def make_optimizer(how: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.
     if how.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=lr, fused=fused)
     momentum = 0.9 if how.momentum is None else how.momentum
+    fused = None if groups and is_cut(groups[0]["params"][0]) else fused
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=fused)
+
+
+def fit_fused(optimizer: torch.optim.Optimizer) -> None:
+    """Let an optimizer that has the options of another run go without a kernel that cannot be."""
+    for group in optimizer.param_groups:
+        if isinstance(optimizer, torch.optim.SGD) and any(map(is_cut, group["params"])):
+            group["fused"] = None  # torch has none for parameters that are cut
 
 
 def make_criterion(how: Regularisation, class_counts: Sequence[int], device: str) -> Criterion:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -67,10 +67,14 @@ class Replicas:
         return scores
 
     @torch.no_grad()
-    def settle(self) -> None:
-        """Let every copy have the buffers of the first process, as a checkpoint has."""
+    def settle(self, more: Iterable[torch.Tensor] = ()) -> None:
+        """Let every copy have the buffers of the first process, as a checkpoint has.
+
+        Args:
+            more: tensors that are to become the first process's too, such as averages of buffers.
+        """
         with naming_lost_peers():
-            for buffer in self._model.buffers():
+            for buffer in [*self._model.buffers(), *more]:
                 dist.broadcast(buffer, 0)
 
     def _ready(self) -> DistributedDataParallel:

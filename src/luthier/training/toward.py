@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from luthier.distributed.pieces import cut_like, is_cut, put
+
 KEY = "decay_to_start"  # of an optimizer's group; its own weight_decay is 0 then
 
 
@@ -19,13 +21,17 @@ class TowardStart:
 
     Args:
         model: its parameters are pulled.
-        starts: by the parameter's name; the tensors are kept, and may be saved as ``tensors``.
+        starts: by the parameter's name; kept as the parameter is held, and may be saved as
+            ``tensors``.
     """
 
     def __init__(self, model: nn.Module, starts: Mapping[str, torch.Tensor]) -> None:
-        self.tensors = dict(starts)
         named = dict(model.named_parameters())
-        self._starts = {named[name]: start for name, start in starts.items()}
+        self.tensors = {
+            name: cut_like(named[name], start) if is_cut(named[name]) else start
+            for name, start in starts.items()
+        }
+        self._starts = {named[name]: start for name, start in self.tensors.items()}
 
     def claim(self, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Take the decay of groups over from their optimizer, where all their start is known.
@@ -76,4 +82,4 @@ class TowardStart:
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Put the starts of a checkpoint back."""
         for name, start in self.tensors.items():
-            start.copy_(tensors[name])
+            put(start, tensors[name])
