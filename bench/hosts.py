@@ -393,7 +393,8 @@ def main() -> None:
     began = time.monotonic()
 
     def write(tally: Tally) -> None:
-        lines = [f"torch {torch.__version__}, seed {arguments.seed}", str(tally), *tally.table()]
+        lines = [f"torch {torch.__version__}, seed {arguments.seed}, LUTHIER_SILENCE=2"]
+        lines += [str(tally), *tally.table()]
         lines += [*tally.wrong[:10], f"{time.monotonic() - began:.0f} s"]
         if arguments.out:
             arguments.out.write_text("\n".join(lines) + "\n")
