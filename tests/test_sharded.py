@@ -313,9 +313,10 @@ def test_what_does_not_go_with_it_is_refused(
 def test_a_model_that_each_process_draws_for_itself_is_refused(
     photos: Path, tmp_path: Path
 ) -> None:
+    knobs = SMALL | {"model": "trial_models:Drawn"}
+
     def job(_rank: int) -> int:
         with pytest.raises(ModelError, match="starts with other values in rank 1 than in rank 0"):
-            knobs = SMALL | {"model": "trial_models:Drawn"}
             luthier.finetune(photos, out=tmp_path / "run", **knobs, shard=True)
         return 0
 
