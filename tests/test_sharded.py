@@ -310,6 +310,19 @@ def test_what_does_not_go_with_it_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_model_that_each_process_draws_for_itself_is_refused(
+    photos: Path, tmp_path: Path
+) -> None:
+    knobs = SMALL | {"model": "trial_models:Drawn"}
+
+    def job(_rank: int) -> int:
+        with pytest.raises(ModelError, match="starts with other values in rank 1 than in rank 0"):
+            luthier.finetune(photos, out=tmp_path / "run", **knobs, shard=True)
+        return 0
+
+    together(2, job)
+
+
 def test_a_job_that_is_refused_ends_in_all_processes(photos: Path, tmp_path: Path) -> None:
     def job(_rank: int) -> int:
         with pytest.raises(LuthierError, match="single number"):

@@ -128,3 +128,12 @@ class Scaled(Normed):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return super().forward(images) * self.scale
+
+
+class Drawn(Normed):
+    """Draws its start from a generator that nobody seeds."""
+
+    def __init__(self, num_classes: int = 2) -> None:
+        super().__init__(num_classes)
+        with torch.no_grad():
+            self.features[0].bias.fill_(os.getpid())  # type: ignore[union-attr,operator]

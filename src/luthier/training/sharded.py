@@ -39,7 +39,7 @@ class Sharded:
         shape: of an image: ``(channels, height, width)``.
 
     Raises:
-        ModelError: it has a parameter that cannot be cut.
+        ModelError: it has a parameter that cannot be cut, or another value in another process.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Sharded:
     ) -> None:
         self._model, self._precision, self._world, self._shape = model, precision, world, shape
         _check(model)
+        _check_alike(model, world)
         self.units = _cut(model, units_of(model, parts, shape), precision, world)
 
     def enter(self) -> None:
@@ -141,6 +142,20 @@ def _check(model: nn.Module) -> None:
                 cure="leave --shard out, or give it the shape (1,)",
             )
         seen[parameter] = name
+
+
+def _check_alike(model: nn.Module, world: World) -> None:
+    # Rows of different models would make one that nobody has built.
+    state = {n: t.detach() for n, t in model.state_dict().items() if isinstance(t, torch.Tensor)}
+    flat = {name: tensor.cpu().reshape(-1).view(torch.uint8) for name, tensor in state.items()}
+    rows = world.gather([float(octets.sum()) for octets in flat.values()])
+    for rank, row in enumerate(rows):
+        other = [name for name, a, b in zip(state, rows[0], row, strict=True) if a != b]
+        if other:
+            raise ModelError(
+                f"--shard: {other[0]} starts with other values in rank {rank} than in rank 0",
+                cure="let the model draw from torch's generator alone, which luthier has seeded",
+            )
 
 
 def units_of(
