@@ -161,6 +161,24 @@ def test_of_what_a_parent_has_leased_a_job_takes_its_device(cards: Driver, tmp_p
     assert f"cuda:0 [(0, {4 * GIB})]" in said
 
 
+def test_each_process_of_a_job_takes_another_of_what_is_leased(
+    cards: Driver, tmp_path: Path
+) -> None:
+    script = """
+os.environ["LOCAL_WORLD_SIZE"] = "2"
+for rank in ("0", "1", "2"):
+    os.environ["LOCAL_RANK"], state["initialised"] = rank, False
+    try:
+        with hold("auto") as held: print(CARDS.index(held.lease.accelerators[0].uuid))
+    except LuthierError as error:
+        print(error.cure)
+"""
+    words = ["-m", "luthier", "run", "--gpus", "2", "--", sys.executable, "-c", CUDA + script]
+    said = cards.call(*words, LUTHIER_LEASES=str(tmp_path / "leases")).splitlines()
+    assert [line for line in said if len(line) == 1] == ["0", "1"]
+    assert "ask luthier run for more, such as with --gpus" in said
+
+
 def test_where_leases_cannot_be_kept_a_job_goes_on(cards: Driver, tmp_path: Path) -> None:
     (tmp_path / "leases").write_text("")
     script = """

@@ -49,7 +49,7 @@ def acquire(
     if not inherited:
         return Leases().acquire(among, request, wait=wait, say=say)
     survey, shown = among()
-    mine = [a for a in shown if a.uuid in inherited.split(",")]
+    mine = _part([a for a in shown if a.uuid in inherited.split(",")], request.count)
     picked = pick(survey, mine, request, Held())
     if not picked.accelerators:
         raise LeaseError(
@@ -57,6 +57,14 @@ def acquire(
             cure="ask luthier run for more, such as with --gpus",
         )
     return Lease(picked.accelerators, picked.reason, share=_share(request))
+
+
+def _part(leased: Sequence[Accelerator], count: int) -> Sequence[Accelerator]:
+    """Return what of it this process takes, where ``torchrun`` has started several of them."""
+    if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) == 1:
+        return leased
+    first = int(os.environ.get("LOCAL_RANK", "0")) * count
+    return leased[first : first + count]
 
 
 def _share(request: Request) -> int | None:
