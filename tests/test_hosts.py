@@ -154,10 +154,10 @@ def test_when_a_host_dies_the_others_go_on(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("lost", ["a", "b"])
 def test_when_a_host_is_cut_off_the_others_go_on_and_another_joins(
-    photos: Path, tmp_path: Path, network: Network, lost: str
+    photos: Path, tmp_path: Path, network: Network
 ) -> None:
+    lost = "a"  # which may have the first process; bench/hosts.py cuts off any
     alone = finetuned(photos, tmp_path / "alone", epochs=60)
     job = Job(network, photos, tmp_path / "job", epochs=60)
     a, b, c = (network.host(name) for name in "abc")
