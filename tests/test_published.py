@@ -164,14 +164,14 @@ def test_a_mirror_that_is_gone_is_told_the_same_way(mirror: Any) -> None:
 def test_a_mirror_that_speaks_no_http_is_told_the_same_way(
     mirror: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with serving(Garbage) as address:
-        monkeypatch.setenv("LUTHIER_WEIGHTS_MIRROR", address)
-        with pytest.raises(WeightsUnavailableError) as error:
-            start_weights("resnet18", "imagenet")
-    assert_tells_what_to_do(error, mirror)
-    del error
     with warnings.catch_warnings():  # urllib leaves this connection to the garbage collector
         warnings.simplefilter("ignore", ResourceWarning)
+        with serving(Garbage) as address:
+            monkeypatch.setenv("LUTHIER_WEIGHTS_MIRROR", address)
+            with pytest.raises(WeightsUnavailableError) as error:
+                start_weights("resnet18", "imagenet")
+        assert_tells_what_to_do(error, mirror)
+        del error
         gc.collect()
 
 
