@@ -17,6 +17,7 @@ from luthier.errors import LeasesUnavailableError
 from luthier.values import Choice
 
 Say = Callable[[str], object]
+Among = Callable[[], tuple[Survey, Sequence[Accelerator]]]
 
 
 @dataclass(frozen=True)
@@ -100,16 +101,8 @@ def hold(asked: str, terms: Terms | None = None, say: Say = lambda _line: None) 
     if found and not cuda.is_built():
         say(f"this torch is built without CUDA: {found[0].name} cannot be used")
     with contextlib.ExitStack() as ends:
-        lease = None
-        if found and cuda.is_built():
-            try:
-                lease = accelerators.acquire(request, among=among, wait=wait, say=say)
-            except LeasesUnavailableError as error:
-                say(f"no lease is held: {error.what}")
-        if lease is not None:
-            ends.callback(lease.release)
-            ends.enter_context(surroundings(lease))
-        yield Hold(lease)
+        can_be = bool(found) and cuda.is_built()
+        yield Hold(_lease(ends, request, among, wait, say) if can_be else None)
 
 
 def hold_used(
@@ -143,25 +136,32 @@ def hold_used(
     _, found = among()
     if len(found) != len(wanted):  # instances of cards, which CUDA shows under other names
         return ends
-    request = terms.request(len(wanted))
-    try:
-        lease = accelerators.acquire(request, among=among, wait=terms.seconds, say=say)
-    except LeasesUnavailableError as error:
-        say(f"no lease is held: {error.what}")
-        return ends
-    ends.callback(lease.release)
-    ends.enter_context(surroundings(lease))
-    if lease.share is not None:
+    lease = _lease(ends, terms.request(len(wanted)), among, terms.seconds, say)
+    if lease is not None and lease.share is not None:
         for index in indices:
             cuda.limit(index, lease.share)
     return ends
+
+
+def _lease(
+    ends: contextlib.ExitStack, request: Request, among: Among, wait: float, say: Say
+) -> Lease | None:
+    """Lease accelerators until the end; None, which is said, where none can be kept."""
+    try:
+        lease = accelerators.acquire(request, among=among, wait=wait, say=say)
+    except LeasesUnavailableError as error:
+        say(f"no lease is held: {error.what}")
+        return None
+    ends.callback(lease.release)
+    ends.enter_context(surroundings(lease))
+    return lease
 
 
 def _nothing() -> tuple[Survey, Sequence[Accelerator]]:
     return Survey(), ()
 
 
-def _among(asked: str) -> Callable[[], tuple[Survey, Sequence[Accelerator]]]:
+def _among(asked: str) -> Among:
     """Return what looks for the accelerators that may be held."""
 
     def look() -> tuple[Survey, Sequence[Accelerator]]:

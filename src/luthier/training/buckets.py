@@ -1,11 +1,12 @@
-"""Parameters in lists that are exchanged at once."""
+"""Tensors in lists that are exchanged at once, and what processes agree on by them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
+import torch.distributed as dist
 
 T = TypeVar("T", bound=torch.Tensor)
 
@@ -30,3 +31,21 @@ def buckets(weights: Iterable[T], most: int = _BYTES) -> Iterator[list[T]]:
         taken += weight.nbytes
     if some:
         yield some
+
+
+@torch.no_grad()
+def as_the_first(tensors: Iterable[torch.Tensor]) -> None:
+    """Give tensors, such as buffers, the values of the first process; to be called by all."""
+    for alike in buckets(tensor for tensor in tensors if tensor.numel()):
+        flat = torch.cat([tensor.reshape(-1) for tensor in alike])
+        dist.broadcast(flat, 0)
+        parts = torch.split(flat, [tensor.numel() for tensor in alike])
+        for tensor, part in zip(alike, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+def anywhere(weights: Sequence[T], here: Sequence[bool]) -> list[T]:
+    """Return the weights of which any process says yes; to be called by all."""
+    told = torch.tensor(here, dtype=torch.uint8)
+    dist.all_reduce(told, dist.ReduceOp.MAX)
+    return [weight for weight, one in zip(weights, told.tolist(), strict=True) if one]

@@ -6,11 +6,11 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from luthier.distributed import World, naming_lost_peers
+from luthier.training.buckets import as_the_first
 from luthier.training.team import Work, finite
 
 _DUMMIES = 2  # images: batch normalisation cannot learn from one
@@ -74,8 +74,7 @@ class Replicas:
             more: tensors that are to become the first process's too, such as averages of buffers.
         """
         with naming_lost_peers():
-            for buffer in [*self._model.buffers(), *more]:
-                dist.broadcast(buffer, 0)
+            as_the_first([*self._model.buffers(), *more])
 
     def _ready(self) -> DistributedDataParallel:
         if self._parallel is None:

@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from luthier.distributed import World, naming_lost_peers
 from luthier.errors import ModelError
 from luthier.modes import kept_modes
-from luthier.training.buckets import buckets
+from luthier.training.buckets import as_the_first
 from luthier.training.precision import Precision
 from luthier.training.team import Work, finite
 
@@ -120,12 +119,7 @@ class Sharded:
     def settle(self, more: Iterable[torch.Tensor] = ()) -> None:
         """Let every process have the buffers of the first; see ``Replicas.settle``."""
         with naming_lost_peers():
-            for alike in buckets(b for b in [*self._model.buffers(), *more] if b.numel()):
-                flat = torch.cat([buffer.reshape(-1) for buffer in alike])
-                dist.broadcast(flat, 0)
-                parts = torch.split(flat, [buffer.numel() for buffer in alike])
-                for buffer, part in zip(alike, parts, strict=True):
-                    buffer.copy_(part.view_as(buffer))
+            as_the_first([*self._model.buffers(), *more])
 
 
 def _check(model: nn.Module) -> None:

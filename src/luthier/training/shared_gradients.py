@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from luthier.distributed import World, naming_lost_peers
-from luthier.training.buckets import buckets
+from luthier.training.buckets import anywhere, as_the_first, buckets
 
 
 class SharedGradients:
@@ -65,10 +65,8 @@ class SharedGradients:
         ]
         with naming_lost_peers():
             self._add_up(weights)
-            for module in self._modules:
-                if not isinstance(module, DistributedDataParallel):
-                    for buffer in module.buffers():
-                        dist.broadcast(buffer, 0)
+            alone = [m for m in self._modules if not isinstance(m, DistributedDataParallel)]
+            as_the_first([buffer for module in alone for buffer in module.buffers()])
 
     def _after_step(self, *_facts: object) -> None:
         self._mine = self._all = 0
@@ -77,9 +75,7 @@ class SharedGradients:
         if not weights:
             return
         # Not every process may have had to do with every parameter.
-        has = torch.tensor([w.grad is not None for w in weights], dtype=torch.uint8)
-        dist.all_reduce(has, dist.ReduceOp.MAX)
-        used = [weight for weight, one in zip(weights, has.tolist(), strict=True) if one]
+        used = anywhere(weights, [weight.grad is not None for weight in weights])
         for weight in used:
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from luthier.distributed import World, naming_lost_peers
-from luthier.training.buckets import buckets
+from luthier.distributed import Share, World, naming_lost_peers
+from luthier.training.buckets import anywhere, as_the_first, buckets
 from luthier.training.team import Work, finite
 
 _Gradients = dict[nn.Parameter, torch.Tensor]
@@ -30,7 +30,7 @@ class VirtualShards:
     """
 
     def __init__(self, model: nn.Module, count: int, world: World) -> None:
-        self._model, self._count, self._world = model, count, world
+        self._model, self._world = model, world
         each = count // world.size
         self._mine = range(world.rank * each, (world.rank + 1) * each)
 
@@ -51,7 +51,9 @@ class VirtualShards:
         rows: list[tuple[float, float, float]] = []
         pieces: list[_Gradients] = []
         kept = untouched
-        for number, (start, stop) in zip(self._mine, self._bounds(len(labels)), strict=True):
+        for place, number in enumerate(self._mine):
+            # The larger pieces of a batch come first, and so they do in each part of it.
+            start, stop = Share(place, len(self._mine)).bounds(len(labels))
             _set(buffers, untouched)
             row = self._compute(work, images[start:stop], labels[start:stop], number, size)
             rows.append(row)
@@ -68,19 +70,8 @@ class VirtualShards:
             self._add(weights, pieces)
             _set(buffers, kept)
             if self._world.size > 1:
-                for buffer in buffers:
-                    dist.broadcast(buffer, 0)
+                as_the_first(buffers)
         return value, int(sum(n for _, _, n in told_rows))
-
-    def _bounds(self, images: int) -> Iterator[tuple[int, int]]:
-        """Give where this process's pieces begin and end in its part of a batch."""
-        # The larger pieces of a batch come first, and so they do in each part of it.
-        each, more = divmod(images, len(self._mine))
-        start = 0
-        for piece in range(len(self._mine)):
-            stop = start + each + (piece < more)
-            yield start, stop
-            start = stop
 
     def _compute(
         self, work: Work, images: torch.Tensor, labels: torch.Tensor, number: int, size: int
@@ -110,10 +101,9 @@ class VirtualShards:
     ) -> list[nn.Parameter]:
         """Return the weights of which any piece in any process has a gradient."""
         has = [any(weight in piece for piece in pieces) for weight in weights]
-        used = torch.tensor(has, dtype=torch.uint8)
         if self._world.size > 1:
-            dist.all_reduce(used, dist.ReduceOp.MAX)
-        return [weight for weight, one in zip(weights, used.tolist(), strict=True) if one]
+            return anywhere(weights, has)
+        return [weight for weight, one in zip(weights, has, strict=True) if one]
 
     def _exchanged(self, mine: torch.Tensor) -> torch.Tensor:
         """Return the rows of all processes, in the order of the pieces."""
