@@ -205,3 +205,68 @@ class Score:
         """Return the score that ``as_dict`` described."""
         accuracy = Proportion(int(value["correct"]), int(value["images"]))
         return cls(int(value["epoch"]), float(value["loss"]), accuracy)
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An image whose largest score was another class's than its own.
+
+    Attributes:
+        image: its path, as the data names it.
+        label: its class.
+        said: the class with the largest score.
+        probability: of that class, in [0, 1].
+    """
+
+    image: str
+    label: str
+    said: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """How one class fared; NaN where nothing was of it, or nothing was taken for it.
+
+    Attributes:
+        name: of the class.
+        images: of the class.
+        precision: part of what was taken for it that is of it.
+        recall: part of what is of it that was taken for it.
+        f1: harmonic mean of the two.
+    """
+
+    name: str
+    images: int
+    precision: float
+    recall: float
+    f1: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good a model is on labelled images.
+
+    Attributes:
+        classes: names in index order.
+        accuracy: images whose largest score is their class's, of all.
+        loss: mean cross-entropy an image.
+        balanced_accuracy: mean recall of the classes that have images.
+        top_k: images whose class is among the k largest scores, by k.
+        per_class: in index order.
+        confusion: ``[label][said]``, numbers of images.
+        calibration_error: expected calibration error, 15 bins of equal width (Guo et al. 2017).
+        roc_auc: area under the ROC curve, of two classes; else None.
+        mistakes: all of them, the most certain first.
+    """
+
+    classes: tuple[str, ...]
+    accuracy: Proportion
+    loss: float
+    balanced_accuracy: float
+    top_k: Mapping[int, Proportion]
+    per_class: tuple[ClassScores, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    calibration_error: float
+    roc_auc: float | None
+    mistakes: tuple[Mistake, ...]

@@ -2,41 +2,38 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from luthier import checkpoint, devices, distributed, recipe
+from luthier import distributed, recipe
 from luthier.data import Inventory
 from luthier.devices import Hold, Terms
 from luthier.distributed import World
-from luthier.errors import (
-    CannotWriteError,
-    DamagedError,
-    OutOfMemoryError,
-    RecipeError,
-    RunFolderError,
-    is_out_of_memory,
-)
+from luthier.errors import DamagedError, RunFolderError
 from luthier.files import durable
-from luthier.recipe import Recipe, decided
+from luthier.recipe import Recipe
 from luthier.report import Console
 from luthier.run import conditions, results
-from luthier.run.folder import RunFolder, existing_run, held, new_run, run_of_job
+from luthier.run.folder import RunFolder, existing_run
 from luthier.run.job import Job, prepare
 from luthier.run.peers import newest
 from luthier.run.probing import Probing
 from luthier.run.session import Session
+from luthier.run.starting import (
+    agreed_folder,
+    at_work,
+    by_first,
+    by_others,
+    check_alone,
+    check_several,
+    device_of,
+)
 from luthier.run.stopping import listening
 from luthier.run.tuning import tuned
 from luthier.values import Score
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -96,103 +93,24 @@ def finetune(
     wanted = recipe.resolve(given)
     with distributed.joined() as world:
         console = console or Console(quiet=not world.is_first)
-        _check_alone(wanted, world, tune)
-        _check_several(wanted, world)
-        place = Path(out) if out is not None else None
-        folder = _agreed(world, lambda: _own_or_new(place, str(data)))
+        check_alone(wanted, world, tune)
+        check_several(wanted, world)
+        folder = agreed_folder(world, None if out is None else Path(out), str(data))
         if folder.recipe.exists():
             return _resumed(folder, {}, Terms(wait, share), world, console)
-        with _device(wanted, Terms(wait, share), world, console) as hold:
+        with device_of(wanted, Terms(wait, share), world, console) as hold:
             if tune:
                 found = tuned(given, console, hold)
                 console.say(str(found))
                 wanted = recipe.resolve(found.recipe)
-            begun = _by_first(
+            begun = by_first(
                 world, lambda: prepare(wanted, console, held=hold.choice(), world=world)
             )
-            with _at_work(folder, world):
-                _by_first(world, lambda: _write_start(folder, begun, console))
-                job = _by_others(world, begun, lambda: _joining(folder, console, hold, world))
+            with at_work(folder, world):
+                by_first(world, lambda: _write_start(folder, begun, console))
+                job = by_others(world, begun, lambda: _joining(folder, console, hold, world))
                 console.say(f"run {folder.path}")
                 return _run_to_end(_session(job, folder, console), console)
-
-
-def _check_alone(wanted: Recipe, world: World, tune: bool) -> None:
-    """Raise RecipeError where what is asked for is not done by several processes."""
-    if world.size > 1 and (tune or wanted.strategy.strategy == "probe"):
-        what = "--tune" if tune else "--strategy probe"
-        raise RecipeError(
-            f"{what} is done by one process, and there are {world.size}",
-            cure="start it without torchrun and --processes",
-        )
-
-
-def _check_several(wanted: Recipe, world: World) -> None:
-    """Raise RecipeError where what is asked for takes several processes."""
-    # Those of an elastic job may be one for a while, and then more.
-    if wanted.machine.shard and world.size == 1 and distributed.job_id() is None:
-        raise RecipeError(
-            "--shard has no effect with one process, which holds the whole model",
-            cure="start several with --processes or torchrun, or leave it out",
-        )
-
-
-def _own_or_new(out: Path | None, data: str) -> RunFolder:
-    """Return a new run's folder, or that of the run which this very job began before a restart."""
-    job = distributed.job_id()
-    return (run_of_job(out, data, job) if job else None) or new_run(out, data)
-
-
-def _agreed(world: World, choose: Callable[[], RunFolder]) -> RunFolder:
-    """Return the folder that the first process chooses; all of them see the same file system."""
-    chosen = None
-    with world.together():
-        if world.is_first:
-            chosen = str(choose().path)
-    return RunFolder(Path(world.share(chosen)))
-
-
-@contextlib.contextmanager
-def _device(wanted: Recipe, terms: Terms, world: World, console: Console) -> Iterator[Hold]:
-    with contextlib.ExitStack() as ends:
-        with world.together():
-            asked = decided(wanted.machine.device)
-            hold = ends.enter_context(devices.hold(asked, terms, console.say))
-        yield hold
-
-
-@contextlib.contextmanager
-def _at_work(folder: RunFolder, world: World) -> Iterator[None]:
-    with contextlib.ExitStack() as ends:
-        with world.together():
-            if world.is_first:
-                _hold(folder, ends)
-                folder.sweep()
-        with _naming_trouble(folder):
-            yield
-
-
-def _hold(folder: RunFolder, ends: contextlib.ExitStack) -> None:
-    """Hold a run's folder, once an earlier start of this job on a host that is cut off lets go."""
-    own = _is_own(folder)
-    until = time.monotonic() + (distributed.grace() if own else 0)
-    while True:
-        try:
-            ends.enter_context(held(folder))
-            break
-        except RunFolderError:
-            if time.monotonic() >= until:
-                raise
-        time.sleep(0.1)
-    job = distributed.job_id()
-    if job is not None and not own and folder.recipe.exists():  # it is resumed by another job
-        durable.write_text(folder.job, job)
-
-
-def _is_own(folder: RunFolder) -> bool:
-    with contextlib.suppress(OSError):
-        return folder.job.read_text(encoding="utf-8") == distributed.job_id()
-    return False
 
 
 def _write_start(folder: RunFolder, job: Job | None, console: Console) -> None:
@@ -210,16 +128,6 @@ def _joining(folder: RunFolder, console: Console, hold: Hold, world: World) -> J
     wanted = recipe.resolve(recipe.read(folder.recipe))
     known = _known_images(folder, console)
     return prepare(wanted, console, held=hold.choice(), known=known, world=world)
-
-
-def _by_first(world: World, do: Callable[[], T]) -> T | None:
-    with world.together():
-        return do() if world.is_first else None
-
-
-def _by_others(world: World, first: T | None, do: Callable[[], T]) -> T:
-    with world.together():
-        return do() if first is None else first
 
 
 def resume(
@@ -262,8 +170,8 @@ def _resumed(
         recipe.read(folder.recipe), **{k: v for k, v in changes.items() if v is not None}
     )
     wanted = recipe.resolve(given)
-    _check_alone(wanted, world, tune=False)
-    with _device(wanted, terms, world, console) as hold, _at_work(folder, world):
+    check_alone(wanted, world, tune=False)
+    with device_of(wanted, terms, world, console) as hold, at_work(folder, world):
         return _continue(wanted, folder, console, hold, world)
 
 
@@ -283,7 +191,7 @@ def _continue(
             world=world,
         )
 
-    job = _by_others(world, _by_first(world, begin), begin)
+    job = by_others(world, by_first(world, begin), begin)
     if world.is_first:
         console.log_to(folder.log)
     if found is None:
@@ -323,31 +231,6 @@ def _known_images(folder: RunFolder, console: Console) -> Inventory | None:
     except DamagedError as error:  # the checkpoint has a hash of all images to go by
         console.say(f"{error.what}; every image is read again")
         return None
-
-
-@contextlib.contextmanager
-def _naming_trouble(folder: RunFolder) -> Iterator[None]:
-    """Say what became of a run whose disk or memory gives no more."""
-    then = f"luthier resume {folder.path}"
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in checkpoint.DISK_TROUBLE:
-            raise
-        then = then if folder.recipe.exists() else "start it again"
-        raise CannotWriteError(
-            f"run {folder.path} cannot be written: {error.strerror}",
-            cure=f"its checkpoints are as they were; mend that, then: {then}",
-        ) from error
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        said = next(iter(str(error).splitlines()), "no more was given")
-        raise OutOfMemoryError(
-            f"run {folder.path} ran out of memory, and not by the size of its batches: {said}",
-            cure=f"its checkpoints are as they were; make room, or start anew with a smaller"
-            f" --model or --image-size; to go on: {then}",
-        ) from error
 
 
 def _session(job: Job, folder: RunFolder, console: Console) -> Session | Probing:
