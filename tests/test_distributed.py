@@ -34,10 +34,10 @@ from luthier.errors import (
     RunFolderError,
 )
 from luthier.report import Console
+from luthier.run import starting
 from luthier.run.folder import RunFolder, held
 from luthier.training import Precision, evaluate
 from processes import Forked
-from processes import finetune as finetune_module
 from ranks import ended, started, together
 from test_exactness import StopAt, bits, differences
 
@@ -389,18 +389,18 @@ def test_a_start_waits_until_an_earlier_one_of_its_job_has_let_go(
     process = Forked(earlier)
     assert process.stdout.readline() == "here\n"
     with pytest.raises(RunFolderError, match="in use"), contextlib.ExitStack() as ends:
-        finetune_module._hold(folder, ends)
+        starting._hold(folder, ends)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
     folder.job.write_text("job")
     with contextlib.ExitStack() as ends:
         threading.Timer(0.5, os.killpg, (process.pid, signal.SIGKILL)).start()
-        finetune_module._hold(folder, ends)
+        starting._hold(folder, ends)
         assert process.wait() == -signal.SIGKILL
     process.communicate()
     folder.recipe.write_text("")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "another")
     with contextlib.ExitStack() as ends:
-        finetune_module._hold(folder, ends)
+        starting._hold(folder, ends)
     assert folder.job.read_text() == "another"  # whose it is now
 
 
