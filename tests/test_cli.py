@@ -84,14 +84,19 @@ def test_a_command_ends_at_once_and_leaves_nothing_undone(before: str, printed: 
 
 def test_the_public_names_are_these() -> None:
     assert luthier.__all__ == [
+        "Evaluated",
+        "Evaluation",
         "Inspection",
         "LuthierError",
+        "Prediction",
+        "Predictor",
         "Result",
         "Run",
         "convert",
         "demo",
         "describe",
         "diff",
+        "evaluate",
         "finetune",
         "inspect",
         "lease",
