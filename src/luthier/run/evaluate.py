@@ -78,7 +78,7 @@ class Evaluated:
 
 
 def evaluate(
-    model: str | Path,
+    path: str | Path,
     data: str | Path,
     *,
     split: str | None = None,
@@ -90,7 +90,7 @@ def evaluate(
     """Evaluate a model file on labelled images, which it sees as it sees photos in use.
 
     Args:
-        model: a model file of luthier, or the folder of a run.
+        path: a model file of luthier, or the folder of a run.
         data: any layout that ``finetune`` takes. Labels are matched to the model's classes by
             name; not every class needs images.
         split: "train", "val" or "all". By default the validation images where the data has a
@@ -106,12 +106,12 @@ def evaluate(
         LuthierError: see ``luthier.Predictor``; the file cannot be written.
     """
     if calibrate:
-        _check_calibration(model_file(Path(model)), settings)
+        _check_calibration(model_file(Path(path)), settings)
     console = console or Console()
-    images = list_labelled(Path(data), split, Path(model))
+    images = list_labelled(Path(data), split, Path(path))
     for note in images.notes:
         console.say(f"  {note}")
-    first = _scored(model, images, console, settings)
+    first = _scored(path, images, console, settings)
     if not first.names:
         raise DataError(f"none of {len(images.names)} images in {data} can be read")
     temperature, calibration = first.temperature, None
@@ -181,9 +181,9 @@ class _Scores:
 
 
 def _scored(
-    model: str | Path, images: Labelled, console: Console, settings: Mapping[str, Any]
+    path: str | Path, images: Labelled, console: Console, settings: Mapping[str, Any]
 ) -> _Scores:
-    with Predictor(model, **settings) as predictor:
+    with Predictor(path, **settings) as predictor:
         console.say(str(predictor))
         numbers = images.indices(predictor.classes, predictor.path)
         kept: list[int] = []
