@@ -118,13 +118,9 @@ def test_a_comparison_says_what_it_means() -> None:
     worse = right.clone()
     worse[:20] = False
     accuracy = evaluated(torch.randn(3, 1, 2), torch.tensor([0, 1, 0]))[0].accuracy
-    assert "B is the better one" in comparison_lines(
-        ("A", "B"), accuracy, compare(worse, right)
-    )
+    assert "B is the better one" in comparison_lines(("A", "B"), accuracy, compare(worse, right))
     worse[2:] = True
-    assert "No difference is shown" in comparison_lines(
-        ("A", "B"), accuracy, compare(right, worse)
-    )
+    assert "No difference is shown" in comparison_lines(("A", "B"), accuracy, compare(right, worse))
     assert compare(torch.zeros(40_000).bool(), torch.ones(40_000).bool()).p_value == 0
 
 
@@ -149,7 +145,9 @@ def test_the_temperature_is_where_the_loss_is_least(
         with pytest.raises(DataError, match="no higher than"):
             fit_temperature(scores, labels)
     else:
-        best = minimize_scalar(lambda x: loss(math.exp(x)), bounds=(-12, 12), options={"xatol": 1e-9})
+        best = minimize_scalar(
+            lambda x: loss(math.exp(x)), bounds=(-12, 12), options={"xatol": 1e-9}
+        )
         found = fit_temperature(scores, labels)
         assert loss(1 / found) <= best.fun * (1 + 1e-7)
 
@@ -202,9 +200,7 @@ def test_a_temperature_that_is_none_is_damage(tmp_path: Path, temperature: Any) 
         luthier.describe(path)
 
 
-def test_what_contradicts_a_calibration_is_refused(
-    photos: Path, trained: Path
-) -> None:
+def test_what_contradicts_a_calibration_is_refused(photos: Path, trained: Path) -> None:
     for settings_ in ({"tta": "flip"}, {"temperature": False}):
         with pytest.raises(RecipeError, match="--calibrate fits a temperature to one view"):
             luthier.evaluate(trained, photos, calibrate=True, **OWN, **settings_)
@@ -234,7 +230,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
     """A model of the photos that has some of them wrong."""
     out = tmp_path_factory.mktemp("trained") / "run"
-    made = luthier.finetune(photos, out=out, console=QUIET, epochs=3, lr=0.002, optimizer="adamw", **SMALL)
+    made = luthier.finetune(
+        photos, out=out, console=QUIET, epochs=3, lr=0.002, optimizer="adamw", **SMALL
+    )
     assert 0 < made.best.accuracy.correct < made.best.accuracy.total
     return made.model
 

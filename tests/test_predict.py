@@ -272,7 +272,14 @@ def test_paths_come_by_standard_input_in_order(
 
 
 def test_a_word_is_a_file_a_folder_or_a_pattern(tmp_path: Path) -> None:
-    for name in ("a/1.JPG", "a/b/2.png", "a/b/[3].png", "a/note.txt", "a/.hidden/4.png", "a/.5.png"):
+    for name in (
+        "a/1.JPG",
+        "a/b/2.png",
+        "a/b/[3].png",
+        "a/note.txt",
+        "a/.hidden/4.png",
+        "a/.5.png",
+    ):
         file = tmp_path / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
@@ -395,5 +402,9 @@ def test_photos_of_one_class_folder_are_found_by_the_folder(
     write_photos(tmp_path / "photos", {"cat": 3})
     assert run("predict", model, tmp_path / "photos") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split("  ")[0].split("/")[-1] for line in lines] == ["000.png", "001.png", "002.png"]
+    assert [line.split("  ")[0].split("/")[-1] for line in lines] == [
+        "000.png",
+        "001.png",
+        "002.png",
+    ]
     assert all(line.count("%") == 2 for line in lines)

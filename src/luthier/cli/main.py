@@ -40,7 +40,9 @@ COMMANDS = {
         Command("evaluate", "see how good a model file is on labelled photos; calibrate it"),
     ),
     "files": (
-        Command("inspect", "see what is in a file of weights, whoever wrote it; nothing in it runs"),
+        Command(
+            "inspect", "see what is in a file of weights, whoever wrote it; nothing in it runs"
+        ),
         Command("match", "see what loading a file of weights into a model would do"),
         Command("verify", "compare a run, a checkpoint or a file with what was written"),
         Command("convert", "write the weights of any file as safetensors or a plain state_dict"),

@@ -116,7 +116,7 @@ def _paths(words: Iterable[list[str]], end: bytes) -> Iterator[str]:
 
 def _read_paths(end: bytes) -> Iterator[str]:
     rest = b""
-    while piece := sys.stdin.buffer.read1():
+    while piece := os.read(sys.stdin.fileno(), 1 << 16):
         *paths, rest = (rest + piece).split(end)
         yield from (os.fsdecode(path) for path in paths if path)
     if rest:

@@ -26,4 +26,5 @@ def _two_sided(heads: int, tails: int) -> float:
     for few in range(min(heads, tails)):
         ways = ways * (tosses - few) // (few + 1)
         total += ways
-    return min(1.0, 2 * total / 2**tosses)
+    p: float = 2 * total / 2**tosses
+    return min(1.0, p)

@@ -116,7 +116,7 @@ def _top_k(labels: torch.Tensor, log_probabilities: torch.Tensor) -> dict[int, P
 
 
 def _roc_auc(labels: torch.Tensor, log_probabilities: torch.Tensor) -> float | None:
-    if log_probabilities.shape[1] != 2 or len(labels.unique()) != 2:
+    if log_probabilities.shape[1] != 2 or not 0 < int(labels.sum()) < len(labels):
         return None
     return float(_formulas().binary_auroc(log_probabilities[:, 1].exp(), labels))
 

@@ -21,9 +21,9 @@ def calibration_line(found: Calibration, model: str) -> str:
     """Return what a calibration did."""
     (loss, loss_now), (error, error_now) = found.loss, found.calibration_error
     return (
-        f"temperature {found.temperature:.4g} is written into {model}: on these images, to which it"
-        f" is fitted, the loss goes from {loss:.4f} to {loss_now:.4f} and the calibration error from"
-        f" {error:.4f} to {error_now:.4f}"
+        f"temperature {found.temperature:.4g} is written into {model}; on these images, to which"
+        f" it is fitted: loss {loss:.4f} → {loss_now:.4f}, calibration error {error:.4f} →"
+        f" {error_now:.4f}"
     )
 
 

@@ -79,9 +79,7 @@ def list_labelled(data: Path, split: str | None, model: Path) -> Labelled:
         )
     split = split or ("val" if any(sides) else "all")
     found = [
-        image
-        for image, side in zip(listing.images, sides, strict=True)
-        if split in ("all", side)
+        image for image, side in zip(listing.images, sides, strict=True) if split in ("all", side)
     ]
     if not found:
         raise DataError(f"{data} has no images of {split}")

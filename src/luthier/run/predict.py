@@ -138,7 +138,9 @@ class Predictor:
         return "\n".join(lines)
 
     @overload
-    def __call__(self, images: str | os.PathLike[str] | Image.Image) -> Prediction: ...
+    def __call__(  # type: ignore[overload-overlap]  # a text is a sequence of texts
+        self, images: str | os.PathLike[str] | Image.Image
+    ) -> Prediction: ...
     @overload
     def __call__(self, images: NDArray[np.uint8]) -> Prediction: ...
     @overload
@@ -233,8 +235,9 @@ class Predictor:
         if not seen:
             return torch.empty(0, 1, len(self.classes))
         views = torch.cat(list(seen))
-        scores = [self.scores(part) for part in views.split(self._batch_size)]
-        return torch.cat(scores).unflatten(0, (len(seen), -1))
+        size = self._batch_size
+        scores = [self.scores(views[at : at + size]) for at in range(0, len(views), size)]
+        return torch.cat(scores).reshape(len(seen), -1, len(self.classes))
 
     def _prediction(self, one: Scored) -> Prediction:
         likely = log_probabilities(one.scores[None], self.temperature)[0].exp()
