@@ -237,6 +237,7 @@ def make_probe_fit(draw: st.DrawFn, got: dict[str, Any]) -> None:
 def recipes(draw: st.DrawFn) -> Recipe:
     """Any recipe that makes sense, with any part of it undecided."""
     got = {e.name: draw(st.none() | any_value(e)) for e in ENTRIES.values()}
+    got["val_fraction"] = got["val_fraction"] if got["fold"] is None else None
     if got["strategy"] == "scratch":
         got["weights"] = draw(st.sampled_from([None, "none"]))
     elif got["strategy"] is None:
@@ -246,8 +247,6 @@ def recipes(draw: st.DrawFn) -> Recipe:
             got[name] = None
     if got["schedule"] == "one-cycle":
         got["momentum"] = None
-    if got["fold"] is not None:
-        got["val_fraction"] = None
     make_shard_fit(draw, got)
     make_start_fit(draw, got)
     if got["strategy"] == "probe":

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
 from luthier.cli.processes import add_processes_flag, in_processes, is_first
 from luthier.cli.requests import add_share_flag, add_wait_flag
+from luthier.errors import RecipeError
+from luthier.studies import is_study
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +27,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Continue the run to its end, and print the result."""
+    if is_study(Path(arguments.run_folder)):
+        return _resume_study(arguments)
     status = in_processes(arguments)
     if status is not None:
         return status
@@ -38,4 +43,18 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if is_first():
         print(json.dumps(result.summary) if arguments.json else result.model)
+    return 0
+
+
+def _resume_study(arguments: argparse.Namespace) -> int:
+    for flag in ("device", "workers", "processes"):
+        if getattr(arguments, flag) is not None:
+            raise RecipeError(
+                f"--{flag} is for one run, and {arguments.run_folder} holds several",
+                cure=f"leave --{flag} out",
+            )
+    from luthier.run.study import go_on  # noqa: PLC0415 - torch comes with it
+
+    found = go_on(arguments.run_folder, wait=arguments.wait, share=arguments.share)
+    print(json.dumps(found.as_dict()) if arguments.json else found)
     return 0

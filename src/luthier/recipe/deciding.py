@@ -32,7 +32,20 @@ def overlay(base: Recipe, **changes: Any) -> Recipe:
         stale["momentum"] = None
     if {"strategy", "views"} & changes.keys() and _looks_once(after):
         stale |= dict.fromkeys(_AUGMENTS)
+    if "strategy" in changes:
+        stale |= dict.fromkeys(_stale_start(after))
     return replace(base, **(stale | changes))
+
+
+def _stale_start(after: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what a strategy does not start from."""
+    if after["strategy"] == "scratch":
+        return ("weights", "head", "decay_to")
+    if after["strategy"] == "probe" and after["head"] == "by-name":
+        return ("head",)
+    if after["strategy"] in ("frozen", "zero-lr") and after["head"] != "by-name":
+        return ("decay_to",)
+    return ()
 
 
 def resolve(recipe: Recipe) -> Recipe:
