@@ -29,7 +29,7 @@ def wilson(share: float, count: int, z: float = Z95) -> tuple[float, float]:
 
 
 def student95(freedom: int) -> float:
-    """Return the 97.5 % quantile of Student's t, to three digits.
+    """Return the 97.5 % quantile of Student's t, to one part in two thousand.
 
     Above nine degrees by Cornish and Fisher's series (Abramowitz and Stegun 1964, 26.7.5).
 
@@ -41,8 +41,13 @@ def student95(freedom: int) -> float:
     if freedom <= len(_STUDENT):
         return _STUDENT[freedom - 1]
     z = Z95
-    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    return z + first / freedom + second / freedom**2
+    terms = (
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    )
+    return sum(term / freedom**power for power, term in enumerate(terms))
 
 
 def mean95(values: Sequence[float], shared: float = 0.0) -> tuple[float, float, float]:

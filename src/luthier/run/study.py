@@ -20,7 +20,7 @@ from luthier.files import durable
 from luthier.recipe import Recipe
 from luthier.report import Console
 from luthier.run.finetune import finetune, resume
-from luthier.run.folder import RunFolder, free_folder, held
+from luthier.run.folder import RunFolder, free_folder, held, new_run
 from luthier.studies import (
     COLUMNS,
     STUDY,
@@ -184,9 +184,7 @@ def _folder_of(study: Study, out: Path | None) -> Path:
             f"--out {out} holds another comparison: {_first_difference(study, read_study(out))}",
             cure=f"give another --out; that one is continued by: luthier resume {out}",
         )
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunFolderError(f"--out {out} is not empty", cure="give a new folder")
-    return out
+    return new_run(out, "").path
 
 
 def _grows_from(folder: Path, study: Study) -> bool:
