@@ -105,7 +105,7 @@ def test_a_recipe_is_a_variation_of_its_own_name() -> None:
 
 @given(st.integers(1, 2000))
 def test_students_quantiles_are_those_of_scipy(freedom: int) -> None:
-    assert student95(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-3)
+    assert student95(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=5e-4)
 
 
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=30))
@@ -254,7 +254,7 @@ def test_an_interruption_costs_nothing(photos: Path, tmp_path: Path, number: int
     assert process.wait() == (130 if number == signal.SIGTERM else -number)
     if number == signal.SIGTERM:
         assert said.rstrip().endswith(f"continue with: luthier resume {cut}")
-        assert "[1 of 2] scratch-seed0: stopped and saved at step" in said
+        assert "luthier: stopped and saved at step" in said
         shown = command("compare", cut)
         assert "no run is finished of scratch-seed0, scratch-seed1" in shown.communicate()[1]
     resumed = command("resume", cut, "--json")
@@ -278,7 +278,7 @@ def test_a_damaged_study_is_named(tmp_path: Path) -> None:
     with pytest.raises(DamagedError, match=r"study\.json is damaged"):
         read_study(tmp_path)
     with pytest.raises(LuthierError):
-        go_on(tmp_path, QUIET)
+        go_on(tmp_path, console=QUIET)
 
 
 @pytest.mark.parametrize(
@@ -296,3 +296,49 @@ def test_wrong_requests_are_refused(
 
     assert main(list(words)) in (1, 2)
     assert says in capsys.readouterr().err
+
+
+# --- beside each other --------------------------------------------------------------------------
+
+
+def words(photos: Path, **knobs: Any) -> list[str | Path]:
+    found: list[str | Path] = ["compare", photos, "--strategies", "scratch", "--seeds", "3"]
+    for name, value in (SMALL | knobs).items():
+        found += ["--" + name.replace("_", "-"), str(value)]
+    return found
+
+
+def test_runs_beside_each_other_are_those_one_after_another(photos: Path, tmp_path: Path) -> None:
+    knobs = SMALL | {"strategies": ["scratch"], "seeds": 3, "console": QUIET}
+    one = luthier.compare(photos, out=tmp_path / "one", at_once=1, **knobs)
+    two = luthier.compare(photos, out=tmp_path / "two", at_once=2, **knobs)
+    assert [(o.seed, o.best.accuracy) for o in two.outcomes] == [
+        (o.seed, o.best.accuracy) for o in one.outcomes
+    ]
+    assert models(tmp_path / "one").keys() == models(tmp_path / "two").keys()
+
+
+def test_all_that_are_at_work_save_when_asked_to_stop(photos: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut"
+    process = command(*words(photos, epochs=400), "--at-once", "2", "--out", cut)
+    begun = [cut / f"scratch-seed{seed}" / "checkpoints" for seed in (0, 1)]
+    while process.poll() is None and not all(any(b.glob("step-*")) for b in begun):
+        os.sched_yield()
+    os.kill(process.pid, signal.SIGTERM)
+    _, said = process.communicate()
+    assert process.wait() == 130, said
+    assert said.rstrip().endswith(f"continue with: luthier resume {cut}")
+    logs = [(cut / f"scratch-seed{seed}" / "log.txt").read_text() for seed in (0, 1)]
+    assert not (cut / "scratch-seed2").exists()
+    for seed, log in enumerate(logs):
+        assert "best  epoch" not in log
+        assert luthier.verify(cut / f"scratch-seed{seed}").sound
+
+
+def test_a_run_that_fails_beside_others_is_named(photos: Path, tmp_path: Path) -> None:
+    knobs = SMALL | {"strategies": ["full"], "seeds": 2, "console": QUIET}
+    missing = str(tmp_path / "nowhere.pth")
+    with pytest.raises(
+        LuthierError, match=r"^full-seed[01] failed: weights file .*nowhere\.pth does"
+    ):
+        luthier.compare(photos, out=tmp_path / "all", at_once=2, weights=missing, **knobs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from luthier.cli.finetune import add_recipe_flags, given_fields
-from luthier.cli.requests import add_share_flag, add_wait_flag
+from luthier.cli.requests import add_wait_flag
 from luthier.cli.studies import add_repeat_flags, run_study
 
 
@@ -27,7 +27,6 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="FOLDER", help="new folder [runs/NAME-compared]")
     parser.add_argument("--recipe", metavar="FILE", help="a recipe.toml; flags go on top of it")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    add_share_flag(parser)
     add_wait_flag(parser)
     add_recipe_flags(parser)
 

@@ -68,6 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Fine-tune, and print the result."""
     if arguments.seeds != 1 or arguments.folds != 1:
         return _run_repeated(arguments)
+    if arguments.at_once is not None:
+        raise RecipeError("--at-once has no effect on a single run", cure="give --seeds or --folds")
     status = in_processes(arguments)
     if status is not None:
         return status
@@ -88,7 +90,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run_repeated(arguments: argparse.Namespace) -> int:
-    for flag, given in (("--tune", arguments.tune), ("--processes", arguments.processes)):
+    for flag, given in (
+        ("--tune", arguments.tune),
+        ("--processes", arguments.processes),
+        ("--share", arguments.share),
+    ):
         if given:
             raise RecipeError(
                 f"{flag} is for one run, and --seeds and --folds ask for several",

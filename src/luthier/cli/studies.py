@@ -8,7 +8,7 @@ from typing import Any
 
 
 def add_repeat_flags(parser: argparse.ArgumentParser) -> None:
-    """Declare ``--seeds`` and ``--folds``."""
+    """Declare ``--seeds``, ``--folds`` and ``--at-once``."""
     parser.add_argument(
         "--seeds", type=int, default=1, metavar="N", help="runs with other seeds [1]"
     )
@@ -18,6 +18,17 @@ def add_repeat_flags(parser: argparse.ArgumentParser) -> None:
         default=1,
         metavar="N",
         help="parts of all images, each validated on in turn (cross-validation)",
+    )
+    add_at_once_flag(parser)
+
+
+def add_at_once_flag(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--at-once``."""
+    parser.add_argument(
+        "--at-once",
+        type=int,
+        metavar="N",
+        help="runs beside each other, each a process [as many as there are accelerators]",
     )
 
 
@@ -32,7 +43,7 @@ def run_study(arguments: argparse.Namespace, what: list[str], given: dict[str, A
         out=arguments.out,
         recipe_file=arguments.recipe,
         wait=arguments.wait,
-        share=arguments.share,
+        at_once=arguments.at_once,
         **given,
     )
     print(json.dumps(found.as_dict()) if arguments.json else found)

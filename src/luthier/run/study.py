@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from luthier import checkpoint, recipe, report
+from luthier import checkpoint, devices, recipe, report
 from luthier.errors import (
     DamagedError,
     InterruptedRunError,
@@ -19,6 +19,7 @@ from luthier.errors import (
 from luthier.files import durable
 from luthier.recipe import Recipe
 from luthier.report import Console
+from luthier.run.beside import Planned, run_beside
 from luthier.run.finetune import finetune, resume
 from luthier.run.folder import RunFolder, free_folder, held, new_run
 from luthier.studies import (
@@ -82,8 +83,8 @@ def compare(
     folds: int = 1,
     out: str | Path | None = None,
     recipe_file: str | Path | None = None,
+    at_once: int | None = None,
     wait: str | float = 0,
-    share: str | int | None = None,
     console: Console | None = None,
     **knobs: Any,
 ) -> Comparison:
@@ -101,8 +102,9 @@ def compare(
         folds: parts of all images, each of which is validated on in turn (cross-validation).
         out: a new folder; ``runs/NAME-compared`` by default.
         recipe_file: a recipe; ``knobs`` go on top.
-        wait: as in ``finetune``.
-        share: likewise.
+        at_once: runs beside each other, each a process of its own; as many as there are
+            accelerators by default.
+        wait: for an accelerator, as in ``finetune``.
         console: where to say things; standard error by default.
         **knobs: any field of the recipe. One that has no effect with one of the strategies is
             left out there.
@@ -129,22 +131,41 @@ def compare(
     study = Study(base, variations_of(base, strategies, files), seeds, folds)
     trials = study.trials()
     folder = _folder_of(study, Path(out) if out is not None else None)
-    return _run(study, trials, folder, console, {"wait": wait, "share": share})
+    return _run(study, trials, folder, console, _Means(_at_once(at_once), wait))
 
 
-def go_on(folder: str | Path, console: Console | None = None, **terms: Any) -> Comparison:
+def go_on(
+    folder: str | Path,
+    *,
+    at_once: int | None = None,
+    wait: str | float = 0,
+    console: Console | None = None,
+) -> Comparison:
     """Continue a comparison that was interrupted.
 
     Args:
         folder: of the comparison.
-        console: where to say things; standard error by default.
-        **terms: ``wait`` and ``share``, as in ``finetune``.
+        at_once: as in ``compare``.
+        wait: likewise.
+        console: likewise.
 
     Raises:
         LuthierError: as ``compare``.
     """
-    study = read_study(Path(folder))
-    return _run(study, study.trials(), Path(folder), console or Console(), terms)
+    study, means = read_study(Path(folder)), _Means(_at_once(at_once), wait)
+    return _run(study, study.trials(), Path(folder), console or Console(), means)
+
+
+@dataclass(frozen=True)
+class _Means:
+    at_once: int
+    wait: str | float
+
+
+def _at_once(given: int | None) -> int:
+    if given is not None and given < 1:
+        raise RecipeError(f"--at-once {given}: expected 1 or more")
+    return given or max(1, len(devices.probe().cuda))
 
 
 def _is_run(folder: Path) -> bool:
@@ -201,47 +222,48 @@ def _first_difference(one: Study, other: Study) -> str:
 
 
 def _run(
-    study: Study,
-    trials: Sequence[Trial],
-    folder: Path,
-    console: Console,
-    terms: Mapping[str, Any],
+    study: Study, trials: Sequence[Trial], folder: Path, console: Console, means: _Means
 ) -> Comparison:
     with held(RunFolder(folder.resolve())):
         if not is_study(folder) or read_study(folder).as_dict() != study.as_dict():
             durable.write_text(folder / STUDY, json.dumps(study.as_dict(), indent=1) + "\n")
-        for number, trial in enumerate(trials, start=1):
-            said = f"[{number} of {len(trials)}] {trial.name}"
-            with _naming(folder, said):
-                _run_one(trial, folder / trial.name, console, said, terms)
+        planned = [Planned(t.name, RunFolder(folder / t.name), t.recipe) for t in trials]
+        left = [plan for plan in planned if not plan.folder.summary.exists()]
+        with _naming(folder):
+            if means.at_once > 1:
+                run_beside(left, means.at_once, means.wait, lambda plan: _say(plan, console))
+            for number, plan in enumerate(left if means.at_once == 1 else ()):
+                console.say(f"run {planned.index(plan) + 1} of {len(planned)}: {plan.name}")
+                # What is true of all of them is said once.
+                quiet = Console(console.stream, quiet=console.quiet or number > 0)
+                _run_one(plan, quiet, means.wait)
+                _say(plan, console)
         return _shown([folder], folder)
 
 
 @contextmanager
-def _naming(folder: Path, said: str) -> Iterator[None]:
+def _naming(folder: Path) -> Iterator[None]:
     """Say of an interruption how the whole is continued."""
     try:
         yield
     except InterruptedRunError as error:
         cure = f"continue with: luthier resume {folder}"
-        raise InterruptedRunError(f"{said}: {error.what}", cure=cure) from error
+        raise InterruptedRunError(error.what, cure=cure) from error
 
 
-def _run_one(
-    trial: Trial, place: Path, console: Console, said: str, terms: Mapping[str, Any]
-) -> None:
-    if RunFolder(place).summary.exists():
+def _run_one(plan: Planned, console: Console, waits: str | float) -> None:
+    if plan.folder.recipe.exists():
+        resume(plan.folder.path, console=console, wait=waits)
         return
-    console.say(said)
-    # What is true of all of them is said once.
-    own = Console(console.stream, quiet=console.quiet or not said.startswith("[1 of "))
-    if _is_run(place):
-        result = resume(place, console=own, **terms)
-    else:
-        given = {n: v for n, v in recipe.values(trial.recipe).items() if v is not None}
-        data = given.pop("data")
-        result = finetune(data, out=place, console=own, **terms, **given)
-    console.say(f"  best {result.best.accuracy}, epoch {result.best.epoch}; {result.seconds:.1f} s")
+    given = {n: v for n, v in recipe.values(plan.recipe).items() if v is not None}
+    data = given.pop("data")
+    finetune(data, out=plan.folder.path, console=console, wait=waits, **given)
+
+
+def _say(plan: Planned, console: Console) -> None:
+    found = outcome_of(plan.folder, plan.name, 0, None)
+    best = f"best {found.best.accuracy}, epoch {found.best.epoch}"
+    console.say(f"{plan.name}: {best}; {found.seconds:.1f} s")
 
 
 # --- showing --------------------------------------------------------------------------------------
