@@ -26,9 +26,9 @@ from luthier.cli.main import main
 from luthier.errors import CannotWriteError, DamagedError, DataError, RecipeError
 from luthier.files import disk, tensors
 from luthier.files.opening import open_archive
-from luthier.metrics import compare, evaluation, fit_temperature, log_probabilities
+from luthier.metrics import evaluation, fit_temperature, log_probabilities, mcnemar
 from luthier.models.lenet import LeNet
-from luthier.report import Console, comparison_lines, evaluation_lines
+from luthier.report import Console, evaluation_lines, mcnemar_lines
 from luthier.values import Evaluation, Score
 
 QUIET = Console(quiet=True)
@@ -107,7 +107,7 @@ def _calibration_error(likely: torch.Tensor, labels: torch.Tensor) -> float:
 def test_mcnemars_test_is_scipys_exact_binomial_test(only: tuple[int, int]) -> None:
     first = torch.tensor([True] * (5 + only[0]) + [False] * (only[1] + 2))
     second = torch.tensor([True] * 5 + [False] * only[0] + [True] * only[1] + [False] * 2)
-    found = compare(first, second)
+    found = mcnemar(first, second)
     assert (found.both, found.first, found.second, found.neither) == (5, *only, 2)
     expected = binomtest(only[0], sum(only)).pvalue if sum(only) else 1.0
     assert found.p_value == pytest.approx(expected, rel=1e-9)
@@ -118,10 +118,10 @@ def test_a_comparison_says_what_it_means() -> None:
     worse = right.clone()
     worse[:20] = False
     accuracy = evaluated(torch.randn(3, 1, 2), torch.tensor([0, 1, 0]))[0].accuracy
-    assert "B is the better one" in comparison_lines(("A", "B"), accuracy, compare(worse, right))
+    assert "B is the better one" in mcnemar_lines(("A", "B"), accuracy, mcnemar(worse, right))
     worse[2:] = True
-    assert "No difference is shown" in comparison_lines(("A", "B"), accuracy, compare(right, worse))
-    assert compare(torch.zeros(40_000).bool(), torch.ones(40_000).bool()).p_value == 0
+    assert "No difference is shown" in mcnemar_lines(("A", "B"), accuracy, mcnemar(right, worse))
+    assert mcnemar(torch.zeros(40_000).bool(), torch.ones(40_000).bool()).p_value == 0
 
 
 # --- temperature --------------------------------------------------------------------------------
@@ -302,11 +302,11 @@ def test_classes_are_matched_by_name_whatever_their_order(
     )
     assert found.other is not None
     assert found.other.as_dict() == plain.found.as_dict()
-    assert found.comparison is not None
+    assert found.mcnemar is not None
     right, total = plain.found.accuracy.correct, plain.found.accuracy.total
-    assert found.comparison.both == right
-    assert found.comparison.neither == total - right
-    assert found.comparison.p_value == 1
+    assert found.mcnemar.both == right
+    assert found.mcnemar.neither == total - right
+    assert found.mcnemar.p_value == 1
     # One class alone is enough, and its name must be known.
     single = write_photos(tmp_path / "single", {"cat": 3})
     assert luthier.evaluate(other, single, **OWN).found.accuracy.total == 3

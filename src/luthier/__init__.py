@@ -38,12 +38,15 @@ if TYPE_CHECKING:
     from luthier.run.rebuilding import load_model as load_model
     from luthier.run.registry import register as register
     from luthier.run.save import save as save
+    from luthier.run.study import Comparison as Comparison
+    from luthier.run.study import compare as compare
     from luthier.run.tuning import tune as tune
     from luthier.run.verify import verify as verify
     from luthier.values import Evaluation as Evaluation
     from luthier.values import Prediction as Prediction
 
 _HOMES = {
+    "Comparison": "luthier.run.study",
     "Evaluated": "luthier.run.evaluate",
     "Evaluation": "luthier.values",
     "Inspection": "luthier.run.inspect",
@@ -52,6 +55,7 @@ _HOMES = {
     "Predictor": "luthier.run.predict",
     "Result": "luthier.run.finetune",
     "Run": "luthier.run.loop",
+    "compare": "luthier.run.study",
     "convert": "luthier.run.convert",
     "demo": "luthier.run.demo",
     "describe": "luthier.run.description",
@@ -78,6 +82,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Comparison",
     "Evaluated",
     "Evaluation",
     "Inspection",
@@ -86,6 +91,7 @@ __all__ = [
     "Predictor",
     "Result",
     "Run",
+    "compare",
     "convert",
     "demo",
     "describe",

@@ -1,20 +1,21 @@
 """Finished values → lines, tables and curves. Needs no torch."""
 
 from luthier.report.console import Console, epoch_line
-from luthier.report.curves import draw_comparison, draw_curves, read_metrics
-from luthier.report.evaluation import calibration_line, comparison_lines, evaluation_lines
+from luthier.report.curves import Records, draw_comparison, draw_curves, read_metrics
+from luthier.report.evaluation import calibration_line, evaluation_lines, mcnemar_lines
 from luthier.report.table import table
 from luthier.report.times import breakdown, time_line, verdict
 
 __all__ = [
     "Console",
+    "Records",
     "breakdown",
     "calibration_line",
-    "comparison_lines",
     "draw_comparison",
     "draw_curves",
     "epoch_line",
     "evaluation_lines",
+    "mcnemar_lines",
     "read_metrics",
     "table",
     "time_line",

@@ -1,11 +1,11 @@
-"""An ``Evaluation``, a ``Calibration`` or a ``Comparison`` → lines."""
+"""An ``Evaluation``, a ``Calibration`` or a ``McNemar`` → lines."""
 
 from __future__ import annotations
 
 import math
 
 from luthier.report.table import table
-from luthier.values import Calibration, Comparison, Evaluation, Proportion
+from luthier.values import Calibration, Evaluation, McNemar, Proportion
 
 _WIDE = 12  # classes, above which the tables of all of them give way to the worst
 _WORST = 10
@@ -27,7 +27,7 @@ def calibration_line(found: Calibration, model: str) -> str:
     )
 
 
-def comparison_lines(names: tuple[str, str], other: Proportion, found: Comparison) -> str:
+def mcnemar_lines(names: tuple[str, str], other: Proportion, found: McNemar) -> str:
     """Return how two models compare on the same images.
 
     Args:

@@ -12,16 +12,16 @@ import torch
 from luthier.errors import DataError, RecipeError
 from luthier.metrics import (
     calibration_error,
-    compare,
     evaluation,
     fit_temperature,
     log_probabilities,
+    mcnemar,
 )
-from luthier.report import Console, calibration_line, comparison_lines, evaluation_lines
+from luthier.report import Console, calibration_line, evaluation_lines, mcnemar_lines
 from luthier.run.calibrate import check_can_hold_temperature, write_temperature
 from luthier.run.labelled import Labelled, list_labelled
 from luthier.run.predict import Predictor, model_file
-from luthier.values import Calibration, Comparison, Evaluation, Unreadable
+from luthier.values import Calibration, Evaluation, McNemar, Unreadable
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Evaluated:
         calibration: what was fitted and written to the file, if that was asked for.
         against: the other model's file, if one was given.
         other: how good that is.
-        comparison: of the two.
+        mcnemar: of the two.
     """
 
     model: Path
@@ -50,7 +50,7 @@ class Evaluated:
     calibration: Calibration | None = None
     against: Path | None = None
     other: Evaluation | None = None
-    comparison: Comparison | None = None
+    mcnemar: McNemar | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -64,16 +64,16 @@ class Evaluated:
             "calibration": self.calibration and asdict(self.calibration),
             "against": self.against and str(self.against),
             "other": self.other and self.other.as_dict(),
-            "comparison": self.comparison and asdict(self.comparison),
+            "mcnemar": self.mcnemar and asdict(self.mcnemar),
         }
 
     def __str__(self) -> str:
         lines = [f"{self.model} on {self.data} ({self.split})", "", evaluation_lines(self.found)]
         if self.calibration is not None:
             lines += ["", calibration_line(self.calibration, str(self.model))]
-        if self.comparison is not None and self.other is not None:
+        if self.mcnemar is not None and self.other is not None:
             names = str(self.model), str(self.against)
-            lines += ["", comparison_lines(names, self.other.accuracy, self.comparison)]
+            lines += ["", mcnemar_lines(names, self.other.accuracy, self.mcnemar)]
         return "\n".join(lines)
 
 
@@ -120,10 +120,10 @@ def evaluate(
         temperature = calibration.temperature
         write_temperature(first.path, temperature)
     found = first.evaluation(temperature)
-    other = comparison = None
+    other = paired = None
     if against is not None:
         second = _scored(against, images, console, settings)
-        other, comparison = second.evaluation(second.temperature), first.against(second)
+        other, paired = second.evaluation(second.temperature), first.against(second)
         against = second.path
     return Evaluated(
         model=first.path,
@@ -135,7 +135,7 @@ def evaluate(
         calibration=calibration,
         against=against,
         other=other,
-        comparison=comparison,
+        mcnemar=paired,
     )
 
 
@@ -171,13 +171,13 @@ class _Scores:
         errors = [calibration_error(self.labels, likely) for likely in both]
         return Calibration(temperature, (losses[0], losses[1]), (errors[0], errors[1]))
 
-    def against(self, other: _Scores) -> Comparison:
+    def against(self, other: _Scores) -> McNemar:
         if self.names != other.names:
             raise DataError("images were removed or changed between the two models")
         mine, theirs = (
             log_probabilities(one.scores).argmax(1) == one.labels for one in (self, other)
         )
-        return compare(mine, theirs)
+        return mcnemar(mine, theirs)
 
 
 def _scored(

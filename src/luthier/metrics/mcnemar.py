@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from luthier.values import Comparison
+from luthier.values import McNemar
 
 
-def compare(first: torch.Tensor, second: torch.Tensor) -> Comparison:
+def mcnemar(first: torch.Tensor, second: torch.Tensor) -> McNemar:
     """Compare two models on the same images.
 
     Args:
@@ -16,7 +16,7 @@ def compare(first: torch.Tensor, second: torch.Tensor) -> Comparison:
     """
     both, neither = int((first & second).sum()), int((~first & ~second).sum())
     only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
-    return Comparison(both, only_first, only_second, neither, _two_sided(only_first, only_second))
+    return McNemar(both, only_first, only_second, neither, _two_sided(only_first, only_second))
 
 
 def _two_sided(heads: int, tails: int) -> float:
