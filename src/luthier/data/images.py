@@ -126,7 +126,8 @@ def decode_quietly(content: bytes, shortest: int | None = None) -> Image.Image:
 def as_decoded(image: Image.Image, shortest: int) -> Image.Image:
     """Return an image in memory as ``decode`` gives one from a file: RGB, upright, reduced.
 
-    To the bit what ``decode`` gives, but of a JPEG that its decoder would have reduced.
+    To the bit what ``decode`` gives, but of a JPEG: that may be reduced while it is decoded, or
+    decoded by another library than Pillow.
     """
     upright = _to_rgb(ImageOps.exif_transpose(image))
     factor = _power_of_two(min(upright.size) // shortest)

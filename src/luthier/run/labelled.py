@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from luthier import recipe
 from luthier.data import Inventory, Listing, list_images
 from luthier.errors import DataError, RecipeError, nearest
 from luthier.run.folder import RunFolder
@@ -96,8 +97,13 @@ def _sides(listing: Listing, model: Path) -> list[str | None]:
     if any(image.split is not None for image in listing.images):
         return [image.split for image in listing.images]
     run = RunFolder(model if model.is_dir() else model.parent)
-    if not run.data.is_file():
+    # Names alone could be those of other images: the run must have learned from this very data.
+    if not run.data.is_file() or _data_of(run) != listing.root.resolve():
         return [None] * len(listing.images)
     known = Inventory.from_json(run.data.read_bytes(), str(run.data))
-    # By names: what a file holds is not read for it.
     return [known.side_of(image.name, image.label, "") for image in listing.images]
+
+
+def _data_of(run: RunFolder) -> Path | None:
+    data = recipe.read(run.recipe).data.data if run.recipe.is_file() else None
+    return None if data is None else Path(data).resolve()
