@@ -264,6 +264,9 @@ def test_a_split_that_a_run_has_made_is_found_in_its_folder(tmp_path: Path) -> N
     found = luthier.evaluate(run, folder, **OWN)
     assert found.found.accuracy == _score(run).accuracy
     assert found.split == "val"
+    # Other images of the same names were not held out from that run.
+    others = write_photos(tmp_path / "others", {"a": 20, "b": 20}, seed=9)
+    assert luthier.evaluate(run, others, **OWN).split == "all"
     alone = tmp_path / "model.safetensors"
     alone.write_bytes((run / "model.safetensors").read_bytes())
     whole = luthier.evaluate(alone, folder, **OWN)
