@@ -2,6 +2,7 @@
 
 from luthier.report.console import Console, epoch_line
 from luthier.report.curves import Records, draw_comparison, draw_curves, read_metrics
+from luthier.report.evaluation import calibration_line, evaluation_lines, mcnemar_lines
 from luthier.report.table import table
 from luthier.report.times import breakdown, time_line, verdict
 
@@ -9,9 +10,12 @@ __all__ = [
     "Console",
     "Records",
     "breakdown",
+    "calibration_line",
     "draw_comparison",
     "draw_curves",
     "epoch_line",
+    "evaluation_lines",
+    "mcnemar_lines",
     "read_metrics",
     "table",
     "time_line",

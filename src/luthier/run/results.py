@@ -27,6 +27,7 @@ def description(job: Job, score: Score) -> dict[str, Any]:
             "strategy": how.strategy.strategy,
             "seed": how.training.seed,
             "epochs": how.training.epochs,
+            "precision": job.precision.name,
             "validation": score.as_dict(),
         },
         start={k: job.start[k] for k in ("source", "sha256", "classes") if k in job.start},
