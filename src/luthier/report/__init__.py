@@ -3,7 +3,7 @@
 from luthier.report.console import Console, epoch_line
 from luthier.report.curves import draw_comparison, draw_curves, read_metrics
 from luthier.report.table import table
-from luthier.report.times import breakdown, time_line, verdict
+from luthier.report.times import breakdown, spent, time_line, verdict
 
 __all__ = [
     "Console",
@@ -12,6 +12,7 @@ __all__ = [
     "draw_curves",
     "epoch_line",
     "read_metrics",
+    "spent",
     "table",
     "time_line",
     "verdict",

@@ -50,6 +50,7 @@ def summary(
         "seconds": round(seconds, 3),
         "classes": list(job.photos.classes),
         "images": job.photos.counts(),
+        "notes": list(job.photos.notes),
         "unreadable": [list(pair) for pair in job.photos.unreadable],
         "start": job.start,
         "audit": [list(row) for row in audit.moved],

@@ -1,0 +1,2 @@
+def write_or_say(folder,say):
+    pass
