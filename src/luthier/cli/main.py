@@ -31,6 +31,7 @@ COMMANDS = (
     Command("resume", "continue a run where it was stopped or killed"),
     Command("tune", "measure which settings make a fine-tuning fast on this machine"),
     Command("prove", "show that an interrupted run ends with the bits of a whole one"),
+    Command("report", "write a page that shows a finished run, or compares several"),
     Command("inspect", "see what is in a file of weights, whoever wrote it; nothing in it runs"),
     Command("match", "see what loading a file of weights into a model would do"),
     Command("verify", "compare a run, a checkpoint or a file with what was written"),

@@ -130,9 +130,7 @@ class World:
             told = [torch.empty_like(padded) for _ in range(self.size)]
             with self._exchange():
                 dist.all_gather(told, padded)
-            all_batches += [
-                rows[: int(n)] for rows, (n, _) in zip(told, of_turn, strict=False)
-            ]
+            all_batches += [rows[: int(n)] for rows, (n, _) in zip(told, of_turn, strict=False)]
         return all_batches
 
     def share(self, value: Any) -> Any:

@@ -210,7 +210,7 @@ def batches_of(job: Job, *, shuffle: bool = True) -> tuple[Batches, Batches]:
         job: ready to start.
         shuffle: give the training photos an order of its own in each epoch.
     """
-    how, machine, shown = job.recipe.training, job.recipe.machine, job.recipe.data
+    how, machine = job.recipe.training, job.recipe.machine
     make = functools.partial(
         Batches,
         batch_size=decided(how.batch_size),
@@ -220,15 +220,24 @@ def batches_of(job: Job, *, shuffle: bool = True) -> tuple[Batches, Batches]:
         pin_memory=machine.pin_memory is not False,
         decoded=job.decoded,
     )
-    augment = None  # of a probe with one view
-    if shown.augment is not None:
-        extras = shown.color_jitter, shown.rand_augment, shown.erase
-        augment = data.Augment.of(shown.augment, *extras)
     ours = job.world.rank, job.world.size
     learning = Share(*ours, pieces=machine.virtual_shards)
     looking = Share(*ours, whole=True)
-    learn = make(job.photos.train, job.preprocessing, augment, shuffle=shuffle, share=learning)
+    learn = make(
+        job.photos.train,
+        job.preprocessing,
+        augment_of(job.recipe.data),
+        shuffle=shuffle,
+        share=learning,
+    )
     return learn, make(job.photos.val, job.preprocessing, share=looking)
+
+
+def augment_of(how: recipe.Data) -> data.Augment | None:
+    """Return how training images are varied; None of a probe with one view."""
+    if how.augment is None:
+        return None
+    return data.Augment.of(how.augment, how.color_jitter, how.rand_augment, how.erase)
 
 
 def keep_photos_in(folder: Path, job: Job) -> None:

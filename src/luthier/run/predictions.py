@@ -65,4 +65,3 @@ def read(path: Path) -> Predictions:
     if shapes != ((count, len(what.classes)), (count,)) or not bool(is_class.all()):
         raise DamagedError(f"{path} has scores, labels and classes that do not fit each other")
     return what
-
