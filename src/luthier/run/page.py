@@ -146,6 +146,7 @@ class _Finished:
             learning=parameters.get("learning"),
             parameters=parameters.get("all"),
             checkpoint=_newest_bytes(self.folder.checkpoints),
+            recipe=_sections(how),
             records=records,
         )
 
@@ -198,11 +199,11 @@ class _Finished:
                 mistakes=mistakes,
                 augmented=augmented,
                 time=told.get("time", {}),
-                recipe=_sections(self.recipe),
                 loaded=told["start"].get("loaded", ""),
+                rows=_rows(told["classes"], told["start"].get("classes")),
                 audit=tuple((block, moved, total) for block, moved, total in told["audit"]),
                 environment=told["environment"],
-                notes=tuple(told.get("notes", ())),
+                notes=(*told.get("notes", ()), *filter(None, [told["start"].get("overlap")])),
                 absent=tuple(self.absent),
             )
 
@@ -259,6 +260,14 @@ def _as_written(folder: RunFolder) -> Iterator[None]:
         raise DamagedError(
             f"{folder.path}: summary.json or metrics.jsonl is not as it was written: {error!r}"
         ) from error
+
+
+def _rows(
+    classes: Sequence[str], found: Sequence[dict[str, Any] | None] | None
+) -> tuple[tuple[str, str, str], ...]:
+    """Return for each class of a head by name the class whose row it began with, and why."""
+    pairs = zip(classes, found or (), strict=found is not None)
+    return tuple((c, of["name"], of["how"]) if of else (c, "", "") for c, of in pairs)
 
 
 def _newest_bytes(folder: Path) -> int | None:

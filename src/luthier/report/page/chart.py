@@ -11,8 +11,8 @@ from luthier.report.page.html import Html, name, number, tag
 
 Point = tuple[float, float]
 
-_WIDTH, _HEIGHT = 440.0, 260.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 50.0, 12.0, 10.0, 38.0
+_WIDTH, _HEIGHT = 400.0, 250.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 48.0, 10.0, 10.0, 40.0
 _MOST = 400  # points of a line; more cannot be told apart
 
 
@@ -139,7 +139,7 @@ def line_chart(
     live = tag("p", role="status", class_="unseen")
     return tag(
         "figure",
-        tag("figcaption", tag("h3", title), legend),
+        tag("figcaption", tag("h3", title), legend if len(series) > 1 else ""),
         tag("div", drawing, tip, class_="plot"),
         live,
         class_="chart",

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from luthier.report.page import curves, document
 from luthier.report.page.document import Section
-from luthier.report.page.html import Html, join, name, table, tag
+from luthier.report.page.html import Html, join, name, path, table, tag
 from luthier.report.page.values import ComparisonPage, Difference, RunFacts
-from luthier.report.page.wording import NONE, count, duration, interval, percent, size
+from luthier.report.page.wording import NONE, count, duration, interval, percent, said, size
 
 
 def render_comparison(page: ComparisonPage) -> str:
@@ -17,7 +17,7 @@ def render_comparison(page: ComparisonPage) -> str:
     title = f"{len(page.runs)} runs on {', '.join(data)}"
     shown = sum(difference.shown for difference in page.differences)
     best = page.runs[0]
-    said = (
+    told = (
         f"{shown} of {len(page.differences)} differences in accuracy "
         f"{'is' if shown == 1 else 'are'} more than noise."
     )
@@ -25,13 +25,14 @@ def render_comparison(page: ComparisonPage) -> str:
         tag("p", "luthier · comparison", class_="kicker"),
         tag("h1", f"{len(page.runs)} runs", tag("span", " on ", *map(name, data))),
         tag(
-            "p", "Best: ", name(best.name), f" with {percent(best.best.accuracy.value, 2)}. {said}"
+            "p", "Best: ", name(best.name), f" with {percent(best.best.accuracy.value, 2)}. {told}"
         ),
     )
     sections = [
         Section("runs", "Runs", _runs(page.runs)),
         Section("curves", "Validation curves", curves.compared(page.runs)),
         Section("differences", "Differences", _differences(page.differences)),
+        Section("recipes", "Recipes", _recipes(page.runs)),
     ]
     return document.document(title, head, sections)
 
@@ -68,6 +69,27 @@ def _runs(runs: Sequence[RunFacts]) -> Html:
         for run in runs
     ]
     return table(header, rows, caption="Runs, the best first", left=3)
+
+
+def _recipes(runs: Sequence[RunFacts]) -> Html:
+    flat = [{k: v for of in run.recipe.values() for k, v in of.items()} for run in runs]
+    keys = dict.fromkeys(key for recipe in flat for key in recipe)
+    rows = [
+        [key, *(path(said(recipe.get(key))) for recipe in flat)]
+        for key in keys
+        if len({said(recipe.get(key)) for recipe in flat}) > 1
+    ]
+    if not rows:
+        return tag("p", "All runs have the same recipe.")
+    return join(
+        tag("p", "Where they differ; in all else they are the same.", class_="small"),
+        table(
+            ["", *(name(run.name) for run in runs)],
+            rows,
+            caption="Recipes where they differ",
+            left=len(runs) + 1,
+        ),
+    )
 
 
 def _differences(differences: Sequence[Difference]) -> Html:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from luthier.report.page.chart import Axis, Series, axis, finite, line_chart, thinned
@@ -23,7 +23,7 @@ def curves(run: RunFacts) -> Html | None:
     steps, train, val = (_of(records, kind) for kind in ("step", "train", "val"))
     if len(steps) < 2:
         return None
-    epochs = _epochs(max(1.0, _x(steps, "epoch")[-1]))
+    epochs = _epochs(0.0, max(1.0, _x(steps, "epoch")[-1]))
     return tag(
         "div",
         _losses(steps, train, val, epochs),
@@ -75,10 +75,13 @@ def _corners(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return thinned([points[0], *kept, points[-1]], _BATCHES)
 
 
-def compared(runs: Sequence[RunFacts]) -> Html:
-    """Return the charts of validation of several runs, each on one pair of axes."""
+def compared(runs: Sequence[RunFacts]) -> Html | None:
+    """Return the charts of validation of several runs on common axes; None if none has a course."""
     found = [_of(run.records, "val") for run in runs]
-    epochs = _epochs(float(max(1, *(r["epoch"] for val in found for r in val))))
+    at = [epoch for val in found for epoch in _x(val, "epoch")]
+    if max(map(len, found)) < 2:
+        return None
+    epochs = _epochs(min(at), max(at))
     told = list(zip(runs, found, strict=True))
     accuracies = [
         Series(
@@ -97,7 +100,7 @@ def compared(runs: Sequence[RunFacts]) -> Html:
             "Validation accuracy", accuracies, epochs, share, lambda v: percent(v, 2), toggles=True
         ),
         line_chart("Validation loss", losses, epochs, _rising(losses, short), loss, toggles=True),
-        class_="charts",
+        class_="charts wide",
     )
 
 
@@ -116,16 +119,16 @@ def _points(records: Records, what: str) -> list[tuple[float, float]]:
 def _batches(steps: Records, train: Records) -> float:
     """Return how many batches an epoch has."""
     whole = train or steps[-1:]
-    return float(whole[-1]["iteration"]) / max(1, whole[-1]["epoch"])
+    return float(whole[-1]["iteration"] / max(1, whole[-1]["epoch"]))
 
 
-def _epochs(last: float) -> Axis:
-    return axis("epoch", (0.0, last), lambda v: f"{v:g}", whole=True)
+def _epochs(first: float, last: float) -> Axis:
+    return axis("epoch", (first, last), short, whole=True)
 
 
 def _values(series: Sequence[Series]) -> list[float]:
     return [y for one in series for _, y in finite(one.points)] or [1.0]
 
 
-def _rising(series: Sequence[Series], say: Any) -> Axis:
+def _rising(series: Sequence[Series], say: Callable[[float], str]) -> Axis:
     return axis("", _values(series), say, low=0.0)

@@ -89,11 +89,11 @@ def _classes(found: Evaluation) -> Html:
         shown = tuple(sorted(shown, key=_weakest)[:_CLASSES])
         note += f" Of {len(found.classes)} classes, the {_CLASSES} with the lowest F1."
     rows = [
-        [name(of.name), count(of.images), *map(_bar, (of.precision, of.recall, of.f1))]
+        [name(of.name), *map(_bar, (of.precision, of.recall, of.f1)), count(of.images)]
         for of in shown
     ]
-    header = ["class", "images", "precision", "recall", "F1"]
-    return join(tag("p", note), table(header, rows, caption="Scores of each class"))
+    header = ["class", "precision", "recall", "F1", "images"]
+    return join(tag("p", note), table(header, rows, caption="Scores of each class", left=4))
 
 
 def _weakest(of: ClassScores) -> float:
@@ -157,6 +157,6 @@ def photo(one: Example, *lines: Html) -> Html:
         seen = tag("div", "not there", class_="gone")
     else:
         data = base64.b64encode(one.jpeg).decode()
-        seen = tag("img", src=f"data:image/jpeg;base64,{data}", alt=one.image, loading="lazy")
+        seen = tag("img", src=f"data:image/jpeg;base64,{data}", alt=one.image)
     words = tag("figcaption", *(tag("span", line) for line in lines))
     return tag("figure", seen, words, class_="photo")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from html import escape
 
@@ -78,11 +79,9 @@ def name(text: str) -> Html:
 
 
 def path(text: str) -> Html:
-    """Return a path, which may be broken after each of its parts."""
-    pieces: list[str] = []
-    for piece in text.split("/"):
-        pieces += [piece, "/", Html("<wbr>")]
-    return tag("bdi", *pieces[:-2], class_="path")
+    """Return a path, which may be broken after each of its parts and words."""
+    pieces = re.split(r"(?<=[/_-])", text)
+    return tag("bdi", Html("<wbr>".join(map(escaped, pieces))), class_="path")
 
 
 def table(header: list[str], rows: list[list[str]], *, caption: str, left: int = 1) -> Html:

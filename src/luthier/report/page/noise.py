@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from luthier.report.page.values import Difference
 from luthier.values import Score
 
-Answers = Mapping[Hashable, bool]
+Answers = Mapping[tuple[str, str], bool]  # by name and content of the image
 
 _LEVEL = 0.05
 

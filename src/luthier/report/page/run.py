@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 from luthier.report.page import curves, document, evaluated
 from luthier.report.page.document import Section
 from luthier.report.page.html import Html, facts, join, name, path, table, tag
 from luthier.report.page.values import RunFacts, RunPage
-from luthier.report.page.wording import NONE, count, duration, interval, percent, score, size
+from luthier.report.page.wording import NONE, count, duration, interval, percent, said, score, size
 from luthier.report.times import verdict
 from luthier.values import Score
 
@@ -17,17 +18,17 @@ _AUGMENTATION = ("augment", "color_jitter", "rand_augment", "erase")
 
 def render_run(page: RunPage) -> str:
     """Return the HTML of a run's page: one file that needs no other."""
+    run = page.facts
     sections = [
         Section("notes", "Notes", _notes(page)),
-        Section("curves", "Curves", curves.curves(page.facts)),
+        Section("curves", "Curves", curves.curves(run)),
         *evaluated.sections(page.evaluation, page.mistakes),
         Section("inputs", "What the model saw", _augmented(page)),
         Section("time", "Where the time went", _time(page.time)),
         Section("weights", "Weights", _weights(page)),
-        Section("recipe", "Recipe", _recipe(page.recipe)),
-        Section("environment", "Environment", _plain(page.environment)),
+        Section("recipe", "Recipe", _recipe(run.recipe)),
+        Section("environment", "Environment", tag("div", _plain(page.environment), class_="half")),
     ]
-    run = page.facts
     title = f"{run.model} on {run.data}, {run.strategy}"
     return document.document(title, _head(page), sections)
 
@@ -35,8 +36,6 @@ def render_run(page: RunPage) -> str:
 def _head(page: RunPage) -> Html:
     run = page.facts
     pairs = [
-        ("model", name(run.model)),
-        ("strategy", run.strategy),
         ("weights", name(run.weights)),
         ("images", _images(page.images)),
         ("time", duration(run.seconds)),
@@ -60,8 +59,10 @@ def _hero(run: RunFacts) -> Html:
         tag("p", whole, tag("span", f".{rest} %"), class_="score"),
         tag(
             "p",
-            f"best validation accuracy, epoch {run.best.epoch} of {run.epochs}:"
-            f" {accuracy.correct} of {accuracy.total} images",
+            tag("b", "best validation accuracy"),
+            tag("span", f"{accuracy.correct} of {accuracy.total} images, ", class_="soft"),
+            tag("span", f"epoch {run.best.epoch} of {run.epochs}", class_="soft"),
+            class_="of",
         ),
         _whisker(*accuracy.interval(), accuracy.value),
         tag("p", f"95 % interval {interval(accuracy)}", class_="small"),
@@ -77,8 +78,7 @@ def _hero(run: RunFacts) -> Html:
 
 
 def _line(word: str, what: Score) -> Html:
-    low_high = interval(what.accuracy)
-    return tag("li", tag("b", word), f" {score(what)}, 95 % interval {low_high}")
+    return tag("li", tag("b", word), f" {score(what)}, {interval(what.accuracy)}")
 
 
 def _whisker(low: float, high: float, value: float) -> Html:
@@ -123,17 +123,17 @@ def _notes(page: RunPage) -> Html | None:
 def _augmented(page: RunPage) -> Html | None:
     if not page.augmented:
         return None
-    recipe = {k: v for section in page.recipe.values() for k, v in section.items()}
+    recipe = {k: v for section in page.facts.recipe.values() for k, v in section.items()}
     how = {knob.replace("_", " "): recipe.get(knob) for knob in _AUGMENTATION}
     drawn = ", ".join(f"{knob} {value}" for knob, value in how.items() if value)
     blended = [knob for knob in ("mixup", "cutmix") if recipe.get(knob)]
-    said = f"The first images of the first epoch, as they were drawn: {drawn or 'as they are'}."
+    told = f"The first images of the first epoch, as they were drawn: {drawn or 'as they are'}."
     if blended:
-        said += f" They were blended with others after that ({' and '.join(blended)})."
+        told += f" They were blended with others after that ({' and '.join(blended)})."
     shown = [
         evaluated.photo(one, tag("b", name(one.label)), path(one.image)) for one in page.augmented
     ]
-    return join(tag("p", said, class_="small"), tag("div", *shown, class_="photos"))
+    return join(tag("p", told, class_="small"), tag("div", *shown, class_="photos few"))
 
 
 def _time(time: Mapping[str, float]) -> Html | None:
@@ -179,22 +179,40 @@ def _swatch(order: int) -> Html:
 
 def _weights(page: RunPage) -> Html:
     loaded = tag("pre", page.loaded) if page.loaded else tag("p", "Nothing was loaded.")
-    rows = []
-    for block, moved, total in page.audit:
-        state = "moved" if moved == total else "moved in part" if moved else "did not move"
-        rows.append([name(block), state, f"{moved} of {total}"])
-    audit = table(["block", "", "tensors"], rows, caption="Freeze audit", left=2)
+    rows = [[name(label), name(of) if of else "new", how] for label, of, how in page.rows]
+    head = table(["class", "begins as", "found"], rows, caption="Rows of the head", left=3)
     return tag(
         "div",
-        tag("div", tag("h3", "Loaded from ", name(page.facts.weights)), loaded),
+        tag(
+            "div", tag("h3", "Loaded from ", name(page.facts.weights)), loaded, head if rows else ""
+        ),
         tag(
             "div",
             tag("h3", "Freeze audit"),
-            tag("p", "Every tensor compared with its start, bit by bit.", class_="small"),
-            audit if rows else "",
+            tag("p", "Every tensor was compared with its start, bit by bit.", class_="small"),
+            _audit(page.audit),
         ),
         class_="two",
     )
+
+
+def _audit(audit: Sequence[tuple[str, int, int]]) -> Html:
+    """Return what moved, neighbours of which the same is true in one row."""
+    rows = []
+    for state, group in itertools.groupby(audit, key=lambda block: _moved(*block[1:])):
+        blocks = list(group)
+        ends = [blocks[0][0], blocks[-1][0]]
+        names = join(name(ends[0]), " … ", name(ends[1])) if len(blocks) > 1 else name(ends[0])
+        counts = sum(moved for _, moved, _ in blocks), sum(total for *_, total in blocks)
+        rows.append([names, state, str(len(blocks)), f"{counts[0]} of {counts[1]}"])
+    header = ["blocks", "", "number", "tensors moved"]
+    return table(header, rows, caption="Freeze audit", left=2)
+
+
+def _moved(moved: int, total: int) -> str:
+    if not moved:
+        return "did not move"
+    return "moved" if moved == total else "moved in part"
 
 
 def _recipe(recipe: Mapping[str, Mapping[str, object]]) -> Html:
@@ -203,12 +221,5 @@ def _recipe(recipe: Mapping[str, Mapping[str, object]]) -> Html:
 
 
 def _plain(values: Mapping[str, object]) -> Html:
-    return facts([(key, path(_said(value))) for key, value in values.items()])
-
-
-def _said(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(map(_said, value))
-    return str(value)
+    """Return a list of plain values."""
+    return facts([(key, path(said(value))) for key, value in values.items()])

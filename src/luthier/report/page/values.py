@@ -28,6 +28,7 @@ class RunFacts:
         learning: parameters that learn.
         parameters: all of them.
         checkpoint: bytes of the newest checkpoint.
+        recipe: values by name, by section; those that are set.
         records: lines of ``metrics.jsonl``.
     """
 
@@ -45,6 +46,7 @@ class RunFacts:
     learning: int | None
     parameters: int | None
     checkpoint: int | None
+    recipe: Mapping[str, Mapping[str, Any]]
     records: Sequence[Mapping[str, Any]] = field(repr=False)
 
 
@@ -78,8 +80,9 @@ class RunPage:
         mistakes: the most certain first, as many as are shown.
         augmented: training images as the model saw them.
         time: seconds of the last session by kind of work.
-        recipe: values by name, by section.
         loaded: how the weights fitted.
+        rows: for each class of a head by name, the class of the weights whose row it began with
+            ("" of none), and how that was found.
         audit: tensors that moved and tensors in all, by block.
         environment: what its bits depend on.
         notes: what a reader should know of the data.
@@ -92,8 +95,8 @@ class RunPage:
     mistakes: tuple[Example, ...]
     augmented: tuple[Example, ...]
     time: Mapping[str, float]
-    recipe: Mapping[str, Mapping[str, Any]]
     loaded: str
+    rows: tuple[tuple[str, str, str], ...]
     audit: tuple[tuple[str, int, int], ...]
     environment: Mapping[str, Any]
     notes: tuple[str, ...]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from luthier.values import Proportion, Score
 
@@ -10,14 +11,14 @@ NONE = "\N{EN DASH}"
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """Return a share such as ``"96.1 %"``; a dash where there is none."""
-    return f"{100 * share:.{digits}f} %" if math.isfinite(share) else NONE
+    """Return a share such as ``"96.1 %"``, which is not broken; a dash where there is none."""
+    return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%" if math.isfinite(share) else NONE
 
 
 def interval(accuracy: Proportion) -> str:
     """Return the 95 % interval, such as ``"91.7 to 98.2 %"``."""
     low, high = accuracy.interval()
-    return f"{100 * low:.1f} to {100 * high:.1f} %"
+    return f"{100 * low:.1f} to {percent(high)}"
 
 
 def score(what: Score) -> str:
@@ -51,5 +52,14 @@ def loss(value: float) -> str:
 
 
 def short(value: float) -> str:
-    """Return a number as briefly as it can be told: for ticks and learning rates."""
+    """Return a number in a few digits: of ticks and learning rates."""
     return f"{value:.3g}"
+
+
+def said(value: object) -> str:
+    """Return a plain value of a recipe or an environment."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(map(said, value))
+    return NONE if value is None else str(value)
