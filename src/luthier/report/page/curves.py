@@ -49,13 +49,12 @@ def _accuracies(run: RunFacts, train: Records, val: Records, epochs: Axis) -> Ht
     intervals = [(r["epoch"], *Proportion(r["correct"], r["images"]).interval()) for r in val]
     series = [
         Series("training", _points(train, "accuracy"), _TRAIN),
-        Series(
-            "validation, 95 % interval", _points(val, "accuracy"), _VAL, band=intervals, mark=best
-        ),
+        Series("validation", _points(val, "accuracy"), _VAL, band=intervals, mark=best),
     ]
     lowest = [y for one in series for _, y in finite(one.points)] + [low for _, low, _ in intervals]
     scale = axis("accuracy", lowest, lambda v: percent(v, 0), high=1.0)
-    return line_chart("Accuracy", series, epochs, scale, lambda v: percent(v, 2))
+    title = "Accuracy, with the 95\N{NO-BREAK SPACE}% interval of validation"
+    return line_chart(title, series, epochs, scale, lambda v: percent(v, 2))
 
 
 def _rates(steps: Records, epochs: Axis) -> Html:

@@ -26,6 +26,8 @@ def visible(text: str) -> str:
 
     A name with U+202E in it would be read backwards, and half a character cannot be written.
     """
+    if text.isascii() and text.isprintable():  # as is a photo, character by character a while
+        return text
     return "".join(
         character
         if character in "\n\t" + _JOINERS or unicodedata.category(character) not in _UNSEEN

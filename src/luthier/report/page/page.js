@@ -70,6 +70,8 @@ function watch(figure) {
     const scale = svg.clientWidth / svg.viewBox.baseVal.width;
     const right = x * scale + 14;
     const fits = right + tip.offsetWidth <= svg.clientWidth;
+    const below = found.every(({ spot }) => spot.y < svg.viewBox.baseVal.height / 2);
+    tip.style.top = below ? `${svg.clientHeight - 44 * scale - tip.offsetHeight}px` : "0";
     tip.style.left = `${fits ? right : Math.max(0, x * scale - 14 - tip.offsetWidth)}px`;
     if (aloud) {
       const said = found.map(({ one, spot }) => `${one.name} ${spot.says}`);
