@@ -29,7 +29,7 @@ def run(data: Path, out: Path, **knobs: Any) -> luthier.Result:
 
 
 def bits(run_folder: Path) -> dict[str, bytes]:
-    """The last checkpoint, tensor by tensor and without times, the best model, its scores, metrics."""
+    """The last checkpoint, without times; the best model and its scores; the metrics."""
     last = sorted((run_folder / "checkpoints").iterdir())[-1]
     found = {"state": (last / "state.json").read_bytes()}
     for part in sorted(last.glob("*.safetensors")):
