@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from luthier import checkpoint, recipe, report
+from luthier import recipe, report
 from luthier.data import Batches, Decoded, Inventory
 from luthier.data.inventory import Entry
 from luthier.data.photos import Sample
@@ -23,7 +22,7 @@ from luthier.files import durable
 from luthier.recipe import Recipe, decided
 from luthier.report import page
 from luthier.report.page import ComparisonPage, Example, RunFacts, RunPage
-from luthier.run import predictions
+from luthier.run import predictions, results
 from luthier.run.folder import RunFolder
 from luthier.run.job import augment_of
 from luthier.run.predictions import Predictions
@@ -127,10 +126,6 @@ class _Finished:
     def _facts(self, name: str) -> RunFacts:
         told, how = self.summary, self.recipe
         records = report.read_metrics(self.folder.metrics)
-        speeds = [
-            r["images"] / r["seconds"] for r in records if r["kind"] == "train" and r["seconds"]
-        ]
-        parameters = told.get("parameters") or {}
         return RunFacts(
             name=name,
             model=decided(how.model.model),
@@ -142,10 +137,10 @@ class _Finished:
             before=Score.from_dict(told["before"]) if told.get("before") else None,
             epochs=told["epochs"],
             seconds=told["seconds"],
-            speed=statistics.median(speeds) if speeds else None,
-            learning=parameters.get("learning"),
-            parameters=parameters.get("all"),
-            checkpoint=_newest_bytes(self.folder.checkpoints),
+            speed=results.images_a_second(records, told["strategy"]),
+            learning=told.get("learning"),
+            parameters=told.get("parameters"),
+            checkpoint=results.checkpoint_bytes(self.folder),
             recipe=_sections(how),
             records=records,
         )
@@ -268,14 +263,6 @@ def _rows(
     """Return for each class of a head by name the class whose row it began with, and why."""
     pairs = zip(classes, found or (), strict=found is not None)
     return tuple((c, of["name"], of["how"]) if of else (c, "", "") for c, of in pairs)
-
-
-def _newest_bytes(folder: Path) -> int | None:
-    steps = checkpoint.steps_in(folder)
-    if not steps:
-        return None
-    files = checkpoint.directory_of(folder, steps[-1]).iterdir()
-    return sum(file.stat().st_size for file in files)
 
 
 def _sections(how: Recipe) -> dict[str, dict[str, Any]]:

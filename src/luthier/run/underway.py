@@ -197,10 +197,9 @@ class Underway:
         """Audit, say what moved, wrap up; write the summary and return it."""
         audit = self.audit()
         self.console.say(f"audit: {audit}")
-        facts = self.progress, self.seconds, audit
-        summary = results.summary(self.job, self.folder, *facts) | {
-            "time": {kind: round(seconds, 3) for kind, seconds in self._spent.items()},
-            "parameters": self._parameters(),
+        told = self.progress, self.seconds, audit, self._parameters()
+        summary = results.summary(self.job, self.folder, *told) | {
+            "time": {kind: round(seconds, 3) for kind, seconds in self._spent.items()}
         }
         with self.job.world.together():
             if self.job.world.is_first:
@@ -209,12 +208,11 @@ class Underway:
                 page.write_or_say(self.folder, self.console.say)
         return summary
 
-    def _parameters(self) -> dict[str, int]:
+    def _parameters(self) -> tuple[int, int]:
         """Return how many parameters there are, and how many of them learn."""
-        sizes = {name: p.numel() for name, p in self.job.model.named_parameters()}
+        sizes = {name: weight.numel() for name, weight in self.job.model.named_parameters()}
         frozen = {name for i in self._frozen for name in self.job.blocks[i].parameters}
-        learning = sum(size for name, size in sizes.items() if name not in frozen)
-        return {"all": sum(sizes.values()), "learning": learning}
+        return sum(sizes.values()), sum(size for name, size in sizes.items() if name not in frozen)
 
     def _wrap_up(self) -> None:
         """Do what else is due at the end, before the summary says that all is done."""

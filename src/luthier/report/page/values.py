@@ -24,7 +24,7 @@ class RunFacts:
         before: of the start, where it was scored.
         epochs: finished ones.
         seconds: of training and validation.
-        speed: training images a second, of the median epoch.
+        speed: images that it learned from a second.
         learning: parameters that learn.
         parameters: all of them.
         checkpoint: bytes of the newest checkpoint.
