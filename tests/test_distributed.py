@@ -91,7 +91,10 @@ def test_numbers_and_words_are_exchanged() -> None:
                 "batches": [
                     rows.tolist()
                     for rows in world.batches_in_turn(
-                        [torch.full((2 - turn, 2), rank + 0.1) for turn in range(2 - (rank > 1))]
+                        [
+                            torch.full((1 + (rank + t) % 2, 2), rank + 0.1)
+                            for t in range(2 - (rank > 1))
+                        ]
                     )
                 ],
                 "no batches": world.batches_in_turn([]),
@@ -109,7 +112,9 @@ def test_numbers_and_words_are_exchanged() -> None:
         "turns": [[r, t] for t in range(4) for r in range(3) if t < 4 - (r > 1)],
         "none": [],
         "batches": [
-            torch.full((2 - t, 2), r + 0.1).tolist() for t in range(2) for r in range(3 - t)
+            torch.full((1 + (r + t) % 2, 2), r + 0.1).tolist()
+            for t in range(2)
+            for r in range(3 - t)
         ],
         "no batches": [],
         "shared": {"ü": [1, None]},

@@ -53,7 +53,7 @@ def _accuracies(run: RunFacts, train: Records, val: Records, epochs: Axis) -> Ht
     ]
     lowest = [y for one in series for _, y in finite(one.points)] + [low for _, low, _ in intervals]
     scale = axis("accuracy", lowest, lambda v: percent(v, 0), high=1.0)
-    title = "Accuracy, with the 95\N{NO-BREAK SPACE}% interval of validation"
+    title = "Accuracy, with its 95\N{NO-BREAK SPACE}% interval"
     return line_chart(title, series, epochs, scale, lambda v: percent(v, 2))
 
 

@@ -29,11 +29,13 @@ def score(what: Score) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time such as ``"2 h 05 min"``."""
-    if seconds < 100:
+    """Return a time such as ``"24.2 s"``, ``"2 min 45 s"`` or ``"2 h 05 min"``."""
+    if seconds < 60:
         return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def count(number: int) -> str:
