@@ -22,7 +22,7 @@ from PIL import Image
 from scipy.stats import binomtest
 
 import luthier
-from conftest import LENET, write_photos
+from conftest import LENET, weights_of_three, write_photos
 from luthier.cli.main import main
 from luthier.errors import DamagedError, RunFolderError
 from luthier.files.opening import open_archive
@@ -396,18 +396,32 @@ def test_a_page_that_cannot_be_written_costs_no_run(data: Path, tmp_path: Path) 
 
 
 def test_requests_that_make_no_sense(finished: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match=r"no summary\.json"):
-        write_report(tmp_path)
+    with pytest.raises(RunFolderError, match="holds no run"):
+        write_report(tmp_path / "nowhere")
     with pytest.raises(RunFolderError, match="given twice"):
         write_report(finished, finished / ".." / finished.name)
     with pytest.raises(RunFolderError, match="no run is given"):
         write_report()
     run = copied(finished, tmp_path)
     summary = summary_of(run)
+    (run / "summary.json").unlink()
+    with pytest.raises(RunFolderError, match="is not finished"):
+        write_report(run)
     del summary["best"]
     (run / "summary.json").write_text(json.dumps(summary))
     with pytest.raises(DamagedError, match="not as it was written"):
         write_report(run)
+
+
+def test_a_head_by_name_shows_its_rows_and_its_start(tmp_path: Path) -> None:
+    two = write_photos(tmp_path / "two", {"x": 9, "z": 9, "new": 9}, seed=4)
+    knobs = SMALL | {"weights": str(weights_of_three(tmp_path)), "strategy": "frozen"}
+    knobs |= {"head": "by-name", "epochs": 1, "lr": 1e-9}
+    result = luthier.finetune(two, out=tmp_path / "named", console=QUIET, **knobs)
+    assert predictions.read(result.run / "predictions.safetensors").epoch == result.best.epoch == 0
+    text = Seen((result.run / "report.html").read_text()).text
+    assert re.search(r"class begins as found new new x x .* z z", text)
+    assert "start" in text
 
 
 def test_several_runs_are_compared(

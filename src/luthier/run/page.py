@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -111,9 +111,13 @@ class _Finished:
     def __init__(self, folder: RunFolder, name: str | None = None) -> None:
         self.folder = folder
         self.absent: list[str] = []
+        if not folder.recipe.is_file():
+            raise RunFolderError(
+                f"{folder.path} holds no run of finetune", cure="give the folder of a finished run"
+            )
         if not folder.summary.is_file():
             raise RunFolderError(
-                f"{folder.path} has no summary.json, expected a run of finetune that is finished",
+                f"run {folder.path} is not finished: it has no summary.json",
                 cure=f"finish it first: luthier resume {folder.path}",
             )
         self.recipe = recipe.read(folder.recipe)
@@ -195,7 +199,7 @@ class _Finished:
                 augmented=augmented,
                 time=told.get("time", {}),
                 loaded=told["start"].get("loaded", ""),
-                rows=_rows(told["classes"], told["start"].get("classes")),
+                rows=_rows(told["start"].get("classes", {})),
                 audit=tuple((block, moved, total) for block, moved, total in told["audit"]),
                 environment=told["environment"],
                 notes=(*told.get("notes", ()), *filter(None, [told["start"].get("overlap")])),
@@ -257,12 +261,9 @@ def _as_written(folder: RunFolder) -> Iterator[None]:
         ) from error
 
 
-def _rows(
-    classes: Sequence[str], found: Sequence[dict[str, Any] | None] | None
-) -> tuple[tuple[str, str, str], ...]:
+def _rows(found: Mapping[str, Mapping[str, str] | None]) -> tuple[tuple[str, str, str], ...]:
     """Return for each class of a head by name the class whose row it began with, and why."""
-    pairs = zip(classes, found or (), strict=found is not None)
-    return tuple((c, of["name"], of["how"]) if of else (c, "", "") for c, of in pairs)
+    return tuple((c, of["name"], of["how"]) if of else (c, "", "") for c, of in found.items())
 
 
 def _sections(how: Recipe) -> dict[str, dict[str, Any]]:
