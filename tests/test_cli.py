@@ -138,6 +138,7 @@ def test_the_public_names_are_these() -> None:
         "to",
         "tune",
         "verify",
+        "write_report",
     ]
     assert all(getattr(luthier, name).__name__ for name in luthier.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nope'"):
@@ -241,7 +242,9 @@ def test_a_pipe_gets_one_line_an_epoch_and_standard_output_the_model(
         "log.txt",
         "metrics.jsonl",
         "model.safetensors",
+        "predictions.safetensors",
         "recipe.toml",
+        "report.html",
         "summary.json",
     ]
     assert (tmp_path / "run" / "log.txt").read_text() == done.stderr

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from luthier.run.loop import Run as Run
     from luthier.run.own_loop import load_optimizer as load_optimizer
     from luthier.run.own_loop import param_groups as param_groups
+    from luthier.run.page import write_report as write_report
     from luthier.run.predict import Predictor as Predictor
     from luthier.run.prove import prove as prove
     from luthier.run.rebuilding import load_model as load_model
@@ -79,6 +80,7 @@ _HOMES = {
     "to": "luthier.devices.moving",
     "tune": "luthier.run.tuning",
     "verify": "luthier.run.verify",
+    "write_report": "luthier.run.page",
 }
 
 __all__ = [
@@ -115,6 +117,7 @@ __all__ = [
     "to",
     "tune",
     "verify",
+    "write_report",
 ]
 
 

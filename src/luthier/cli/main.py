@@ -32,6 +32,7 @@ COMMANDS = {
         Command("finetune", "fine-tune an image classifier on a folder of photos"),
         Command("resume", "continue a run where it was stopped or killed"),
         Command("compare", "compare strategies on the same images, or runs that are there"),
+        Command("report", "write a page that shows a finished run, or compares several"),
         Command("tune", "measure which settings make a fine-tuning fast on this machine"),
         Command("prove", "show that an interrupted run ends with the bits of a whole one"),
         Command("demo", "see the whole life of a model in under a minute"),
