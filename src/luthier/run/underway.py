@@ -13,6 +13,7 @@ import torch
 from luthier import devices, recipe, report, strategies, training
 from luthier.checkpoint import Checkpoint, Saver
 from luthier.distributed.pieces import whole
+from luthier.errors import PeerError
 from luthier.files import durable, writing
 from luthier.recipe import decided
 from luthier.report import Console
@@ -67,7 +68,8 @@ class Underway:
             patience=60 * decided(how.disk_patience),
             say=console.say,
             at_once=job.is_cut,  # rows are collected while nothing else is exchanged
-            writes=job.world.is_first,
+            writes=job.world.is_first or job.is_cut,
+            board=job.world.board() if job.is_cut else None,
         )
 
     @property
@@ -102,6 +104,9 @@ class Underway:
                     yield
             except KeyboardInterrupt:
                 self._saver.close(at_once=True)
+                raise
+            except PeerError:
+                self._saver.lose_others()
                 raise
             total = time.monotonic() - self._began
             self._before, self._began = self.seconds, None
