@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from luthier.errors import PeerError
 
-_PAUSE = 0.05  # seconds
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05  # seconds between two looks
 
 
 class Store(Protocol):
@@ -73,16 +73,17 @@ class Board:
             PeerError: it does not come, is not waited for any longer, or the store is gone.
         """
         patience = self.patience if patience is None else patience
-        until = time.monotonic() + patience
+        until, pause = time.monotonic() + patience, _FIRST_PAUSE
         with _naming_lost_store():
             while not self._store.check([name]):
-                if self._given_up.wait(_PAUSE):
+                if self._given_up.wait(pause):
                     raise PeerError("the other processes of this job are not waited for any longer")
                 if time.monotonic() > until:
                     raise PeerError(
                         f"another process of this job has said nothing for {patience:.0f} s",
                         cure="see what it is at; LUTHIER_PATIENCE is how many seconds are waited",
                     )
+                pause = min(2 * pause, _LONGEST_PAUSE)
             return json.loads(self._store.get(name))
 
     def forget(self, name: str) -> None:

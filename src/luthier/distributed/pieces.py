@@ -68,14 +68,15 @@ def collect(tensor: torch.Tensor, place: torch.Tensor | None, owner: int) -> Non
         place: on the host, of its shape, in that process; None in the others.
         owner: that process's rank.
     """
-    padded = _padded(tensor)
-    parts = None
-    if place is not None:
-        parts = [torch.empty_like(padded) for _ in range(dist.get_world_size())]
+    padded, parts = _padded(tensor), None
+    if place is not None:  # which has no room for what some send to be as long as the others
+        views = place.split(len(padded))
+        parts = [view if len(view) == len(padded) else torch.empty_like(padded) for view in views]
+        parts += [torch.empty_like(padded) for _ in range(len(views), dist.get_world_size())]
     with naming_lost_peers():
         dist.gather(padded, parts, dst=owner)
-    if place is not None and parts is not None:
-        place.copy_(torch.cat(parts)[: len(tensor)])
+    if place is not None and parts is not None and len(views[-1]) < len(padded):
+        views[-1].copy_(parts[len(views) - 1][: len(views[-1])])
 
 
 def _rows(tensor: torch.Tensor) -> int:
