@@ -245,6 +245,9 @@ def test_rows_come_together_as_they_were() -> None:
                     place = torch.zeros_like(given) if rank == owner else None
                     pieces.collect(cut, place, owner)
                     assert place is None or torch.equal(place, given)
+                    found = pieces.whole_at(cut, owner)
+                    assert (found is None) == (place is None)
+                    assert found is None or torch.equal(found, given)
                 pieces.put(cut, given + 1)
                 assert torch.equal(cut.full_tensor(), given + 1)
                 assert torch.equal(pieces.cut_like(cut, given).full_tensor(), given)

@@ -68,15 +68,34 @@ def collect(tensor: torch.Tensor, place: torch.Tensor | None, owner: int) -> Non
         place: on the host, of its shape, in that process; None in the others.
         owner: that process's rank.
     """
-    padded, parts = _padded(tensor), None
-    if place is not None:  # which has no room for what some send to be as long as the others
-        views = place.split(len(padded))
-        parts = [view if len(view) == len(padded) else torch.empty_like(padded) for view in views]
-        parts += [torch.empty_like(padded) for _ in range(len(views), dist.get_world_size())]
+    padded = _padded(tensor)
+    rows, views, parts = len(padded), list[torch.Tensor](), None
+    if place is not None:  # which has no room for what pads the last rows
+        views = [place[rank * rows : (rank + 1) * rows] for rank in range(dist.get_world_size())]
+        parts = [view if len(view) == rows else torch.empty_like(padded) for view in views]
     with naming_lost_peers():
         dist.gather(padded, parts, dst=owner)
-    if place is not None and parts is not None and len(views[-1]) < len(padded):
-        views[-1].copy_(parts[len(views) - 1][: len(views[-1])])
+    for view, part in zip(views, parts or (), strict=True):
+        if part is not view:
+            view.copy_(part[: len(view)])
+
+
+def whole_at(tensor: torch.Tensor, owner: int) -> torch.Tensor | None:
+    """Return all of a tensor in one process: as it is, or put together on the host.
+
+    Args:
+        tensor: likewise cut, or not, in all processes.
+        owner: that process's rank.
+
+    Returns:
+        None in the others, where it is cut.
+    """
+    if not is_cut(tensor):
+        return tensor
+    owns = dist.get_rank() == owner
+    place = torch.empty(tensor.shape, dtype=tensor.dtype) if owns else None
+    collect(tensor, place, owner)
+    return place
 
 
 def _rows(tensor: torch.Tensor) -> int:

@@ -12,7 +12,7 @@ import torch
 
 from luthier import devices, recipe, report, strategies, training
 from luthier.checkpoint import Checkpoint, Saver
-from luthier.distributed.pieces import whole
+from luthier.distributed.pieces import whole_at
 from luthier.errors import PeerError
 from luthier.files import durable, writing
 from luthier.recipe import decided
@@ -172,12 +172,11 @@ class Underway:
     def _publish(self, score: Score, state: Mapping[str, torch.Tensor]) -> None:
         """Write the best model, after an audit."""
         self.audit()
-        if self.job.is_cut:  # in all processes
-            state = {name: whole(tensor) for name, tensor in state.items()}
+        found = {name: whole_at(tensor, 0) for name, tensor in state.items()}  # by all processes
         if not self.job.world.is_first:
             return
         described = results.description(self.job, score)
-        stored = stored_of(state)
+        stored = stored_of({name: t for name, t in found.items() if t is not None})
         self._saver.patiently(
             "the best model", lambda: writing.write(self.folder.model, stored, described)
         )
