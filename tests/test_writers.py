@@ -317,9 +317,8 @@ class Killing(Watched):
 @pytest.mark.usefixtures("cut_files")
 @pytest.mark.parametrize("killed", [0, 1])
 def test_when_one_is_killed_as_it_writes_nothing_is_published_and_the_next_start_goes_on(
-    photos: Path, tmp_path: Path, whole: Path, killed: int, monkeypatch: pytest.MonkeyPatch
+    photos: Path, tmp_path: Path, whole: Path, killed: int
 ) -> None:
-    monkeypatch.setenv("LUTHIER_SILENCE", "2")
     out = tmp_path / "run"
 
     def job(rank: int) -> int:
