@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -391,19 +392,37 @@ def test_when_the_disk_of_one_stays_full_the_first_says_so_and_nothing_is_publis
     assert list(out.rglob(".tmp-*")) == []
 
 
+class Late(disk.Disk):
+    """Gives a checkpoint its name only when others have had time to end before that."""
+
+    def __init__(self, ended: Path) -> None:
+        self._ended = ended
+
+    def rename(self, source: Path, target: Path) -> None:
+        until = time.monotonic() + (1 if target.name.startswith("step-") else 0)
+        while time.monotonic() < until and not self._ended.exists():
+            time.sleep(0.01)
+        super().rename(source, target)
+        if self._ended.exists():
+            self._ended.write_text("too early", encoding="utf-8")
+
+
 @pytest.mark.usefixtures("cut_files")
 def test_all_end_only_when_the_checkpoint_has_its_name(photos: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
+    out, has_ended = tmp_path / "run", tmp_path / "ended"
 
     def job(rank: int) -> int:
         listening_console(console := StopAt(2 if rank == 1 else 10**6))
-        with pytest.raises(InterruptedRunError):
+        with pytest.raises(InterruptedRunError), disk.using(Late(has_ended)):
             luthier.finetune(
                 photos, out=out, console=console, **SMALL | {"save_every": "100 epochs"}
             )
+        if rank == 1:
+            has_ended.touch()
         print(*checkpoint.steps_in(out / "checkpoints"))
         return 0
 
     found = together(3, job)
     assert found == found[:1] * 3
     assert found[0].strip().isdecimal()
+    assert has_ended.read_text(encoding="utf-8") == ""
