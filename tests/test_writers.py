@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,24 +19,25 @@ import torch.distributed.fsdp
 import torch.distributed.tensor
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from torch.distributed import HashStore
 
 import luthier
 from conftest import LENET
 from faults import die
 from luthier import checkpoint
-from luthier.checkpoint import Captured, layout
+from luthier.checkpoint import Captured, Saver, State, layout
 from luthier.checkpoint.layout import deal, files_of
 from luthier.checkpoint.writers import Follower, Leader, Portion
 from luthier.cli.main import main
 from luthier.distributed.board import Board
-from luthier.errors import CannotWriteError, DivergedError, InterruptedRunError, PeerError
+from luthier.errors import CannotWriteError, DivergedError, PeerError
 from luthier.files import disk
 from luthier.files.image import Image
 from luthier.report import Console
 from ranks import ended, started, together
-from test_distributed import listening_console, run
-from test_exactness import StopAt, bits, differences
+from test_distributed import run
+from test_exactness import bits, differences
 
 SMALL: dict[str, Any] = {"model": LENET, "image_size": 32, "batch_size": 5, "workers": 0}
 SMALL |= {"epochs": 1, "weights": "none", "precision": "fp32", "save_every": "1 steps"}
@@ -204,6 +204,45 @@ def test_who_says_nothing_is_waited_for_with_patience_or_until_given_up() -> Non
         patient.hear("not there")
     with pytest.raises(PeerError, match="said nothing"):
         Follower(other)._board.hear("never")
+
+
+class Late(disk.Disk):
+    """Gives a checkpoint its name only when another saver has had time to be done before that."""
+
+    def __init__(self) -> None:
+        self.others_done = threading.Event()
+        self.was_too_late = False
+
+    def rename(self, source: Path, target: Path) -> None:
+        self.was_too_late = self.others_done.wait(0.5)
+        super().rename(source, target)
+
+
+@pytest.mark.usefixtures("cut_files")
+def test_a_save_is_done_in_all_only_when_the_checkpoint_has_its_name(tmp_path: Path) -> None:
+    tensors = {name: torch.full((3, 5), float(number)) for number, name in enumerate("abcd")}
+    state = State(1, {"model": Captured(later=tensors)}, {}, {})
+    savers = [Saver(tmp_path, at_once=True, board=board) for board in boards(2)]
+
+    def save(saver: Saver) -> None:
+        saver.save(state)
+        saver.wait()
+        if saver is savers[1]:
+            late.others_done.set()
+
+    with disk.using(late := Late()):
+        assert at_once(*(lambda s=s: save(s) for s in savers)) == [None, None]
+    assert not late.was_too_late
+    index = json.loads((tmp_path / "step-00000001/model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == 4 * 3 * 5 * 4
+    assert set(index["weight_map"].values()) == {
+        f"model-0000{n}-of-00002.safetensors" for n in "12"
+    }
+    for name, file in index["weight_map"].items():
+        with safe_open(tmp_path / "step-00000001" / file, "pt") as opened:
+            assert torch.equal(opened.get_tensor(name), tensors[name])
+    for saver in savers:
+        saver.close()
 
 
 # --- real processes -------------------------------------------------------------------------------
@@ -390,39 +429,3 @@ def test_when_the_disk_of_one_stays_full_the_first_says_so_and_nothing_is_publis
     assert "No space left on device (rank 1); the last good checkpoint is" in first
     assert checkpoint.steps_in(out / "checkpoints") == [1]
     assert list(out.rglob(".tmp-*")) == []
-
-
-class Late(disk.Disk):
-    """Gives a checkpoint its name only when others have had time to end before that."""
-
-    def __init__(self, ended: Path) -> None:
-        self._ended = ended
-
-    def rename(self, source: Path, target: Path) -> None:
-        until = time.monotonic() + (1 if target.name.startswith("step-") else 0)
-        while time.monotonic() < until and not self._ended.exists():
-            time.sleep(0.01)
-        super().rename(source, target)
-        if self._ended.exists():
-            self._ended.write_text("too early", encoding="utf-8")
-
-
-@pytest.mark.usefixtures("cut_files")
-def test_all_end_only_when_the_checkpoint_has_its_name(photos: Path, tmp_path: Path) -> None:
-    out, has_ended = tmp_path / "run", tmp_path / "ended"
-
-    def job(rank: int) -> int:
-        listening_console(console := StopAt(2 if rank == 1 else 10**6))
-        with pytest.raises(InterruptedRunError), disk.using(Late(has_ended)):
-            luthier.finetune(
-                photos, out=out, console=console, **SMALL | {"save_every": "100 epochs"}
-            )
-        if rank == 1:
-            has_ended.touch()
-        print(*checkpoint.steps_in(out / "checkpoints"))
-        return 0
-
-    found = together(3, job)
-    assert found == found[:1] * 3
-    assert found[0].strip().isdecimal()
-    assert has_ended.read_text(encoding="utf-8") == ""
