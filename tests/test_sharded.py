@@ -6,7 +6,7 @@ import contextlib
 import gc
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from torch import nn
 
 import luthier
 from conftest import LENET
+from luthier import checkpoint
+from luthier.checkpoint import Checkpoint, layout
 from luthier.distributed import joined, pieces
 from luthier.errors import InterruptedRunError, LuthierError, ModelError, RecipeError
 from luthier.report import Console
@@ -82,6 +84,22 @@ def knobs_of(variant: dict[str, Any], start: dict[str, str]) -> dict[str, Any]:
     return knobs | ({"weights": start[knobs["model"]]} if "strategy" in variant else {})
 
 
+@pytest.fixture(autouse=True)
+def cut_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let small parts of a checkpoint be cut among those who write it, as large ones are."""
+    monkeypatch.setattr(layout, "_LEAST", 1)
+
+
+def last_of(run_folder: Path) -> Checkpoint:
+    return checkpoint.read(max((run_folder / "checkpoints").iterdir()))
+
+
+def assert_close(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for key, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[key], rtol=1e-3, atol=1e-5)
+
+
 def assert_alike(ours: Path, theirs: Path) -> None:
     for kind in ("step", "train", "val"):
         a, b = lines(ours, kind), lines(theirs, kind)
@@ -90,14 +108,11 @@ def assert_alike(ours: Path, theirs: Path) -> None:
             for name in one.keys() - {"seconds", "loss"}:
                 assert one[name] == other[name]
             assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
-    for name in ("model", "checkpoints/{}/optimizer"):
-        found = []
-        for folder in (ours, theirs):
-            last = sorted((folder / "checkpoints").iterdir())[-1].name
-            found.append(load_file(folder / f"{name.format(last)}.safetensors"))
-        assert found[0].keys() == found[1].keys()
-        for key, tensor in found[0].items():
-            torch.testing.assert_close(tensor, found[1][key], rtol=1e-3, atol=1e-5)
+    ours_then, theirs_then = (last_of(folder) for folder in (ours, theirs))
+    assert ours_then.parts.keys() == theirs_then.parts.keys()
+    assert_close(load_file(ours / "model.safetensors"), load_file(theirs / "model.safetensors"))
+    for part, saved in ours_then.parts.items():
+        assert_close(saved.tensors, theirs_then.parts[part].tensors)
 
 
 @pytest.mark.parametrize("variant", ALONE)
@@ -230,6 +245,9 @@ def test_rows_come_together_as_they_were() -> None:
                     place = torch.zeros_like(given) if rank == owner else None
                     pieces.collect(cut, place, owner)
                     assert place is None or torch.equal(place, given)
+                    found = pieces.whole_at(cut, owner)
+                    assert (found is None) == (place is None)
+                    assert found is None or torch.equal(found, given)
                 pieces.put(cut, given + 1)
                 assert torch.equal(cut.full_tensor(), given + 1)
                 assert torch.equal(pieces.cut_like(cut, given).full_tensor(), given)

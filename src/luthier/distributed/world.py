@@ -9,6 +9,7 @@ import contextlib
 import gc
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
@@ -22,6 +23,7 @@ import torch.distributed as dist
 import torch.distributed.nn.functional
 from torch.distributed.rendezvous import rendezvous
 
+from luthier.distributed.board import Board
 from luthier.distributed.meeting import meet
 from luthier.distributed.watch import Watch
 from luthier.errors import LuthierError, PeerError, RecipeError
@@ -147,6 +149,18 @@ class World:
         with self._exchange():
             dist.broadcast(told, 0)
         return json.loads(told.numpy().tobytes())
+
+    def board(self) -> Board:
+        """Return a new board of the processes; all ask for it at once, and there are several.
+
+        Raises:
+            PeerError: see ``gather``.
+        """
+        name = self.share(secrets.token_hex(8))
+        # A connection of its own: threads beside this one use it.
+        group: Any = dist.distributed_c10d._get_default_store()
+        prefixed = dist.distributed_c10d.PrefixStore(f"luthier/board/{name}", group.clone())
+        return Board(prefixed, self.rank, self.size, _seconds(*_PATIENCE))
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:

@@ -366,4 +366,4 @@ class Session(Underway):
 
 def _check_finite(parameters: Iterable[str], tensors: Mapping[str, torch.Tensor]) -> None:
     # Of the copied tensors those that are parameters: a buffer may hold an infinity by design.
-    training.check_finite({name: tensors[name] for name in parameters})
+    training.check_finite({name: tensors[name] for name in parameters if name in tensors})
