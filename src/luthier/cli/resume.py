@@ -11,7 +11,7 @@ from luthier.cli.requests import add_share_flag, add_wait_flag
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("run_folder", metavar="RUN", help="the run's folder")
+    parser.add_argument("run_folder", metavar="RUN", help="the run's folder, or its URL")
     parser.add_argument("--device", metavar="NAME", help="another device than before")
     parser.add_argument(
         "--workers", type=int, metavar="N", help="another number of workers; it changes no bit"

@@ -102,8 +102,8 @@ def newest(folder: RunFolder, world: World) -> Checkpoint | None:
     with world.together():
         if world.is_first:
             found = checkpoint.newest(folder.checkpoints)
-    path = world.share(None if found is None else str(found.path))
+    name = world.share(None if found is None else found.path.name)
     with world.together():
-        if not world.is_first and path is not None:
-            found = checkpoint.read(Path(path))
+        if not world.is_first and name is not None:
+            found = checkpoint.read(folder.checkpoints / name)
     return found

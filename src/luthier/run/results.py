@@ -38,8 +38,8 @@ def summary(
 ) -> dict[str, Any]:
     """Return what came out of a run as plain JSON values."""
     return {
-        "run": str(folder.path),
-        "model": str(folder.model),
+        "run": folder.name,
+        "model": f"{folder.url}/model.safetensors" if folder.url else str(folder.model),
         "strategy": job.recipe.strategy.strategy,
         "best": progress.best and progress.best.as_dict(),
         "last": progress.last and progress.last.as_dict(),
