@@ -277,9 +277,7 @@ def _session(job: Job, folder: RunFolder, console: Console) -> Session | Probing
     return Session(job, folder, console)
 
 
-def _run_to_end(
-    session: Session | Probing, console: Console, mirror: Mirror | None
-) -> Result:
+def _run_to_end(session: Session | Probing, console: Console, mirror: Mirror | None) -> Result:
     # A signal is heard until the last of it is stored, too.
     with listening() as stop, mirror.following(stop) if mirror else contextlib.nullcontext():
         session.run(stop)

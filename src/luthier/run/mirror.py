@@ -1,7 +1,7 @@
 """What a run writes into its folder, brought to its store behind the training.
 
 Whatever is in the store is true at any moment: a checkpoint's manifest comes after all that it
-speaks of, and goes before; the summary is the last object of a run. ``docs/storage.md`` has the rest.
+speaks of, and goes before; the summary is the last object of a run.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -56,7 +57,8 @@ def claimed(
 def _working_folder(url: str, run: str) -> Path:
     # By the run's own name, so that what an earlier run of this URL has left is never taken for it.
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute()
-    return cache / "luthier" / "runs" / f"{Path(url).name}-{run}"
+    name = re.sub(r"[^\w.-]", "", url.rstrip("/").rpartition("/")[2]) or "run"
+    return cache / "luthier" / "runs" / f"{name}-{run}"
 
 
 def check_new(bucket: Bucket) -> None:
@@ -126,12 +128,11 @@ def _fetch(bucket: Bucket, folder: RunFolder, say: Say, keep_ahead: bool) -> Non
     came = _fetch_newest(bucket, folder, [s for s in steps if newest is None or s > newest], say)
     if steps and newest is None and not came:
         raise DamagedError(f"no checkpoint in {bucket.url} is sound", cure="start a new run")
-    for name in names:
-        if "/" not in name and name != claim.NAME:
-            # What goes with a newer checkpoint that is here is not in the store yet.
-            if came or newest is None or not (folder.path / name).exists():
-                with durable.new_file(folder.path / name) as temporary:
-                    bucket.download(name, temporary)
+    for name in (n for n in names if "/" not in n and n != claim.NAME):
+        # What goes with a newer checkpoint that is here is not in the store yet.
+        if came or newest is None or not (folder.path / name).exists():
+            with durable.new_file(folder.path / name) as temporary:
+                bucket.download(name, temporary)
 
 
 def _fetch_newest(bucket: Bucket, folder: RunFolder, steps: Iterable[int], say: Say) -> bool:

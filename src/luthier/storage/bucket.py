@@ -105,9 +105,11 @@ class Bucket:
     def remove(self, names: Iterable[str]) -> None:
         """Remove objects, one after another; those that are gone are passed over."""
         for name in names:
-            with self._naming(f"changed ({name} is not removed)"):
-                with contextlib.suppress(FileNotFoundError):
-                    self._fs.rm_file(self._path(name))
+            with (
+                self._naming(f"changed ({name} is not removed)"),
+                contextlib.suppress(FileNotFoundError),
+            ):
+                self._fs.rm_file(self._path(name))
 
     def remove_folder(self, folder: str, first: str) -> None:
         """Remove all objects of a folder; the one named ``first`` before any other."""
@@ -184,7 +186,7 @@ def _opened(url: str) -> tuple[Any, str]:
 def _no_package(url: str, error: ImportError) -> MissingExtraError:
     from fsspec.registry import known_implementations  # noqa: PLC0415
 
-    protocol = url.split("://", maxsplit=1)[0].split("::")[0]
+    protocol = re.split("://|::", url, maxsplit=1)[0]
     package = known_implementations.get(protocol, {}).get("class", "").split(".")[0]
     if package in ("", "fsspec"):
         return MissingExtraError(f"a run at {url} needs a package that is not here: {error}")

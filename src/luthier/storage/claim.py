@@ -159,9 +159,7 @@ def held(
         claim.release()
 
 
-def _taken(
-    bucket: Bucket, grace: float, job: str | None, say: Callable[[str], object]
-) -> Stamp:
+def _taken(bucket: Bucket, grace: float, job: str | None, say: Callable[[str], object]) -> Stamp:
     token, run = secrets.token_hex(8), secrets.token_hex(4)
     mine = Stamp(run, token, socket.gethostname(), os.getpid(), job, time.time())
     found = read(bucket)
