@@ -95,6 +95,19 @@ def check_begun(bucket: Bucket) -> None:
         )
 
 
+def check_own_loop(bucket: Bucket) -> None:
+    """Look whether a loop of one's own may have its home in a store.
+
+    Raises:
+        RunFolderError: it holds another kind of run.
+    """
+    if "recipe.toml" in bucket.names():
+        raise RunFolderError(
+            f"{bucket.url} holds a run of luthier finetune",
+            cure="give another place, or: luthier resume",
+        )
+
+
 def fetch(folder: RunFolder, world: World, say: Say, *, again: bool = False) -> None:
     """Bring a run from its store to this machine, as far as it is not here; once on each host.
 

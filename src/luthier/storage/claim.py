@@ -5,6 +5,7 @@ What that guarantees, and what not, is in ``docs/storage.md``.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -89,6 +90,7 @@ class Claim:
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="luthier-claim", daemon=True)
         self._thread.start()
+        atexit.register(self.release)  # a loop's program may end without a word
 
     @property
     def run(self) -> str:
@@ -114,6 +116,9 @@ class Claim:
 
     def release(self) -> None:
         """End the renewals, and let the next one have it at once."""
+        if self._end.is_set():  # at the interpreter's end, by when fsspec would wait for ever
+            return
+        atexit.unregister(self.release)
         self._end.set()
         self._thread.join()
         with contextlib.suppress(StorageError, DamagedError):  # then it grows old
