@@ -39,7 +39,7 @@ class Mirror:
     """Follows a run's folder into its store.
 
     Args:
-        folder: of the run.
+        folder: of the run, before it goes on: what is there is as old as what it goes on from.
         claim: of its store.
         keep: how many of the newest checkpoints stay there, beside the best.
         patience: seconds to go on trying when the store refuses.
@@ -57,6 +57,7 @@ class Mirror:
     ) -> None:
         self.folder, self.keep, self.patience, self.say = folder, keep, patience, say
         self._claim, self._bucket = claim, claim.bucket
+        self._from = max(checkpoint.steps_in(folder.checkpoints), default=-1)
         self._there: dict[int, Mapping[str, Any]] | None = None  # manifests, by step
         self._stored: dict[str, tuple[int, ...]] = {}  # what a file was when it was stored
         self._failed: Exception | None = None
@@ -171,12 +172,15 @@ class Mirror:
 
     def _known_there(self) -> dict[int, Mapping[str, Any]]:
         """Return the manifests in the store, but those that were passed over."""
-        here = max(checkpoint.steps_in(self.folder.checkpoints), default=-1)
         found = {}
         for name in checkpoints_in(self._bucket.names(CHECKPOINTS)):
             with contextlib.suppress(ValueError, KeyError, TypeError, FileNotFoundError):
                 manifest = json.loads(self._bucket.read(f"{CHECKPOINTS}/{name}/{MANIFEST}"))
-                if manifest["step"] <= here and manifest["files"].keys() and "best" in manifest:
+                if (
+                    manifest["step"] <= self._from
+                    and manifest["files"].keys()
+                    and "best" in manifest
+                ):
                     found[int(manifest["step"])] = manifest
         return found
 
