@@ -59,6 +59,7 @@ class Mirror:
         self._claim, self._bucket = claim, claim.bucket
         self._from = max(checkpoint.steps_in(folder.checkpoints), default=-1)
         self._there: dict[int, Mapping[str, Any]] | None = None  # manifests, by step
+        self._is_tidy = True  # nothing is there that is to be removed
         self._stored: dict[str, tuple[int, ...]] = {}  # what a file was when it was stored
         self._failed: Exception | None = None
         self._ending, self._given_up = threading.Event(), threading.Event()
@@ -160,13 +161,15 @@ class Mirror:
         if self._there is None:
             self._there = self._known_there()
         due = self._due(max(self._there, default=-1))
-        if not (begins or due or to_the_end):
+        if self._is_tidy and not (begins or due or to_the_end):
             return
         self._claim.check(now=True)
         if begins or to_the_end:
             self._store_files()
         for step in due:
             self._store_checkpoint(step, self._there)
+        if not self._is_tidy:
+            self._prune(self._there)
         if to_the_end and self.folder.summary.exists():
             self._store_file(self.folder.summary)
 
@@ -212,8 +215,7 @@ class Mirror:
             self._store_files()
             self._claim.check(now=True)
             self._bucket.upload(pinned / MANIFEST, f"{there}/{MANIFEST}")
-        known[step] = manifest
-        self._prune(step, known)
+        known[step], self._is_tidy = manifest, False
 
     def _copied(
         self,
@@ -229,18 +231,19 @@ class Mirror:
         source = checkpoint.directory_of(Path(CHECKPOINTS), before).as_posix()
         return self._bucket.copy(f"{source}/{name}", f"{there}/{name}")
 
-    def _prune(self, step: int, known: dict[int, Mapping[str, Any]]) -> None:
+    def _prune(self, known: dict[int, Mapping[str, Any]]) -> None:
         """Remove what is older than what stays, and what is no whole checkpoint."""
         steps = sorted(known)
         best = [s for s in steps if known[s]["best"]]
         stay = {*steps[-self.keep :], *best[-1:]}
         kept = {checkpoint.directory_of(Path(), s).name for s in stay}
-        newest = checkpoint.directory_of(Path(), step).name
+        newest = checkpoint.directory_of(Path(), steps[-1]).name
         for folder in {n.split("/")[1] for n in self._bucket.names(CHECKPOINTS)} - kept:
             if folder <= newest:  # later ones were passed over, and are replaced
                 self._bucket.remove_folder(f"{CHECKPOINTS}/{folder}", MANIFEST)
         for old in set(steps) - stay:
             del known[old]
+        self._is_tidy = True
 
     # --- files beside the checkpoints -------------------------------------------------------
 
