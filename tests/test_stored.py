@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from luthier.report import Console
 from luthier.run.folder import RunFolder
 from luthier.run.mirror import Mirror
 from luthier.storage import Bucket, Claim, claim, is_url
-from processes import Forked
+from processes import PATIENCE, Forked
 from ranks import together
 from test_exactness import bits, differences
 
@@ -61,6 +62,21 @@ class Told(Console):
 
     def __contains__(self, text: str) -> bool:
         return any(text in line for line in self.lines)
+
+
+class Patient(Told):
+    """Lets the run wait, once, until there is a checkpoint in its store."""
+
+    def __init__(self, store: Path) -> None:
+        super().__init__()
+        self.store = store
+
+    def say(self, text: str) -> None:
+        super().say(text)
+        until = time.monotonic() + PATIENCE
+        while text.startswith("val   epoch 1/") and not all_sound(self.store):
+            assert time.monotonic() < until, "nothing is stored"
+            time.sleep(0.05)
 
 
 def finetune(photos: Path, out: Path | str, **knobs: Any) -> luthier.Result:
@@ -125,7 +141,7 @@ def test_another_machine_continues_what_was_killed_in_an_upload(
 
     def victim() -> None:
         Faulty.plan(at, kill=True)
-        finetune(photos, f"faulty://{store}")
+        finetune(photos, f"faulty://{store}", console=Patient(store))
 
     assert ended(victim).startswith("-9 ")
     before = all_sound(store)
@@ -156,7 +172,7 @@ def test_a_torn_checkpoint_is_passed_over_by_name_and_made_again(
     photos: Path, tmp_path: Path, local: Path, monkeypatch: pytest.MonkeyPatch, harm: Any
 ) -> None:
     store = tmp_path / "ants"
-    finetune(photos, f"file://{store}")
+    finetune(photos, f"file://{store}", console=Patient(store))
     (store / "summary.json").unlink()
     *_, older, newest = all_sound(store)
     harm(store / "checkpoints" / newest)
@@ -225,6 +241,7 @@ def test_what_this_machine_has_and_the_store_has_not_is_not_lost(
 def test_two_processes_have_one_mirror_and_resume_from_it(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("LUTHIER_SILENCE", "30")
     store, whole = tmp_path / "ants", tmp_path / "whole"
     together(2, lambda _rank: finetune(photos, whole) and None)
     together(2, lambda _rank: finetune(photos, f"file://{store}") and None)
