@@ -18,10 +18,19 @@ import torch
 
 import luthier
 from conftest import LENET
+from faults import FaultyDisk
 from faulty_store import Faulty
 from luthier import checkpoint
 from luthier.checkpoint import Captured, Saver, State
-from luthier.errors import DamagedError, MissingExtraError, RunFolderError, StorageError
+from luthier.errors import (
+    CannotWriteError,
+    DamagedError,
+    MissingExtraError,
+    RunFolderError,
+    StorageError,
+    UnsupportedFileError,
+)
+from luthier.files import disk
 from luthier.files.disk import Disk
 from luthier.report import Console
 from luthier.run.folder import RunFolder
@@ -222,6 +231,36 @@ def test_where_the_store_stays_out_of_order_all_is_saved_here(
     Faulty.plan()
     luthier.resume(f"faulty://{store}", console=Console(quiet=True))
     assert_whole(store, local)
+
+
+def test_verify_by_url_names_what_is_damaged(photos: Path, tmp_path: Path) -> None:
+    store = tmp_path / "ants"
+    finetune(photos, f"file://{store}", epochs=1)
+    url = f"file://{store}"
+    assert luthier.verify(url).sound
+    newest = store / "checkpoints" / all_sound(store)[-1]
+    assert luthier.verify(f"{url}/checkpoints/{newest.name}").kind == "checkpoint"
+    _other_bytes(newest)
+    found = luthier.verify(url)
+    assert not found.sound
+    told = f"DAMAGED  {url}/checkpoints/{newest.name}: optimizer.safetensors has another SHA-256"
+    assert told in str(found)
+    assert "luthier-" not in str(found)
+    with pytest.raises(UnsupportedFileError, match="holds nothing"):
+        luthier.verify(f"{url}/typo")
+
+
+def test_a_full_disk_is_named_where_a_run_is_brought(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "ants"
+    finetune(photos, f"file://{store}", epochs=1)
+    (store / "summary.json").unlink()
+    another_machine(tmp_path, monkeypatch, "second")
+    full = FaultyDisk("dead", at=6)
+    with disk.using(full), pytest.raises(CannotWriteError, match="cannot be brought to .*second"):
+        luthier.resume(f"file://{store}", console=Console(quiet=True))
+    luthier.resume(f"file://{store}", console=Console(quiet=True))
 
 
 def test_what_this_machine_has_and_the_store_has_not_is_not_lost(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -137,7 +138,7 @@ def test_one_creates_and_a_server_that_is_gone_is_named(server: Server) -> None:
             pass
         with pytest.raises(StorageError, match=r"no such place: .*bucket does not exist"):
             Bucket("s3://nowhere/x").write("a", b"")
-        server.process.kill()
+        os.kill(server.process.pid, signal.SIGKILL)
         while server.has_bucket():
             pass
         with pytest.raises(StorageError, match=r"s3://bucket/x cannot be written to \(a\): "):

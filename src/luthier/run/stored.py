@@ -14,7 +14,7 @@ from pathlib import Path
 from luthier import checkpoint, distributed
 from luthier.checkpoint.store import read_manifest
 from luthier.distributed import World
-from luthier.errors import DamagedError, RunFolderError
+from luthier.errors import CannotWriteError, DamagedError, RunFolderError
 from luthier.files import durable
 from luthier.run.folder import RunFolder
 from luthier.storage import Bucket, Claim, claim
@@ -119,14 +119,25 @@ def fetch(folder: RunFolder, world: World, say: Say, *, again: bool = False) -> 
 
     Raises:
         DamagedError: there are checkpoints in the store, and none is sound.
-        StorageError: the store refuses.
+        StorageError: the store refuses. CannotWriteError: the disk does.
     """
     if folder.url is None:
         return
     for firsts in (False,) if again else (True, False):  # hosts may share a disk: one by one
-        with world.together():
+        with world.together(), _naming_the_disk(folder):
             if world.local_rank == 0 and world.is_first is firsts:
                 _fetch(Bucket(folder.url), folder, say, world.local_size == world.size)
+
+
+@contextlib.contextmanager
+def _naming_the_disk(folder: RunFolder) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CannotWriteError(
+            f"run {folder.url} cannot be brought to {folder.path}: {error.strerror or error}",
+            cure="make room there, or let XDG_CACHE_HOME name a folder that has it",
+        ) from error
 
 
 def _fetch(bucket: Bucket, folder: RunFolder, say: Say, keep_ahead: bool) -> None:

@@ -45,7 +45,7 @@ class Bucket:
         self._is_flat = bool(getattr(self._fs, "async_impl", False))
 
     def names(self, under: str = "") -> dict[str, int]:
-        """Return the size in bytes of each object, by name."""
+        """Return the size in bytes of each object, by name; names that no file can have are not."""
         with self._naming("listed"):
             try:
                 self._fs.invalidate_cache()
@@ -53,7 +53,7 @@ class Bucket:
             except FileNotFoundError:
                 return {}
         sizes = {self._name(path): int(facts["size"] or 0) for path, facts in found.items()}
-        return {n: size for n, size in sizes.items() if not _last(n).startswith(_PART)}
+        return {name: size for name, size in sizes.items() if _is_files(name)}
 
     def read(self, name: str) -> bytes:
         """Return an object's content."""
@@ -157,8 +157,11 @@ class Bucket:
             ) from error
 
 
-def _last(name: str) -> str:
-    return name.rpartition("/")[2]
+def _is_files(name: str) -> bool:
+    parts = name.split("/")
+    return not parts[-1].startswith(_PART) and not any(
+        part in ("", ".", "..") or "\\" in part for part in parts
+    )
 
 
 def _said(error: Exception) -> str:
