@@ -258,7 +258,7 @@ def test_a_full_disk_is_named_where_a_run_is_brought(
     (store / "summary.json").unlink()
     another_machine(tmp_path, monkeypatch, "second")
     full = FaultyDisk("dead", at=6)
-    with disk.using(full), pytest.raises(CannotWriteError, match="cannot be brought to .*second"):
+    with disk.using(full), pytest.raises(CannotWriteError, match=r"cannot be brought to .*second"):
         luthier.resume(f"file://{store}", console=Console(quiet=True))
     luthier.resume(f"file://{store}", console=Console(quiet=True))
 

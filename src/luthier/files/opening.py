@@ -30,6 +30,10 @@ def open_archive(path: Path) -> Archive:
         DamagedError: it is truncated or contradicts itself.
         MissingExtraError: it is of a kind whose reader is not installed.
     """
+    if "://" in str(path):
+        raise UnsupportedFileError(
+            f"{path} is a URL, expected a file of this machine", cure="copy it here first"
+        )
     path = Path(path)
     if not path.exists():
         raise UnsupportedFileError(f"weights file {path} does not exist")
