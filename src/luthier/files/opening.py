@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import importlib
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ def open_archive(path: Path) -> Archive:
         DamagedError: it is truncated or contradicts itself.
         MissingExtraError: it is of a kind whose reader is not installed.
     """
-    if "://" in str(path):
+    if re.match(r"\w[\w+.-]+:/", str(path)):  # Path makes one slash of two
         raise UnsupportedFileError(
             f"{path} is a URL, expected a file of this machine", cure="copy it here first"
         )
