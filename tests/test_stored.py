@@ -489,6 +489,11 @@ def test_a_missing_package_is_named_with_its_cure() -> None:
         Bucket("oci://bucket/x")
 
 
+def test_a_file_in_a_store_is_refused_with_its_cure() -> None:
+    with pytest.raises(UnsupportedFileError, match=r"is a URL(.|\n)*copy it here first"):
+        luthier.inspect("s3://bucket/model.safetensors")
+
+
 def test_where_there_is_no_run_nothing_is_left(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="no run to resume"):
         luthier.resume(f"file://{tmp_path}/typo")
