@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,7 +55,7 @@ class Server:
         place = urllib.request.Request(f"{self.endpoint}/bucket", method="PUT")  # noqa: S310
         try:
             return bool(urllib.request.urlopen(place, timeout=1).status == 200)  # noqa: S310
-        except urllib.error.URLError:
+        except OSError:
             return False
 
 
