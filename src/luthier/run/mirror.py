@@ -249,7 +249,8 @@ class Mirror:
 
     def _store_files(self) -> None:
         folder = self.folder
-        for path in (folder.recipe, folder.data, folder.model, folder.curves):
+        results = folder.model, folder.predictions, folder.curves, folder.page
+        for path in (folder.recipe, folder.data, *results):
             self._store_file(path)
         for path in (folder.metrics, folder.log):
             with contextlib.suppress(FileNotFoundError):
