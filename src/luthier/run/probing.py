@@ -129,7 +129,7 @@ class Probing(Underway):
     def _heed(self, stop: StopRequest, what: str) -> None:
         if stop.asked:
             raise InterruptedRunError(
-                f"stopped: {what}", cure=f"continue with: luthier resume {self.folder.path}"
+                f"stopped: {what}", cure=f"continue with: luthier resume {self.folder.name}"
             )
 
     # --- features ---------------------------------------------------------------------------

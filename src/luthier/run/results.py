@@ -54,8 +54,8 @@ def summary(
         parameters: how many there are, and how many were trained.
     """
     return {
-        "run": str(folder.path),
-        "model": str(folder.model),
+        "run": folder.name,
+        "model": f"{folder.url}/model.safetensors" if folder.url else str(folder.model),
         "strategy": job.recipe.strategy.strategy,
         "best": progress.best and progress.best.as_dict(),
         "last": progress.last and progress.last.as_dict(),

@@ -305,7 +305,7 @@ class Session(Underway):
         if stops:
             raise InterruptedRunError(
                 f"stopped and saved at {at}",
-                cure=f"continue with: luthier resume {self.folder.path}",
+                cure=f"continue with: luthier resume {self.folder.name}",
             )
 
     def _take(self, step: Step) -> None:

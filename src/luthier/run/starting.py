@@ -132,7 +132,7 @@ def by_others(world: World, first: T | None, do: Callable[[], T]) -> T:
 @contextlib.contextmanager
 def _naming_trouble(folder: RunFolder) -> Iterator[None]:
     """Say what became of a run whose disk or memory gives no more."""
-    then = f"luthier resume {folder.path}"
+    then = f"luthier resume {folder.name}"
     try:
         yield
     except OSError as error:
