@@ -137,3 +137,11 @@ class Drawn(Normed):
         super().__init__(num_classes)
         with torch.no_grad():
             self.features[0].bias.fill_(os.getpid())  # type: ignore[union-attr,operator]
+
+
+class Dropped(Normed):
+    """With dropout, too."""
+
+    def __init__(self, num_classes: int = 2) -> None:
+        super().__init__(num_classes)
+        self.features.append(nn.Dropout2d(0.3))

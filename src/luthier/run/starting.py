@@ -39,11 +39,18 @@ def check_alone(wanted: Recipe, world: World, tune: bool) -> None:
 def check_several(wanted: Recipe, world: World) -> None:
     """Raise RecipeError where what is asked for takes several processes."""
     # Those of an elastic job may be one for a while, and then more.
-    if wanted.machine.shard and world.size == 1 and distributed.job_id() is None:
-        raise RecipeError(
-            "--shard has no effect with one process, which holds the whole model",
-            cure="start several with --processes or torchrun, or leave it out",
-        )
+    if world.size > 1 or distributed.job_id() is not None:
+        return
+    why = {
+        "--shard": wanted.machine.shard and "which holds the whole model",
+        "--sync-batchnorm": wanted.machine.sync_batchnorm and "which sees whole batches",
+    }
+    for flag, reason in why.items():
+        if reason:
+            raise RecipeError(
+                f"{flag} has no effect with one process, {reason}",
+                cure="start several with --processes or torchrun, or leave it out",
+            )
 
 
 def agreed_folder(world: World, out: Path | None, data: str) -> RunFolder:

@@ -9,10 +9,12 @@ from luthier.training.microbatch import MicroBatch
 from luthier.training.parts import fit_fused, make_criterion, make_mix, make_optimizer
 from luthier.training.precision import Precision, reproducible
 from luthier.training.probe import Probe, Shown, fit_probe, folds_of
+from luthier.training.recomputing import recomputed
 from luthier.training.replicas import Replicas
 from luthier.training.schedule import Rates, rates_at
 from luthier.training.sharded import Sharded
 from luthier.training.shared_gradients import SharedGradients
+from luthier.training.synced_norms import SyncedNorms
 from luthier.training.team import Team
 from luthier.training.toward import TowardStart
 from luthier.training.virtual_shards import VirtualShards
@@ -28,6 +30,7 @@ __all__ = [
     "Sharded",
     "SharedGradients",
     "Shown",
+    "SyncedNorms",
     "Team",
     "TowardStart",
     "VirtualShards",
@@ -42,6 +45,7 @@ __all__ = [
     "make_mix",
     "make_optimizer",
     "rates_at",
+    "recomputed",
     "reproducible",
     "train_epoch",
 ]
