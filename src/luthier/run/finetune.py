@@ -93,7 +93,7 @@ def finetune(
     wanted = recipe.resolve(given)
     with distributed.joined() as world:
         console = console or Console(quiet=not world.is_first)
-        check_alone(wanted, world, tune)
+        check_alone(world, tune=tune)
         check_several(wanted, world)
         folder = agreed_folder(world, None if out is None else Path(out), str(data))
         if folder.recipe.exists():
@@ -170,7 +170,6 @@ def _resumed(
         recipe.read(folder.recipe), **{k: v for k, v in changes.items() if v is not None}
     )
     wanted = recipe.resolve(given)
-    check_alone(wanted, world, tune=False)
     with device_of(wanted, terms, world, console) as hold, at_work(folder, world):
         return _continue(wanted, folder, console, hold, world)
 

@@ -224,7 +224,9 @@ def batches_of(job: Job, *, shuffle: bool = True) -> tuple[Batches, Batches]:
     if shown.augment is not None:
         extras = shown.color_jitter, shown.rand_augment, shown.erase
         augment = data.Augment.of(shown.augment, *extras)
-    ours = job.world.rank, job.world.size
+    # Of a probe, files of features go round, and the batches in them are whole.
+    is_probe = job.recipe.strategy.strategy == "probe"
+    ours = (0, 1) if is_probe else (job.world.rank, job.world.size)
     learning = Share(*ours, pieces=machine.virtual_shards)
     looking = Share(*ours, whole=True)
     learn = make(job.photos.train, job.preprocessing, augment, shuffle=shuffle, share=learning)

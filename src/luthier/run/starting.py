@@ -26,12 +26,11 @@ from luthier.run.folder import RunFolder, held, new_run, run_of_job
 T = TypeVar("T")
 
 
-def check_alone(wanted: Recipe, world: World, tune: bool) -> None:
+def check_alone(world: World, *, tune: bool) -> None:
     """Raise RecipeError where what is asked for is not done by several processes."""
-    if world.size > 1 and (tune or wanted.strategy.strategy == "probe"):
-        what = "--tune" if tune else "--strategy probe"
+    if world.size > 1 and tune:
         raise RecipeError(
-            f"{what} is done by one process, and there are {world.size}",
+            f"--tune is done by one process, and there are {world.size}",
             cure="start it without torchrun and --processes",
         )
 

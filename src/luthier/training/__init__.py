@@ -1,6 +1,7 @@
 """The step loop as a generator; schedules, mixing, averaging, evaluation."""
 
 from luthier.training.average import WeightAverage
+from luthier.training.buckets import as_the_first
 from luthier.training.clock import Clock
 from luthier.training.compiling import compile_in_place
 from luthier.training.evaluate import evaluate
@@ -35,6 +36,7 @@ __all__ = [
     "TowardStart",
     "VirtualShards",
     "WeightAverage",
+    "as_the_first",
     "check_finite",
     "compile_in_place",
     "evaluate",
