@@ -158,6 +158,12 @@ class Session(Underway):
             DoesNotFitError: the checkpoint belongs to another model or optimizer.
             DamagedError: it lacks something.
         """
+        with contextlib.ExitStack() as ends:
+            ends.callback(self.close)
+            self._restore(saved)
+            ends.pop_all()
+
+    def _restore(self, saved: Checkpoint) -> None:
         self._take_back(saved)
         checkpoint.restore_module(self.job.model, saved.part("model"))
         for epoch in range(self.progress.at.epoch + 1):
