@@ -178,3 +178,4 @@ def test_a_model_without_blocks_is_refused(photos: Path, tmp_path: Path) -> None
     knobs = SMALL | {"model": LENET, "checkpoint_activations": True}
     with pytest.raises(ModelError, match="no effect: LeNet has no modules made of others"):
         luthier.finetune(photos, out=tmp_path / "run", console=Console(quiet=True), **knobs)
+    assert not (tmp_path / "run").exists()

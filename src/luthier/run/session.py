@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from luthier import checkpoint, report, strategies, training
 from luthier.checkpoint import Captured, Checkpoint, State
@@ -35,7 +34,6 @@ from luthier.training import (
     Rates,
     Replicas,
     Sharded,
-    SyncedNorms,
     Team,
     TowardStart,
     VirtualShards,
@@ -67,24 +65,17 @@ class Session(Underway):
             training.compile_in_place(job.model)
         starts = self._starts()
         shape = 3, job.preprocessing.image_size, job.preprocessing.image_size
-        norms: SyncedNorms | None = None
-        self._forwards: dict[nn.Module, Callable[..., Any]] = {}
-        if job.recipe.machine.sync_batchnorm and job.world.size > 1:
-            norms = SyncedNorms(job.model)
-            self._forwards |= norms.forwards
-        if job.recipe.machine.checkpoint_activations:
-            self._forwards |= training.recomputed(job.model, shape)
         sharded: Sharded | None = None
         if job.is_cut:
             parts = [name for block in job.blocks for name in block.modules]
-            sharded = Sharded(job.model, parts, job.precision, job.world, shape, norms)
+            sharded = Sharded(job.model, parts, job.precision, job.world, shape, job.norms)
         self._forward = Forward(
             job.model, job.precision, self._few, self._micro, job.world, console.say, sharded
         )
         self._copies: Replicas | Sharded | None = sharded
         shards = job.recipe.machine.virtual_shards
         if job.world.size > 1 and shards is None and sharded is None:
-            self._copies = Replicas(job.model, self._forward.scores, job.world, shape, norms)
+            self._copies = Replicas(job.model, self._forward.scores, job.world, shape, job.norms)
         self._team: Team | None = self._copies
         if shards is not None:
             self._team = VirtualShards(job.model, shards, job.world)
@@ -115,7 +106,7 @@ class Session(Underway):
             average=WeightAverage(job.model, ema) if ema is not None else None,
             toward=toward,
             forward=self._forward.scores,
-            forwards=self._forwards,
+            forwards=job.recomputed | (job.norms.forwards if job.norms else {}),
             micro=self._micro if self._team is None else None,
             team=self._team,
             clock=self.clock,
