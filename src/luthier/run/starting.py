@@ -96,7 +96,7 @@ def at_work(folder: RunFolder, world: World) -> Iterator[None]:
             if world.is_first:
                 _hold(folder, ends)
                 folder.sweep()
-        with _naming_trouble(folder):
+        with _naming_trouble(folder, world):
             yield
 
 
@@ -136,7 +136,7 @@ def by_others(world: World, first: T | None, do: Callable[[], T]) -> T:
 
 
 @contextlib.contextmanager
-def _naming_trouble(folder: RunFolder) -> Iterator[None]:
+def _naming_trouble(folder: RunFolder, world: World) -> Iterator[None]:
     """Say what became of a run whose disk or memory gives no more."""
     then = f"luthier resume {folder.path}"
     try:
@@ -153,6 +153,12 @@ def _naming_trouble(folder: RunFolder) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         said = next(iter(str(error).splitlines()), "no more was given")
+        if world.size > 1:  # one that began its step anew would leave the others in an exchange
+            raise OutOfMemoryError(
+                f"run {folder.path} ran out of memory in rank {world.rank} of {world.size}: {said}",
+                cure="its checkpoints are as they were; start anew with a smaller --batch-size and"
+                " so much more --accumulate, or with --checkpoint-activations",
+            ) from error
         raise OutOfMemoryError(
             f"run {folder.path} ran out of memory, and not by the size of its batches: {said}",
             cure=f"its checkpoints are as they were; make room, or start anew with a smaller"
