@@ -92,7 +92,7 @@ class Probing(Underway):
     def _probe(self) -> None:
         job, started = self.job, time.monotonic()
         chunks = [*self._chunks("train"), *self._chunks("val")]
-        found = self._fitted(chunks, self._made(chunks))
+        found, scores = self._fitted(chunks, self._made(chunks))
         batches = self.views * len(self.train.sizes())
         self.progress.at = Position(1, 0, found["iterations"])
         tally = Tally(**found["train"])
@@ -101,18 +101,23 @@ class Probing(Underway):
         self._record("val", 1, tally, 0.0, batches=batches)
         score = Score(1, tally.loss, tally.accuracy)
         self.progress.best = self.progress.last = score
-        self._publish(score, job.model.state_dict())
+        self._publish(score, job.model.state_dict(), scores)
         with self.clock.on("saving"):
             self._saver.save(self._capture())
             self._saver.wait()
 
     def _fitted(
         self, chunks: Sequence[Chunk], there: Mapping[Chunk, torch.Tensor]
-    ) -> dict[str, Any]:
-        """Let the first process fit the head; return what it came to, the same in all."""
+    ) -> tuple[dict[str, Any], list[torch.Tensor]]:
+        """Let the first process fit the head; return what it came to, the same in all.
+
+        The scores of the validation photos are the first one's alone, in one piece.
+        """
         world, found = self.job.world, None
+        scores: list[torch.Tensor] = []
         if world.is_first:
-            found = self._fit(chunks, there)
+            found, given = self._fit(chunks, there)
+            scores = [torch.cat(given)]
             world.gather([1.0])
         else:
             while not world.gather([0.0])[0][0]:
@@ -120,10 +125,12 @@ class Probing(Underway):
         found = world.share(found)
         if world.size > 1:
             training.as_the_first(self._head.parameters())
-        return dict(found)
+        return dict(found), scores
 
-    def _fit(self, chunks: Sequence[Chunk], there: Mapping[Chunk, torch.Tensor]) -> dict[str, Any]:
-        """Fit the head; return how long it took, and its results as plain JSON."""
+    def _fit(
+        self, chunks: Sequence[Chunk], there: Mapping[Chunk, torch.Tensor]
+    ) -> tuple[dict[str, Any], list[torch.Tensor]]:
+        """Fit the head; return its results as plain JSON, and its scores of the validation."""
         job = self.job
         sides: dict[str, list[torch.Tensor]] = {"train": [], "val": []}
         for chunk in chunks:
@@ -145,9 +152,9 @@ class Probing(Underway):
             self._head.weight.copy_(fit.weight)
             if fit.bias is not None:
                 self._head.bias.copy_(fit.bias)
-        train = _score(fit, sides["train"], [s.label for s in job.photos.train] * self.views)
-        val = _score(fit, sides["val"], [s.label for s in job.photos.val])
-        return {"iterations": fit.iterations, "train": vars(train), "val": vars(val)}
+        train, _ = _score(fit, sides["train"], [s.label for s in job.photos.train] * self.views)
+        val, scores = _score(fit, sides["val"], [s.label for s in job.photos.val])
+        return {"iterations": fit.iterations, "train": vars(train), "val": vars(val)}, scores
 
     @functools.cached_property
     def _trunk(self) -> Trunk:
@@ -357,13 +364,16 @@ def _weights(samples: Sequence[Sample], classes: int, how: str | None) -> list[f
     return [len(samples) / (classes * counts[sample.label]) for sample in samples]
 
 
-def _score(fit: Probe, shown: Sequence[torch.Tensor], labels: Sequence[int]) -> Tally:
-    """Return plain cross-entropy and accuracy of the head on features."""
-    tally, first = Tally(), 0
+def _score(
+    fit: Probe, shown: Sequence[torch.Tensor], labels: Sequence[int]
+) -> tuple[Tally, list[torch.Tensor]]:
+    """Return plain cross-entropy and accuracy of the head on features, and its scores."""
+    tally, given, first = Tally(), [], 0
     for block in shown:
         of_block = torch.tensor(labels[first : first + len(block)])
         scores = nn.functional.linear(block, fit.weight, fit.bias)
         loss = nn.functional.cross_entropy(scores, of_block).item()
         tally = tally.add(loss, int((scores.argmax(1) == of_block).sum()), len(block))
+        given.append(scores)
         first += len(block)
-    return tally
+    return tally, given
