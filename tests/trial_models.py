@@ -84,6 +84,15 @@ class LearnsByFour(nn.Module):
         return self.head(found)  # type: ignore[no-any-return]
 
 
+class LearnsThree(LeNet):
+    """Asks for more memory than any machine has where it learns from more than three images."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training and len(images) > 3:
+            torch.empty(2**50)
+        return super().forward(images)
+
+
 class Hungry(nn.Module):
     """Takes 100 MiB for each image of 160 x 160 that it learns from."""
 
@@ -137,3 +146,11 @@ class Drawn(Normed):
         super().__init__(num_classes)
         with torch.no_grad():
             self.features[0].bias.fill_(os.getpid())  # type: ignore[union-attr,operator]
+
+
+class Dropped(Normed):
+    """With dropout, too."""
+
+    def __init__(self, num_classes: int = 2) -> None:
+        super().__init__(num_classes)
+        self.features.append(nn.Dropout2d(0.3))

@@ -97,7 +97,7 @@ def finetune(
     wanted = recipe.resolve(given)
     with distributed.joined() as world, contextlib.ExitStack() as ends:
         console = console or Console(quiet=not world.is_first)
-        check_alone(wanted, world, tune)
+        check_alone(world, tune=tune)
         check_several(wanted, world)
         claim = None
         if is_url(out):
@@ -192,7 +192,6 @@ def _resumed(
         recipe.read(folder.recipe), **{k: v for k, v in changes.items() if v is not None}
     )
     wanted = recipe.resolve(given)
-    check_alone(wanted, world, tune=False)
     with device_of(wanted, terms, world, console) as hold, at_work(folder, world):
         mirror = _mirror(folder, claim, wanted, console)
         return _continue(wanted, folder, console, hold, world, mirror)

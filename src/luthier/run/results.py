@@ -94,6 +94,7 @@ def checkpoint_bytes(folder: RunFolder) -> int | None:
 
 def environment(job: Job) -> dict[str, Any]:
     """Return what the bits of a job depend on, as plain JSON values."""
-    shards = job.recipe.machine.virtual_shards  # then the number of processes changes no bit
-    processes = job.world.size if shards is None else shards
+    # With a probe, and with virtual shards, the number of processes changes no bit.
+    is_probe = job.recipe.strategy.strategy == "probe"
+    processes = job.recipe.machine.virtual_shards or (1 if is_probe else job.world.size)
     return conditions.here(job.precision.device, job.precision.name, processes)
