@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from luthier.distributed import World, naming_lost_peers
+from luthier.distributed import World
 from luthier.training.buckets import as_the_first
 from luthier.training.team import Work, finite
 
@@ -53,13 +53,15 @@ class Replicas:
         if not count:  # gradients are exchanged by all or by none
             shown = shown.new_zeros((_DUMMIES, *shown.shape[1:]))
             answers = labels.new_zeros(_DUMMIES, device=shown.device)
-        with naming_lost_peers(), contextlib.nullcontext() if last else self._ready().no_sync():
-            loss, right = work.loss(shown, answers, self._scores)
-            told = self._world.gather((count, loss.item() * count, right) if count else (0, 0, 0))
+        with contextlib.nullcontext() if last else self._ready().no_sync():
+            with self._world.exchanging():  # buffers; a device may wait for the step before as well
+                loss, right = work.loss(shown, answers, self._scores)
+                mine = (count, loss.item() * count, right) if count else (0, 0, 0)
+            told = self._world.gather(mine)
             whole = sum(n for n, _, _ in told)
             value = finite(sum(part for _, part, _ in told) / whole, work.number)
             # The mean over processes is what DDP makes of gradients.
-            (loss * (count * self._world.size / size)).backward()  # type: ignore[no-untyped-call]
+            self._world.backward(loss * (count * self._world.size / size))
         return value, int(sum(n for _, _, n in told))
 
     def _scores(self, images: torch.Tensor) -> torch.Tensor:
@@ -73,7 +75,7 @@ class Replicas:
         Args:
             more: tensors that are to become the first process's too, such as averages of buffers.
         """
-        with naming_lost_peers():
+        with self._world.exchanging():
             as_the_first([*self._model.buffers(), *more])
 
     def _ready(self) -> DistributedDataParallel:
@@ -87,10 +89,10 @@ class Replicas:
         with self._as_before(weights):
             self._try(scores)
             unused = any(p.grad is None for p in weights)
-        parallel = DistributedDataParallel(scores, find_unused_parameters=unused)
-        # DDP orders its sums anew after its first pass, by when gradients came. That pass is this
-        # one, so that the first step after a restart sums as any other step does.
-        with self._as_before(weights), naming_lost_peers():
+        with self._as_before(weights), self._world.exchanging():
+            parallel = DistributedDataParallel(scores, find_unused_parameters=unused)
+            # DDP orders its sums anew after its first pass, by when gradients came. That pass is
+            # this one, so that the first step after a restart sums as any other step does.
             self._try(parallel)
         return parallel
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from luthier.distributed import World, naming_lost_peers
+from luthier.distributed import World
 from luthier.errors import ModelError
 from luthier.modes import kept_modes
 from luthier.training.buckets import as_the_first
@@ -53,11 +53,13 @@ class Sharded:
         _check(model)
         _check_alike(model, world)
         self.units = _cut(model, units_of(model, parts, shape), precision, world)
+        for unit in self.units:  # before FSDP's own, which waits for the unit's weights
+            unit.register_forward_pre_hook(world.come_so_far, prepend=True)
 
     def enter(self) -> None:
         """Take note that other parts of the model learn from now on."""
         for unit in self.units:  # FSDP looks at what learns when it begins to put a unit together
-            with naming_lost_peers():
+            with self._world.exchanging():
                 unit.unshard()
             unit.reshard()
 
@@ -71,11 +73,13 @@ class Sharded:
             shown = shown.new_zeros((_DUMMIES, *shown.shape[1:]))
             answers = labels.new_zeros(_DUMMIES, device=shown.device)
         self.units[-1].set_requires_gradient_sync(last)
-        with naming_lost_peers():
+        with self._world.exchanging():
             loss, right = work.loss(shown, answers, self.scores)
-            told = self._world.gather((count, loss.item() * count, right) if count else (0, 0, 0))
-            whole = sum(n for n, _, _ in told)
-            value = finite(sum(part for _, part, _ in told) / whole, work.number)
+            mine = (count, loss.item() * count, right) if count else (0, 0, 0)
+        told = self._world.gather(mine)
+        whole = sum(n for n, _, _ in told)
+        value = finite(sum(part for _, part, _ in told) / whole, work.number)
+        with self._world.exchanging():  # each unit's weights and gradients
             (loss * (count / size)).backward()  # type: ignore[no-untyped-call]
         if last:
             self.settle()
@@ -83,7 +87,7 @@ class Sharded:
 
     def scores(self, images: torch.Tensor) -> torch.Tensor:
         """Return what the model says of images; to be called by all processes."""
-        with naming_lost_peers():
+        with self._world.exchanging():
             scores: torch.Tensor = self._model(images)
         return scores
 
@@ -118,7 +122,7 @@ class Sharded:
     @torch.no_grad()
     def settle(self, more: Iterable[torch.Tensor] = ()) -> None:
         """Let every process have the buffers of the first; see ``Replicas.settle``."""
-        with naming_lost_peers():
+        with self._world.exchanging():
             as_the_first([*self._model.buffers(), *more])
 
 
