@@ -176,7 +176,7 @@ class World:
             if self._watch is not None:
                 # The engine calls back in the order in which it was asked: before DDP, which waits.
                 ask, wait = Variable._execution_engine.queue_callback, self._watch.wait
-                loss.register_hook(lambda _gradient: ask(wait))
+                loss.register_hook(lambda _gradient: ask(wait))  # type: ignore[no-untyped-call]
             loss.backward()  # type: ignore[no-untyped-call]
 
     def come_so_far(self, *_facts: object) -> None:
