@@ -35,14 +35,18 @@ if TYPE_CHECKING:
     from luthier.run.rebuilding import load_model as load_model
     from luthier.run.registry import register as register
     from luthier.run.save import save as save
+    from luthier.run.study import Comparison as Comparison
+    from luthier.run.study import compare as compare
     from luthier.run.tuning import tune as tune
     from luthier.run.verify import verify as verify
 
 _HOMES = {
+    "Comparison": "luthier.run.study",
     "Inspection": "luthier.run.inspect",
     "LuthierError": "luthier.errors",
     "Result": "luthier.run.finetune",
     "Run": "luthier.run.loop",
+    "compare": "luthier.run.study",
     "convert": "luthier.run.convert",
     "demo": "luthier.run.demo",
     "describe": "luthier.run.description",
@@ -68,10 +72,12 @@ _HOMES = {
 }
 
 __all__ = [
+    "Comparison",
     "Inspection",
     "LuthierError",
     "Result",
     "Run",
+    "compare",
     "convert",
     "demo",
     "describe",

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from luthier.intervals import wilson
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -45,19 +47,9 @@ class Proportion:
         """The proportion as a number in [0, 1]; NaN of nothing."""
         return self.correct / self.total if self.total else math.nan
 
-    def interval(self, z: float = 1.959963984540054) -> tuple[float, float]:
-        """Return the Wilson score interval (Wilson 1927, JASA 22:209) as two numbers in [0, 1].
-
-        Args:
-            z: the normal quantile; the default gives 95 %.
-        """
-        if not self.total:
-            return 0.0, 1.0
-        n, p = self.total, self.value
-        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        # Of none and of all one end is p itself, which rounding could miss.
-        return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
+    def interval(self) -> tuple[float, float]:
+        """Return the 95 % Wilson score interval as two numbers in [0, 1]."""
+        return wilson(self.value, self.total)
 
     def __str__(self) -> str:
         low, high = self.interval()

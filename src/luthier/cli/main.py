@@ -29,6 +29,7 @@ class Command:
 COMMANDS = (
     Command("finetune", "fine-tune an image classifier on a folder of photos"),
     Command("resume", "continue a run where it was stopped or killed"),
+    Command("compare", "compare strategies on the same images, or runs that are there"),
     Command("tune", "measure which settings make a fine-tuning fast on this machine"),
     Command("prove", "show that an interrupted run ends with the bits of a whole one"),
     Command("inspect", "see what is in a file of weights, whoever wrote it; nothing in it runs"),

@@ -6,7 +6,7 @@ flag cannot exist that nothing reads. A field that is ``None`` has not been deci
 ``resolve`` decides it. A field that would have no effect beside the others is an error.
 """
 
-from luthier.recipe.deciding import Interval, overlay, parse_interval, resolve
+from luthier.recipe.deciding import Interval, overlay, parse_fold, parse_interval, resolve
 from luthier.recipe.fields import (
     ENTRIES,
     STRATEGIES,
@@ -33,6 +33,7 @@ __all__ = [
     "decided",
     "from_toml",
     "overlay",
+    "parse_fold",
     "parse_interval",
     "read",
     "replace",

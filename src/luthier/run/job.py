@@ -269,6 +269,7 @@ def _photos(
         return data.open_photos(
             listing,
             val_fraction=wanted.data.val_fraction,
+            fold=None if wanted.data.fold is None else recipe.parse_fold(wanted.data.fold),
             strict=bool(wanted.data.strict_images),
             seed=decided(wanted.training.seed),
             known=known,

@@ -34,9 +34,9 @@ def description(job: Job, score: Score) -> dict[str, Any]:
 
 
 def summary(
-    job: Job, folder: RunFolder, progress: Progress, seconds: float, audit: Audit
+    job: Job, folder: RunFolder, progress: Progress, seconds: float, audit: Audit, learning: int
 ) -> dict[str, Any]:
-    """Return what came out of a run as plain JSON values."""
+    """Return what came out of a run as plain JSON values; ``learning`` parameters were trained."""
     return {
         "run": str(folder.path),
         "model": str(folder.model),
@@ -47,6 +47,7 @@ def summary(
         "epochs": progress.at.epoch,
         "steps": progress.at.step,
         "micro_batch": progress.micro,
+        "learning": learning,
         "seconds": round(seconds, 3),
         "classes": list(job.photos.classes),
         "images": job.photos.counts(),

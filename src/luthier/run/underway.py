@@ -181,7 +181,10 @@ class Underway:
         """Audit, say what moved, wrap up; write the summary and return it."""
         audit = self.audit()
         self.console.say(f"audit: {audit}")
-        summary = results.summary(self.job, self.folder, self.progress, self.seconds, audit)
+        job = self.job
+        names = [n for i, b in enumerate(job.blocks) if i not in self._frozen for n in b.parameters]
+        learning = sum(job.model.get_parameter(name).numel() for name in names)
+        summary = results.summary(job, self.folder, self.progress, self.seconds, audit, learning)
         with self.job.world.together():
             if self.job.world.is_first:
                 self._wrap_up()
