@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import paper
+from hypothesis import given
+from hypothesis import strategies as st
 
 import luthier
 from conftest import LENET, write_photos
@@ -26,14 +29,6 @@ KNOBS |= {"save_every": "2 steps"}
 STEPS = 3  # of an epoch; half of the processes have an image in the last
 SECONDS = 200  # for all of them
 
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.skipif(
-        "LUTHIER_SCALE" not in os.environ,
-        reason="64 processes take minutes on two cores: set LUTHIER_SCALE=1",
-    ),
-]
-
 
 def all_end(processes: list[Forked]) -> list[tuple[int | None, str, str]]:
     until = time.monotonic() + SECONDS
@@ -44,6 +39,11 @@ def all_end(processes: list[Forked]) -> list[tuple[int | None, str, str]]:
     return found
 
 
+@pytest.mark.long
+@pytest.mark.skipif(
+    "LUTHIER_SCALE" not in os.environ,
+    reason="64 processes take a minute of two cores: set LUTHIER_SCALE=1",
+)
 def test_sixty_four_processes_stop_at_one_step_and_five_go_on(tmp_path: Path) -> None:
     photos, out = tmp_path / "photos", tmp_path / "run"
     write_photos(photos / "train", {"cat": 80, "dog": 80})
@@ -80,3 +80,25 @@ def test_sixty_four_processes_stop_at_one_step_and_five_go_on(tmp_path: Path) ->
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     steps = [record["step"] for record in records if record["kind"] == "step"]
     assert steps == list(range(1, STEPS * epochs + 1))
+
+
+# --- on paper -----------------------------------------------------------------------------------
+
+
+def test_the_table_in_the_docs_is_what_the_formulas_say() -> None:
+    page = Path(__file__).parents[1] / "docs" / "distributed.md"
+    assert "\n".join(paper.table()) in page.read_text(encoding="utf-8")
+
+
+@given(st.integers(2, 5), st.integers(1, 300))
+def test_a_ring_sends_what_its_steps_send(size: int, chunk: int) -> None:
+    # Each process sends one of N chunks in each of N - 1 steps of adding and N - 1 of spreading.
+    assert paper.ring_bytes(size, size * chunk) == pytest.approx(2 * (size - 1) * chunk)
+
+
+@given(st.floats(0.01, 100), st.integers(1, 10_000), st.floats(0.3, 3))
+def test_no_interval_loses_less_than_youngs(blocked: float, gpus: int, other: float) -> None:
+    cluster = paper.Cluster(gpus)
+    best = paper.save_interval(blocked, cluster)
+    here, there = (paper.lost(best * part, blocked, cluster) for part in (1, other))
+    assert here <= there * (1 + 1e-9)
