@@ -60,9 +60,6 @@ class World:
         self.local_rank, self.local_size = local_rank, local_size
         self._asked_here: Callable[[], bool] = lambda: False
         self._asked = False
-        # Gloo's threads let go of tensors later than this one. The last to do so needs Python's
-        # lock, for which it would wait while the end of the group waits for the thread.
-        self._held: tuple[torch.Tensor, ...] = ()
 
     @property
     def is_first(self) -> bool:
@@ -93,7 +90,6 @@ class World:
             # the first and a tree from there.
             dist.gather(mine, list(rows) if self.is_first else None)
             dist.broadcast(rows, 0)
-        self._held = mine, rows
         told = rows.tolist()
         self._asked = any(asked for asked, *_ in told)
         return [row for _, *row in told]
