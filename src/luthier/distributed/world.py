@@ -10,6 +10,7 @@ import gc
 import json
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
@@ -34,6 +35,7 @@ _LOST = ("connection closed by peer", "connection reset", "connection refused", 
 _PATIENCE = "LUTHIER_PATIENCE", 600.0  # seconds for one that is alive and does not come
 _SILENCE = "LUTHIER_SILENCE", 30.0  # seconds without a sign of life
 _LATE = ("timed out", "timeout")
+_LETS_GO = 0.1  # seconds, of which a thread of Gloo's needs microseconds
 
 
 class World:
@@ -243,6 +245,9 @@ def joined() -> Iterator[World]:
         with _watched(watch) as world:
             yield world
     finally:
+        # A thread of Gloo's may still let go of a tensor of the last exchange, for which torch
+        # takes Python's lock; the group's end has that lock while it waits for the thread.
+        time.sleep(_LETS_GO)
         dist.destroy_process_group()
         gc.collect()  # cycles, such as DDP's, hold the group, and with it Gloo's threads
 
