@@ -10,6 +10,7 @@ from luthier.recipe.deciding import Interval, overlay, parse_fold, parse_interva
 from luthier.recipe.fields import (
     ENTRIES,
     STRATEGIES,
+    Data,
     Entry,
     Optimizer,
     Recipe,
@@ -24,6 +25,7 @@ from luthier.recipe.text import from_toml, read, to_toml
 __all__ = [
     "ENTRIES",
     "STRATEGIES",
+    "Data",
     "Entry",
     "Interval",
     "Optimizer",
