@@ -44,6 +44,27 @@ class Hangs(LeNet):
         return super().forward(images)
 
 
+class StuckInBackward(LeNet):
+    """One process, which is named by TRIAL_STUCK, never ends its second backward pass."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.steps = 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        scores = super().forward(images)
+        if _has_images(images) and scores.requires_grad:
+            self.steps += 1
+            if self.steps == 2 and os.environ["RANK"] == os.environ["TRIAL_STUCK"]:
+                scores.register_hook(goes_round_for_ever)
+        return scores
+
+
+def goes_round_for_ever(*_facts: object) -> None:
+    while True:
+        pass
+
+
 class Crashes(LeNet):
     """Has a mistake in it."""
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from luthier.distributed import World, naming_lost_peers
+from luthier.distributed import World
 from luthier.training.buckets import as_the_first
 from luthier.training.synced_norms import SyncedNorms
 from luthier.training.team import DUMMIES, Part, Work
@@ -40,7 +40,8 @@ class Replicas:
     ) -> None:
         self._model, self._forward, self._shape = model, forward, shape
         # The mean over processes is what DDP makes of gradients.
-        self._part = Part(world, self._scores, world.size, norms)
+        self._world = world
+        self._part = Part(world, self._scores, world.size, alone_first=True, norms=norms)
         self._parallel: DistributedDataParallel | None = None
 
     def enter(self) -> None:
@@ -52,8 +53,7 @@ class Replicas:
     ) -> tuple[float, int]:
         """Add the gradient of a batch; see ``Team``."""
         # Before random numbers are drawn for the batch: to get ready takes a pass.
-        with naming_lost_peers():
-            parallel = self._ready()
+        parallel = self._ready()
         with contextlib.nullcontext() if last else parallel.no_sync():
             return self._part.learn(work, images, labels, size)
 
@@ -68,7 +68,7 @@ class Replicas:
         Args:
             more: tensors that are to become the first process's too, such as averages of buffers.
         """
-        with naming_lost_peers():
+        with self._world.exchanging():
             as_the_first([*self._model.buffers(), *more])
 
     def _ready(self) -> DistributedDataParallel:
@@ -79,13 +79,13 @@ class Replicas:
     def _wrapped(self) -> DistributedDataParallel:
         scores = _Scores(self._model, self._forward)
         weights = {p: p.grad for p in self._model.parameters() if p.requires_grad}
-        with self._as_before(weights):
+        with self._as_before(weights), self._world.exchanging():  # statistics of norms
             self._try(scores)
             unused = any(p.grad is None for p in weights)
-        parallel = DistributedDataParallel(scores, find_unused_parameters=unused)
-        # DDP orders its sums anew after its first pass, by when gradients came. That pass is this
-        # one, so that the first step after a restart sums as any other step does.
-        with self._as_before(weights):
+        with self._as_before(weights), self._world.exchanging():
+            parallel = DistributedDataParallel(scores, find_unused_parameters=unused)
+            # DDP orders its sums anew after its first pass, by when gradients came. That pass is
+            # this one, so that the first step after a restart sums as any other step does.
             self._try(parallel)
         return parallel
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from luthier.distributed import World, naming_lost_peers
+from luthier.distributed import World
 from luthier.errors import ModelError
 from luthier.modes import kept_modes
 from luthier.training.buckets import as_the_first
@@ -52,15 +52,18 @@ class Sharded:
         norms: SyncedNorms | None = None,
     ) -> None:
         self._model, self._precision, self._shape = model, precision, shape
+        self._world = world
         self._part = Part(world, self.scores, norms=norms)
         _check(model)
         _check_alike(model, world)
         self.units = _cut(model, units_of(model, parts, shape), precision, world)
+        for unit in self.units:  # before FSDP's own, which waits for the unit's weights
+            unit.register_forward_pre_hook(world.come_so_far, prepend=True)
 
     def enter(self) -> None:
         """Take note that other parts of the model learn from now on."""
         for unit in self.units:  # FSDP looks at what learns when it begins to put a unit together
-            with naming_lost_peers():
+            with self._world.exchanging():
                 unit.unshard()
             unit.reshard()
 
@@ -76,7 +79,7 @@ class Sharded:
 
     def scores(self, images: torch.Tensor) -> torch.Tensor:
         """Return what the model says of images; to be called by all processes."""
-        with naming_lost_peers():
+        with self._world.exchanging():
             scores: torch.Tensor = self._model(images)
         return scores
 
@@ -111,7 +114,7 @@ class Sharded:
     @torch.no_grad()
     def settle(self, more: Iterable[torch.Tensor] = ()) -> None:
         """Let every process have the buffers of the first; see ``Replicas.settle``."""
-        with naming_lost_peers():
+        with self._world.exchanging():
             as_the_first([*self._model.buffers(), *more])
 
 

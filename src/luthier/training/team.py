@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 
-from luthier.distributed import World, naming_lost_peers
+from luthier.distributed import World
 from luthier.errors import DivergedError
 from luthier.training.synced_norms import SyncedNorms
 
@@ -85,12 +85,14 @@ class Part:
         world: the processes; more than one.
         forward: images → scores, exchanging with the others what it takes.
         scale: of the gradients before they are exchanged.
+        alone_first: a backward pass waits for others only once all gradients of its own are there.
         norms: what takes its statistics from the whole batch.
     """
 
     world: World
     forward: Forward
     scale: int = 1
+    alone_first: bool = False
     norms: SyncedNorms | None = None
 
     def learn(
@@ -104,10 +106,18 @@ class Part:
             answers = labels.new_zeros(DUMMIES, device=shown.device)
         if self.norms is not None:
             self.norms.counts = count > 0
-        with naming_lost_peers():
+        with self.world.exchanging():  # a device may wait for the step before as well
             loss, right = work.loss(shown, answers, self.forward)
-            told = self.world.gather((count, loss.item() * count, right) if count else (0, 0, 0))
-            whole = sum(n for n, _, _ in told)
-            value = finite(sum(part for _, part, _ in told) / whole, work.number)
-            (loss * (count * self.scale / size)).backward()  # type: ignore[no-untyped-call]
+            mine = (count, loss.item() * count, right) if count else (0, 0, 0)
+        told = self.world.gather(mine)
+        whole = sum(n for n, _, _ in told)
+        value = finite(sum(part for _, part, _ in told) / whole, work.number)
+        self._backward(loss * (count * self.scale / size))
         return value, int(sum(n for _, _, n in told))
+
+    def _backward(self, loss: torch.Tensor) -> None:
+        if self.alone_first and self.norms is None:
+            self.world.backward(loss)
+            return
+        with self.world.exchanging():
+            loss.backward()  # type: ignore[no-untyped-call]
