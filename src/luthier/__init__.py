@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from luthier.run.demo import demo as demo
     from luthier.run.description import describe as describe
     from luthier.run.diff import diff as diff
+    from luthier.run.export import export as export
     from luthier.run.finetune import Result as Result
     from luthier.run.finetune import finetune as finetune
     from luthier.run.finetune import resume as resume
@@ -47,6 +48,7 @@ _HOMES = {
     "demo": "luthier.run.demo",
     "describe": "luthier.run.description",
     "diff": "luthier.run.diff",
+    "export": "luthier.run.export",
     "finetune": "luthier.run.finetune",
     "inspect": "luthier.run.inspect",
     "lease": "luthier.devices.leasing",
@@ -76,6 +78,7 @@ __all__ = [
     "demo",
     "describe",
     "diff",
+    "export",
     "finetune",
     "inspect",
     "lease",

@@ -35,6 +35,9 @@ COMMANDS = (
     Command("match", "see what loading a file of weights into a model would do"),
     Command("verify", "compare a run, a checkpoint or a file with what was written"),
     Command("convert", "write the weights of any file as safetensors or a plain state_dict"),
+    Command(
+        "export", "write a model for ONNX, timm, transformers, …, and compare it after writing"
+    ),
     Command("diff", "see what differs between the weights of two files"),
     Command("devices", "see every accelerator, who has it, and what this shell sees of it"),
     Command("run", "run a command with accelerators of its own, waiting for them in turn"),
