@@ -21,6 +21,7 @@ def write(subject: Subject, path: Path, with_preprocessing: bool) -> None:
         ModelError: see ``graph.program``. OSError: the disk refuses.
     """
     made = graph.program(subject, with_preprocessing)
+    made.example_inputs = None  # zeros, and the only pickle in the file
     content = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
