@@ -47,7 +47,7 @@ from luthier.values import Preprocessing
 vision.load()
 
 HOW = Preprocessing(36, 32, "bilinear", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
-HOSTILE = ("<b>|`ant`*\n---", "蜂🐝\u2028\x7f", '"\\: #\'[x](http://y)')
+HOSTILE = ("<b>|`ant`*\n---", "蜂🐝\u2028\x7f", "\"\\: #'[x](http://y)")
 FILES = ("onnx", "pt2", "safetensors", "pt")
 
 
@@ -72,6 +72,12 @@ def lenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run_of_three(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return weights_of_three(tmp_path_factory.mktemp("three")).parent
+
+
+@pytest.fixture(scope="module")
+def lenet_onnx(lenet: Path) -> Path:
+    path: Path = export(lenet, lenet.with_name("a.onnx")).path
+    return path
 
 
 def export(file: Path, out: Path, **how: Any) -> Any:
@@ -114,7 +120,7 @@ def test_with_preprocessing_a_graph_takes_photos_of_any_size(
     for photo in photos_of((50, 40), (33, 90), (36, 36)):
         with torch.no_grad():
             wanted = model(preprocess(photo, HOW)[None])
-            found = scores_of(done.path, torch.from_numpy(np.asarray(photo))[None].repeat(2, 1, 1, 1))
+            found = scores_of(done.path, torch.from_numpy(np.array(photo))[None].repeat(2, 1, 1, 1))
         assert torch.allclose(found, wanted.repeat(2, 1), atol=1e-2 if suffix == "onnx" else 1e-6)
 
 
@@ -126,7 +132,7 @@ def test_weights_keep_their_bits(tmp_path: Path, suffix: str) -> None:
         luthier.load_model(half, model=LeNet).bfloat16(), half, like=luthier.describe(half)
     )
     done = export(half, tmp_path / f"b.{suffix}")
-    assert str(luthier.diff(half, done.path)).startswith("10 tensors are equal to the bit")
+    assert str(luthier.diff(half, done.path)).startswith("equal: 10 tensors, to the bit")
     assert export(half, tmp_path / "b.onnx").checks[0].passes  # which computes in float32
 
 
@@ -210,7 +216,8 @@ def test_wrong_preprocessing_is_found(wrong: dict[str, Any]) -> None:
     assert not found.passes
     right = graph.program(replace(subject, preprocessing=HOW), with_preprocessing=True).module()
     (found,) = check(model, graph.opened(right, takes_photos=True), samples)
-    assert (found.difference, found.images) == (0.0, 12)
+    assert found.passes
+    assert (found.difference < 1e-5, found.images) == (True, 12)
 
 
 @pytest.mark.parametrize(
@@ -290,9 +297,13 @@ def test_onnx_programs_find_names_and_dimensions(lenet: Path, tmp_path: Path) ->
     assert model.graph.output[0].type.tensor_type.shape.dim[0].dim_param == "batch"
 
 
-@pytest.mark.parametrize("value", ["{", "[]", '{"format": 1, "format": 1}', '{"classes": 3}'])
-def test_a_damaged_description_in_onnx_is_said(lenet: Path, tmp_path: Path, value: str) -> None:
-    path = export(lenet, tmp_path / "a.onnx").path
+@pytest.mark.parametrize(
+    "value", ["{", "[]", '{"format": 1, "format": 1}', '{"luthier": "", "classes": 3}']
+)
+def test_a_damaged_description_in_onnx_is_said(
+    lenet_onnx: Path, tmp_path: Path, value: str
+) -> None:
+    path = Path(shutil.copy(lenet_onnx, tmp_path))
     model = onnx.load(path)
     model.metadata_props.add(key="another", value="{")  # which is nobody's business here
     onnx.save(model, path)
@@ -315,9 +326,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tiny") / "tiny.safetensors"
     model = timm.create_model("test_resnet", num_classes=3, in_chans=3)
     how = Preprocessing(71, 64, "bicubic", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
-    luthier.save(
-        model, path, architecture="timm/test_resnet", classes=HOSTILE, preprocessing=how
-    )
+    luthier.save(model, path, architecture="timm/test_resnet", classes=HOSTILE, preprocessing=how)
     return path
 
 
@@ -413,12 +422,11 @@ def mobilenet(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("name", "how", "within"),
     [
         ("a.onnx", {"with_preprocessing": True}, [0.02]),
-        ("a.onnx", {}, [1e-5]),
-        ("a.pt2", {"with_preprocessing": True}, [0.02]),
-        ("a", {"to": "timm"}, [1e-6, 0.03]),
         ("a", {"to": "hf"}, [1e-6, 0.03]),
+        pytest.param("a.onnx", {}, [1e-5], marks=pytest.mark.long),
+        pytest.param("a.pt2", {"with_preprocessing": True}, [0.02], marks=pytest.mark.long),
+        pytest.param("a", {"to": "timm"}, [1e-6, 0.03], marks=pytest.mark.long),
     ],
-    ids=str,
 )
 def test_real_weights_on_real_photos(
     mobilenet: Path, shared: Path, tmp_path: Path, name: str, how: Any, within: list[float]
@@ -540,7 +548,7 @@ def test_a_disk_that_refuses_leaves_nothing_by_half(
     tiny: Path, tmp_path: Path, name: str, fault: str
 ) -> None:
     refused = 0
-    for at in itertools.count(step=1 if name == "b.pt" else 3):
+    for at in itertools.count(step=3 if name == "b" else 1):
         root = prepared(tmp_path / str(at), name, tiny)
         faulty = FaultyDisk(fault, at)
         with disk.using(faulty):
@@ -555,7 +563,7 @@ def test_a_disk_that_refuses_leaves_nothing_by_half(
     assert refused
 
 
-@pytest.mark.parametrize("name", ["b.pt", "b"])
+@pytest.mark.parametrize("name", ["b.pt", pytest.param("b", marks=pytest.mark.long)])
 def test_a_kill_leaves_nothing_by_half(
     tiny: Path, tmp_path: Path, name: str, victims: Victims
 ) -> None:

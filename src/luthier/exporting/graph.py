@@ -52,29 +52,26 @@ class FromPhotos(nn.Module):
         squares = F.interpolate(
             images.permute(0, 3, 1, 2), size=edges, mode=self._how.interpolation, antialias=True
         )
-        if resize < size:
-            squares = F.pad(squares, _margins(edges, size))
+        margin = max(0, size - resize)  # no edge lacks more; of a fixed size, as graphs like it
+        if margin:
+            squares = F.pad(squares, (margin,) * 4)
         for dimension, edge in zip((2, 3), edges, strict=True):
-            at = _middle(torch.sym_max(edge, size) - size)  # type: ignore[no-untyped-call]
-            squares = squares.narrow(dimension, at, size)
+            squares = squares.narrow(dimension, margin + _start(edge, size), size)
         values = squares.permute(0, 2, 3, 1).to(torch.float32) * self.factor + self.bias
         scores: torch.Tensor = self.model(values.permute(0, 3, 1, 2))
         return scores
 
 
-def _margins(edges: Sequence[int], size: int) -> list[int]:
-    """Return what is laid around a photo that is smaller than the square, in torch's order."""
-    found = []
-    for edge in reversed(edges):
-        lacking = torch.sym_max(0, size - edge)  # type: ignore[no-untyped-call]
-        found += [lacking // 2, lacking - lacking // 2]
-    return found
+def _start(edge: int, size: int) -> int:
+    """Return where the square begins; below 0 where the edge is shorter than it.
 
-
-def _middle(over: int) -> int:
-    # round(over / 2), halves to even as Python has it, in whole numbers that a graph can compute.
-    half = over // 2
-    return half + (over % 2) * (half % 2)
+    Half of what is over, halves to even as Python's ``round`` has it, in whole numbers that a
+    graph can compute.
+    """
+    over = torch.sym_max(0, edge - size)  # type: ignore[no-untyped-call]
+    lacking = torch.sym_max(0, size - edge)  # type: ignore[no-untyped-call]
+    half: int = over // 2
+    return half + (over % 2) * (half % 2) - lacking // 2
 
 
 def program(subject: Subject, with_preprocessing: bool) -> torch.export.ExportedProgram:

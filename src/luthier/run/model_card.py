@@ -42,8 +42,9 @@ def card_of(
         checks: how it was compared with the model.
         images: on which images, in words.
     """
-    training = dict(subject.about.get("training", {}))
-    validation = training.pop("validation", None)
+    told = subject.about.get("training", {})
+    validation = told.get("validation")
+    training = {k: v for k, v in told.items() if k != "validation" and v is not None}
     data, counts, settings = _of_run(run) if run else ("", {}, training)
     return Card(
         path=path,
