@@ -8,13 +8,13 @@ import math
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
@@ -23,15 +23,15 @@ from PIL import Image
 from torch import nn
 
 import luthier
-from conftest import LENET, weights_of_three, write_photos
+from conftest import LENET, weights_of_three
 from faults import FaultyDisk, Victims
-from luthier import vision
+from luthier import recipe, vision
+from luthier.cli.main import main
 from luthier.data import preprocess
 from luthier.errors import (
     CannotWriteError,
     DamagedError,
     DataError,
-    DisagreesError,
     LuthierError,
     MissingExtraError,
     ModelError,
@@ -44,7 +44,7 @@ from luthier.files import disk
 from luthier.models.lenet import LeNet
 from luthier.values import Preprocessing
 
-vision.load()
+torchvision, timm, transformers = map(vision.load, ("torchvision", "timm", "transformers"))
 
 HOW = Preprocessing(36, 32, "bilinear", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 HOSTILE = ("<b>|`ant`*\n---", "蜂🐝\u2028\x7f", "\"\\: #'[x](http://y)")
@@ -90,8 +90,6 @@ def export(file: Path, out: Path, **how: Any) -> Any:
 def scores_of(path: Path, batch: torch.Tensor) -> torch.Tensor:
     """Run an ONNX or torch.export file as somebody without luthier would."""
     if path.suffix == ".onnx":
-        import onnxruntime
-
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         return torch.from_numpy(
             session.run(["logits"], {session.get_inputs()[0].name: batch.numpy()})[0]
@@ -153,7 +151,7 @@ def test_preprocessing_in_a_graph_is_that_of_validation(
 
 
 @pytest.mark.parametrize("resize", [36, 20], ids=["cropped", "laid over black"])
-def test_the_exported_graph_computes_the_same(tmp_path: Path, resize: int) -> None:
+def test_the_exported_graph_computes_the_same(resize: int) -> None:
     how = replace(HOW, resize=resize, interpolation="bicubic")
     subject = Subject(nn.Flatten(), {}, "flat", {}, (), how, {})
     call = graph.program(subject, with_preprocessing=True).module()
@@ -188,8 +186,6 @@ class Deciding(LeNet):
 def test_an_export_that_gives_other_scores_is_not_kept(
     tmp_path: Path, suffix: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from luthier.cli.main import main
-
     file = save_lenet(tmp_path / "a.safetensors", architecture=Pretender)
     out = tmp_path / f"out.{suffix}"
     out.write_bytes(b"the old one")
@@ -249,8 +245,6 @@ def test_no_image_is_no_agreement() -> None:
 def test_images_are_those_of_the_run_or_those_that_are_named(
     run_of_three: Path, tmp_path: Path
 ) -> None:
-    from luthier import recipe
-
     inventory = json.loads((run_of_three / "data.json").read_text())
     held_out = sum(row[2] == "val" for row in inventory["files"])
     done = export(run_of_three, tmp_path / "a.pt")
@@ -320,8 +314,6 @@ def test_a_damaged_description_in_onnx_is_said(
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model of timm's."""
-    import timm
-
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("tiny") / "tiny.safetensors"
     model = timm.create_model("test_resnet", num_classes=3, in_chans=3)
@@ -334,9 +326,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_model_of_timms_is_loaded_by_timm_and_transformers(
     tiny: Path, tmp_path: Path, form: str
 ) -> None:
-    import timm
-    import transformers
-
     done = luthier.export(tiny, tmp_path / "out", to=form)
     assert [one.difference < 0.05 for one in done.checks] == [True, True]
     batch = torch.randn(3, 3, 64, 64)
@@ -354,8 +343,6 @@ def test_a_model_of_timms_is_loaded_by_timm_and_transformers(
 
 @pytest.mark.parametrize("form", ["timm", "hf"])
 def test_resnet_of_torchvision_becomes_theirs(tmp_path: Path, form: str) -> None:
-    import torchvision
-
     torch.manual_seed(0)
     model = torchvision.models.resnet18(num_classes=2).eval()
     for layer in model.modules():
@@ -385,8 +372,6 @@ def test_resnet_of_torchvision_becomes_theirs(tmp_path: Path, form: str) -> None
 
 @pytest.mark.long
 def test_vit_of_torchvision_becomes_transformers_own(tmp_path: Path) -> None:
-    import torchvision
-
     torch.manual_seed(0)
     model = torchvision.models.vit_b_32(num_classes=2)
     nn.init.normal_(model.heads.head.weight)
@@ -402,8 +387,6 @@ def test_vit_of_torchvision_becomes_transformers_own(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def mobilenet(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MobileNetV2 with its published weights, of 1000 classes."""
-    import torchvision
-
     path = tmp_path_factory.mktemp("mobilenet") / "m.safetensors"
     model = torchvision.models.mobilenet_v2()
     luthier.load(model, shared / "weights" / "mobilenet_v2-b0353104.pth")

@@ -70,8 +70,9 @@ def _start(edge: int, size: int) -> int:
     """
     over = torch.sym_max(0, edge - size)  # type: ignore[no-untyped-call]
     lacking = torch.sym_max(0, size - edge)  # type: ignore[no-untyped-call]
-    half: int = over // 2
-    return half + (over % 2) * (half % 2) - lacking // 2
+    half = over // 2
+    start: int = half + (over % 2) * (half % 2) - lacking // 2
+    return start
 
 
 def program(subject: Subject, with_preprocessing: bool) -> torch.export.ExportedProgram:

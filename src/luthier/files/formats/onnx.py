@@ -1,8 +1,9 @@
 """ONNX: the initialisers of a graph, mapped where they lie. No torch, no other package.
 
 Of the schema only what leads to tensors is read: ModelProto.graph, GraphProto.initializer and
-TensorProto (onnx.proto, IR version 13), and luthier's own description in metadata_props. The reader is luthier's own, since the package onnx would
-copy every tensor into memory, twice. Tensors in a file beside it are looked for in the same folder.
+TensorProto (onnx.proto, IR version 13), and luthier's own description in metadata_props. The reader
+is luthier's own, since the package onnx would copy every tensor into memory, twice. Tensors in a
+file beside it are looked for in the same folder.
 """
 
 from __future__ import annotations
@@ -136,7 +137,8 @@ def read(file: MappedFile) -> Archive:
 def _read(file: MappedFile) -> Archive:
     budget = Budget.of_size(file.size, str(file.path))
     model = _Model(file, file.view(0, file.size), budget)
-    view, facts, graph, about = model.view, {}, None, {}
+    view, facts, graph = model.view, {}, None
+    about: dict[str, Any] = {}
     for found in wire.fields(view, 0, file.size, range(1 << 32)):
         if found.number == _GRAPH and found.kind == wire.BYTES:
             if graph is not None:  # others would put the two together
@@ -150,19 +152,23 @@ def _read(file: MappedFile) -> Archive:
             raise ValueError(f"it has a field {found.number}, which no ONNX model has")
     if graph is None:
         raise UnsupportedFileError(f"{file.path} looks like an ONNX model, but has no graph")
+    by = " ".join(facts[number] for number in sorted(facts))
+    said = (("written by", by),) if by else ()
+    return Archive(file.path, "ONNX", _content(model, graph), metadata=about, facts=said)
+
+
+def _content(model: _Model, graph: wire.Field) -> dict[str, Entry]:
     content: dict[str, Entry] = {}
     initializers = (_INITIALIZER, _SPARSE_INITIALIZER)
-    for found in wire.fields(view, graph.start, graph.end, initializers):
+    for found in wire.fields(model.view, graph.start, graph.end, initializers):
         if found.kind != wire.BYTES:
             raise ValueError(f"an initialiser at byte {found.start} is a number")
-        budget.spend(_COST)
+        model.budget.spend(_COST)
         name, entry = _initializer(model, found)
         if name in content:
             raise ValueError(f"the tensor {name[:200]!r} is there twice")
         content[name] = entry
-    by = " ".join(facts[number] for number in sorted(facts))
-    said = (("written by", by),) if by else ()
-    return Archive(file.path, "ONNX", content, metadata=about, facts=said)
+    return content
 
 
 def _metadata(model: _Model, message: wire.Field) -> dict[str, Any]:
