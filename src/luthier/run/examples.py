@@ -84,12 +84,13 @@ def of_run(folder: RunFolder, how: Preprocessing) -> Examples:
     data = Path(recipe.decided(recipe.read(folder.recipe).data.data))
     root = data if data.is_dir() else data.parent
     names = [entry.name for entry in inventory.readable if entry.side == "val"]
-    found = [path for name in names if (path := root / name).is_file()]
-    if not found:
-        return random(how, f"the validation images of {folder.path} are no longer in {root}")
-    step = -(-len(found) // _MOST)
+    paths = tuple(path for name in names if (path := root / name).is_file())
+    step = max(1, -(-len(paths) // _MOST))
     kind = "validation images"
-    return Examples(f"{kind} of {folder.path}", kind, tuple(found[::step]), how)
+    found = Examples(f"{kind} of {folder.path}", kind, paths[::step], how)
+    if not paths or next(iter(found), None) is None:
+        return random(how, f"the validation images of {folder.path} are no longer in {root}")
+    return found
 
 
 def random(how: Preprocessing, why: str) -> Examples:

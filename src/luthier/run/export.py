@@ -208,7 +208,10 @@ def _examples(
 ) -> Examples:
     named = [given] if isinstance(given, str | Path) else given
     if named:
-        return examples.chosen([Path(path) for path in named], how)
+        found = examples.chosen([Path(path) for path in named], how)
+        if next(iter(found), None) is None:
+            raise DataError(f"--check {found.said}: none of these files is an image")
+        return found
     if run is not None:
         return examples.of_run(run, how)
     return examples.random(how, "the file lies in no run's folder")
@@ -239,8 +242,6 @@ def _written(told: _Request, temporary: Path, out: Path) -> tuple[Agreement, ...
     form, inside = told.format, told.with_preprocessing
     form.write(told.other, temporary, inside)
     found = check(told.subject.model, form.opened(told.other, temporary, inside), told.images)
-    if not found:
-        raise DataError(f"{told.images.said}: none of these files is an image")
     failed = [str(one) for one in found if not one.passes]
     if failed:
         raise DisagreesError(
