@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from luthier.report import Card, render
+from luthier.report import Card, render_card
 from luthier.values import Preprocessing, Proportion, Score
 
 CARD = Card(
@@ -33,7 +33,7 @@ NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=3
 
 
 def test_the_hub_reads_the_front_matter() -> None:
-    card = ModelCard(render(CARD), ignore_metadata_errors=False)
+    card = ModelCard(render_card(CARD), ignore_metadata_errors=False)
     told = card.data.to_dict()
     assert told["pipeline_tag"] == "image-classification"
     assert told["library_name"] == "onnx"
@@ -44,7 +44,7 @@ def test_the_hub_reads_the_front_matter() -> None:
 
 
 def test_what_a_reader_must_know_is_in_it() -> None:
-    text = render(CARD)
+    text = render_card(CARD)
     assert "96.08 % (147 of 153 images, 95 % interval 91.7 to 98.2 %)" in text
     assert "| ants | 124 | 70 |" in text
     assert "| all | 245 | 153 |" in text
@@ -56,7 +56,7 @@ def test_what_a_reader_must_know_is_in_it() -> None:
 
 def test_what_is_not_known_is_to_be_filled_in() -> None:
     bare = replace(CARD, data="", counts={}, recipe={}, validation=None, start={}, checks=())
-    text = render(bare)
+    text = render_card(bare)
     assert text.count("**TO FILL:**") == 7
     assert "Classes, in index order: ants, bees." in text
     assert ModelCard(text).data.eval_results is None
@@ -64,7 +64,7 @@ def test_what_is_not_known_is_to_be_filled_in() -> None:
 
 @pytest.mark.parametrize("form", ["onnx", "pt2", "safetensors", "pt", "timm", "hf"])
 def test_the_lines_of_use_are_python(form: str) -> None:
-    text = render(replace(CARD, format=form, path='a"b\n.onnx'))
+    text = render_card(replace(CARD, format=form, path='a"b\n.onnx'))
     code = text.split("```python\n")[1].split("```")[0]
     compile(code, "card", "exec")
     assert len(code.splitlines()) <= 3
@@ -73,7 +73,7 @@ def test_the_lines_of_use_are_python(form: str) -> None:
 @settings(deadline=None)
 @given(name=NAMES)
 def test_no_name_changes_the_front_matter(name: str) -> None:
-    told = ModelCard(render(replace(CARD, path=name, data=name, architecture=name))).data
+    told = ModelCard(render_card(replace(CARD, path=name, data=name, architecture=name))).data
     assert told.model_name == name
     assert told.eval_results[0].dataset_name == name
     assert told.tags[1] == name
@@ -83,7 +83,9 @@ def test_no_name_changes_the_front_matter(name: str) -> None:
 @given(name=NAMES)
 def test_no_name_changes_the_text(name: str) -> None:
     counts = {"train": {name: 3}, "val": {name: 4}}
-    text = render(replace(CARD, classes=(name,), counts=counts, data=name, recipe={name: name}))
+    text = render_card(
+        replace(CARD, classes=(name,), counts=counts, data=name, recipe={name: name})
+    )
     tokens = MarkdownIt("commonmark").enable("table").parse(text.split("---\n\n", 1)[1])
     assert sum(t.type == "tr_open" for t in tokens) == 3 + 2  # one class and all, one setting
     kinds = {child.type for token in tokens for child in token.children or ()}
@@ -92,6 +94,6 @@ def test_no_name_changes_the_text(name: str) -> None:
 
 
 def test_half_of_a_character_is_written_too() -> None:
-    text = render(replace(CARD, data="a\udcff", classes=("a\udcff", "b")))
+    text = render_card(replace(CARD, data="a\udcff", classes=("a\udcff", "b")))
     text.encode()
     json.dumps(ModelCard(text).data.to_dict())

@@ -418,7 +418,7 @@ def test_a_name_that_is_no_unicode_comes_back() -> None:
 
 def test_the_json_is_as_specified() -> None:
     images = {
-        "a.png": ("cat", "val", Inspection(7, 8, "0" * 64, None)),
+        "a.png": ("cat", "val", Inspection(7, 8, "0" * 64, None, "f" * 32)),
         "b.png": ("cat", None, Inspection(0, 0, "", "Permission denied")),
     }
     inventory = inventory_of(images, 9)
@@ -426,10 +426,10 @@ def test_the_json_is_as_specified() -> None:
         "format": 1,
         "taken_ns": 9,
         "fingerprint": "2c1fd437fd24fb76d84ef0b2e0a2b9b3",
-        "columns": ["name", "label", "side", "size", "mtime_ns", "sha256", "problem"],
+        "columns": ["name", "label", "side", "size", "mtime_ns", "sha256", "problem", "look"],
         "files": [
-            ["a.png", "cat", "val", 7, 8, "0" * 64, None],
-            ["b.png", "cat", None, 0, 0, "", "Permission denied"],
+            ["a.png", "cat", "val", 7, 8, "0" * 64, None, "f" * 32],
+            ["b.png", "cat", None, 0, 0, "", "Permission denied", ""],
         ],
     }
 

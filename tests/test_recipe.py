@@ -22,6 +22,7 @@ from luthier.recipe import (
     Recipe,
     from_toml,
     overlay,
+    parse_fold,
     parse_interval,
     read,
     replace,
@@ -34,6 +35,7 @@ from luthier.recipe import (
 SAMPLES: dict[str, Any] = {
     "data": "photos",
     "val_fraction": 0.25,
+    "fold": "2/5",
     "strict_images": True,
     "image_size": 96,
     "resize": 128,
@@ -192,6 +194,7 @@ def numbers(entry: Entry) -> st.SearchStrategy[Any]:
 def any_value(entry: Entry) -> st.SearchStrategy[Any]:
     own = {
         "save_every": st.sampled_from(["1 epoch", "3 steps", "0.5 minutes", "1%"]),
+        "fold": st.sampled_from(["1/2", "3/3", "2/10"]),
         "device": st.sampled_from(["auto", "cpu", "mps", "cuda", "cuda:3"]),
         "weights": st.sampled_from(["imagenet", "IMAGENET1K_V1", "a/b c.pth"]),
     }
@@ -234,6 +237,7 @@ def make_probe_fit(draw: st.DrawFn, got: dict[str, Any]) -> None:
 def recipes(draw: st.DrawFn) -> Recipe:
     """Any recipe that makes sense, with any part of it undecided."""
     got = {e.name: draw(st.none() | any_value(e)) for e in ENTRIES.values()}
+    got["val_fraction"] = got["val_fraction"] if got["fold"] is None else None
     if got["strategy"] == "scratch":
         got["weights"] = draw(st.sampled_from([None, "none"]))
     elif got["strategy"] is None:
@@ -655,6 +659,20 @@ def test_other_intervals_are_refused(text: str) -> None:
     with pytest.raises(RecipeError, match=re.escape(f"--save-every {text!r}")):
         parse_interval(text)
     assert f"--save-every {text!r}" in refusal(save_every=text)
+
+
+def test_folds_are_read() -> None:
+    assert [parse_fold(text) for text in ("1/2", " 10/10 ", "3 / 5")] == [(1, 2), (10, 10), (3, 5)]
+
+
+@pytest.mark.parametrize("text", ["", "1", "0/5", "6/5", "1/1", "-1/5", "1/5/2", "1.5/5", "a/b"])
+def test_other_folds_are_refused(text: str) -> None:
+    assert f"--fold {text!r} is not understood" in refusal(fold=text)
+
+
+def test_a_fraction_beside_folds_is_refused() -> None:
+    said = refusal(fold="1/5", val_fraction=0.2)
+    assert said.startswith("--val-fraction 0.2 has no effect with --fold 1/5")
 
 
 def test_a_change_on_top_takes_along_what_only_worked_without_it() -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from luthier.run.demo import demo as demo
     from luthier.run.description import describe as describe
     from luthier.run.diff import diff as diff
+    from luthier.run.evaluate import Evaluated as Evaluated
+    from luthier.run.evaluate import evaluate as evaluate
     from luthier.run.export import export as export
     from luthier.run.finetune import Result as Result
     from luthier.run.finetune import finetune as finetune
@@ -32,22 +34,35 @@ if TYPE_CHECKING:
     from luthier.run.loop import Run as Run
     from luthier.run.own_loop import load_optimizer as load_optimizer
     from luthier.run.own_loop import param_groups as param_groups
+    from luthier.run.page import write_report as write_report
+    from luthier.run.predict import Predictor as Predictor
     from luthier.run.prove import prove as prove
     from luthier.run.rebuilding import load_model as load_model
     from luthier.run.registry import register as register
     from luthier.run.save import save as save
+    from luthier.run.study import Comparison as Comparison
+    from luthier.run.study import compare as compare
     from luthier.run.tuning import tune as tune
     from luthier.run.verify import verify as verify
+    from luthier.values import Evaluation as Evaluation
+    from luthier.values import Prediction as Prediction
 
 _HOMES = {
+    "Comparison": "luthier.run.study",
+    "Evaluated": "luthier.run.evaluate",
+    "Evaluation": "luthier.values",
     "Inspection": "luthier.run.inspect",
     "LuthierError": "luthier.errors",
+    "Prediction": "luthier.values",
+    "Predictor": "luthier.run.predict",
     "Result": "luthier.run.finetune",
     "Run": "luthier.run.loop",
+    "compare": "luthier.run.study",
     "convert": "luthier.run.convert",
     "demo": "luthier.run.demo",
     "describe": "luthier.run.description",
     "diff": "luthier.run.diff",
+    "evaluate": "luthier.run.evaluate",
     "export": "luthier.run.export",
     "finetune": "luthier.run.finetune",
     "inspect": "luthier.run.inspect",
@@ -67,17 +82,25 @@ _HOMES = {
     "to": "luthier.devices.moving",
     "tune": "luthier.run.tuning",
     "verify": "luthier.run.verify",
+    "write_report": "luthier.run.page",
 }
 
 __all__ = [
+    "Comparison",
+    "Evaluated",
+    "Evaluation",
     "Inspection",
     "LuthierError",
+    "Prediction",
+    "Predictor",
     "Result",
     "Run",
+    "compare",
     "convert",
     "demo",
     "describe",
     "diff",
+    "evaluate",
     "export",
     "finetune",
     "inspect",
@@ -97,6 +120,7 @@ __all__ = [
     "to",
     "tune",
     "verify",
+    "write_report",
 ]
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from luthier.cli.processes import add_processes_flag, in_processes, is_first
 from luthier.cli.requests import add_share_flag, add_wait_flag
+from luthier.cli.studies import add_repeat_flags, run_study
+from luthier.errors import RecipeError
 from luthier.recipe import ENTRIES, Entry
 
 
@@ -21,6 +23,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", metavar="FILE", help="a recipe.toml; flags go on top of it")
     parser.add_argument("--tune", action="store_true", help="find the fastest settings here first")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+    add_repeat_flags(parser)
     add_processes_flag(parser)
     add_share_flag(parser)
     add_wait_flag(parser)
@@ -63,6 +66,10 @@ def _help(entry: Entry) -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Fine-tune, and print the result."""
+    if arguments.seeds != 1 or arguments.folds != 1:
+        return _run_repeated(arguments)
+    if arguments.at_once is not None:
+        raise RecipeError("--at-once has no effect on a single run", cure="give --seeds or --folds")
     status = in_processes(arguments)
     if status is not None:
         return status
@@ -80,3 +87,17 @@ def run(arguments: argparse.Namespace) -> int:
     if is_first():
         print(json.dumps(result.summary) if arguments.json else result.model)
     return 0
+
+
+def _run_repeated(arguments: argparse.Namespace) -> int:
+    for flag, given in (
+        ("--tune", arguments.tune),
+        ("--processes", arguments.processes),
+        ("--share", arguments.share),
+    ):
+        if given:
+            raise RecipeError(
+                f"{flag} is for one run, and --seeds and --folds ask for several",
+                cure=f"leave {flag} out",
+            )
+    return run_study(arguments, [arguments.data], given_fields(arguments))

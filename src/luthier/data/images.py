@@ -21,6 +21,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from luthier import vision
+from luthier.data.alike import look_of
 from luthier.values import Preprocessing
 
 if TYPE_CHECKING:
@@ -39,12 +40,14 @@ class Inspection:
         mtime_ns: when it was last written, in nanoseconds since 1970; 0 likewise.
         sha256: of its bytes; empty likewise.
         problem: why it is no image, or None.
+        look: what it shows, coarsely; see ``alike.look_of``.
     """
 
     size: int
     mtime_ns: int
     sha256: str
     problem: str | None
+    look: str = ""
 
 
 def decoded_edge(how: Preprocessing) -> int:
@@ -120,6 +123,17 @@ def decode_quietly(content: bytes, shortest: int | None = None) -> Image.Image:
     return image.reduce(factor) if factor > 1 else image
 
 
+def as_decoded(image: Image.Image, shortest: int) -> Image.Image:
+    """Return an image in memory as ``decode`` gives one from a file: RGB, upright, reduced.
+
+    To the bit what ``decode`` gives, but of a JPEG: that may be reduced while it is decoded, or
+    decoded by another library than Pillow.
+    """
+    upright = _to_rgb(ImageOps.exif_transpose(image))
+    factor = _power_of_two(min(upright.size) // shortest)
+    return upright.reduce(factor) if factor > 1 else upright
+
+
 def _power_of_two(most: int) -> int:
     return 1 << max(0, most.bit_length() - 1)
 
@@ -181,16 +195,17 @@ def _inspect(path: Path, known: Inspection | None, decoded: Decoded | None) -> I
             content = file.read()
     except OSError as error:
         return Inspection(0, 0, "", error.strerror or str(error))
-    problem = None
+    problem, look = None, ""
     try:
         if decoded is None:
-            decode_quietly(content)
+            photo = np.asarray(decode_quietly(content))
         else:
-            decoded.decode(path, content)
+            photo = decoded.decode(path, content)
+        look = look_of(photo)
     except DECODE_ERRORS as error:
         problem = describe(error, content)
     sha256 = hashlib.sha256(content).hexdigest()
-    return Inspection(len(content), status.st_mtime_ns, sha256, problem)
+    return Inspection(len(content), status.st_mtime_ns, sha256, problem, look)
 
 
 def _is_as(known: Inspection, status: os.stat_result) -> bool:

@@ -18,7 +18,7 @@ Side = Literal["train", "val"]
 
 FORMAT = 1
 SHOWN = 10
-_COLUMNS = ("name", "label", "side", "size", "mtime_ns", "sha256", "problem")
+_COLUMNS = ("name", "label", "side", "size", "mtime_ns", "sha256", "problem", "look")
 # FAT counts modification times in steps of 2 s; other file systems are finer.
 _GRANULARITY_NS = 2_000_000_000
 
@@ -116,7 +116,8 @@ class Inventory:
         - ``files``: a row for each listed image, in the listing's order: ``name`` (path below the
           data's root), ``label`` (class), ``side`` ("train", "val", or null where unreadable),
           ``size`` in bytes, ``mtime_ns``, ``sha256`` (hexadecimal; empty where the file could not
-          be opened, and size and mtime 0 with it), ``problem`` (null, or why it is unreadable).
+          be opened, and size and mtime 0 with it), ``problem`` (null, or why it is unreadable),
+          ``look`` (what it shows, coarsely; see ``alike.look_of``).
         """
         head = {
             "format": FORMAT,
@@ -154,7 +155,7 @@ def _identity(entry: Entry) -> tuple[str, str, str, int, str]:
 def _row(entry: Entry) -> tuple[Any, ...]:
     found = entry.found
     place = (entry.name, entry.label, entry.side)
-    return (*place, found.size, found.mtime_ns, found.sha256, found.problem)
+    return (*place, found.size, found.mtime_ns, found.sha256, found.problem, found.look)
 
 
 def _parse(value: Any) -> Inventory:
@@ -175,12 +176,22 @@ def _parse(value: Any) -> Inventory:
 
 def _entry(row: Any) -> Entry:
     match row:
-        case [str(name), str(label), side, int(size), int(mtime), str(sha256), problem] if (
+        case [
+            str(name),
+            str(label),
+            side,
+            int(size),
+            int(mtime),
+            str(sha256),
+            problem,
+            str(look),
+        ] if (
             type(size) is type(mtime) is int
             and re.fullmatch("[0-9a-f]{64}|", sha256)
+            and re.fullmatch("[0-9a-f]{32}|", look)
             and _is_consistent(side, sha256, problem)
         ):
-            return Entry(name, label, side, Inspection(size, mtime, sha256, problem))
+            return Entry(name, label, side, Inspection(size, mtime, sha256, problem, look))
     raise ValueError(f"the row {row!r} describes no image")
 
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from luthier.data.alike import alike, one_of_each
 from luthier.data.decoded import Decoded
 from luthier.data.images import Inspection, inspect_all
 from luthier.data.inventory import SHOWN, Entry, Inventory, Side, compare
 from luthier.data.listing import Listed, Listing
-from luthier.data.split import held_out
+from luthier.data.split import folds_of, held_out
 from luthier.errors import DataError
 
 DEFAULT_VAL_FRACTION = 0.2
+_Split = Callable[[Sequence[Listed], Sequence[Inspection]], list[Side]]
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ def open_photos(
     listing: Listing,
     *,
     val_fraction: float | None = None,
+    fold: tuple[int, int] | None = None,
     strict: bool = False,
     seed: int = 0,
     known: Inventory | None = None,
@@ -86,6 +90,8 @@ def open_photos(
     Args:
         listing: what ``list_images`` found.
         val_fraction: part of each class to validate on, in (0, 1); default 0.2.
+        fold: ``(k, n)``: validate on the kth (from 1) of n parts of all images, whatever split
+            they have.
         strict: make an unreadable image an error.
         seed: decides the split.
         known: what was found before. A file whose size and modification time are still those is
@@ -98,15 +104,16 @@ def open_photos(
         DataError: nothing to learn from or to validate on, a class without a readable image,
             ``val_fraction`` for data with a split of its own, an unreadable image if strict.
     """
-    has_split = any(image.split is not None for image in listing.images)
+    has_split = fold is None and any(image.split is not None for image in listing.images)
     if has_split and val_fraction is not None:
         raise DataError(
             f"--val-fraction {val_fraction} has no effect: {listing.root} has its own split"
         )
     taken = time.time_ns()
     inspections = _inspect(listing, known, progress, decoded)
-    fraction = None if has_split else val_fraction or DEFAULT_VAL_FRACTION
-    inventory = Inventory(taken, _entries(listing, inspections, fraction, seed, known))
+    fraction = None if has_split or fold else val_fraction or DEFAULT_VAL_FRACTION
+    split = functools.partial(_sides, fold=fold, fraction=fraction, seed=seed, known=known)
+    inventory = Inventory(taken, _entries(listing, inspections, split))
     if strict and inventory.unreadable:
         raise DataError(
             f"{_count(inventory.unreadable)} in {listing.root}:\n{_listed(inventory.unreadable)}",
@@ -146,15 +153,11 @@ def _inspect(
 
 
 def _entries(
-    listing: Listing,
-    inspections: list[Inspection],
-    fraction: float | None,
-    seed: int,
-    known: Inventory | None,
+    listing: Listing, inspections: Sequence[Inspection], split: _Split
 ) -> tuple[Entry, ...]:
     pairs = list(zip(listing.images, inspections, strict=True))
-    good = [(image, found.sha256) for image, found in pairs if found.problem is None]
-    sides = iter(_sides(good, fraction, seed, known))
+    good = [(image, found) for image, found in pairs if found.problem is None]
+    sides = iter(split([image for image, _ in good], [found for _, found in good]))
     return tuple(
         Entry(image.name, image.label, next(sides) if found.problem is None else None, found)
         for image, found in pairs
@@ -162,14 +165,30 @@ def _entries(
 
 
 def _sides(
-    good: list[tuple[Listed, str]], fraction: float | None, seed: int, known: Inventory | None
+    images: Sequence[Listed],
+    inspections: Sequence[Inspection],
+    *,
+    fold: tuple[int, int] | None,
+    fraction: float | None,
+    seed: int,
+    known: Inventory | None,
 ) -> list[Side]:
-    if fraction is None:
-        return ["val" if image.split == "val" else "train" for image, _ in good]
-    if known is not None:
-        return [known.side_of(i.name, i.label, sha256) or "train" for i, sha256 in good]
-    chosen = held_out([i.label for i, _ in good], [sha256 for _, sha256 in good], fraction, seed)
-    return ["val" if index in chosen else "train" for index in range(len(good))]
+    """Return the side of each image: without a fold and a fraction, that of its own split."""
+    labels = [image.label for image in images]
+    digests, looks = [f.sha256 for f in inspections], [f.look for f in inspections]
+    if fold is None and fraction is None:
+        chosen = {index for index, image in enumerate(images) if image.split == "val"}
+    elif known is not None:
+        pairs = zip(images, digests, strict=True)
+        return [known.side_of(i.name, i.label, sha256) or "train" for i, sha256 in pairs]
+    elif fold is not None:
+        parts = folds_of(labels, one_of_each(looks, digests), fold[1], seed)
+        chosen = {index for index, part in enumerate(parts) if part == fold[0] - 1}
+    else:
+        chosen = held_out(
+            labels, one_of_each(looks, digests), fraction or DEFAULT_VAL_FRACTION, seed
+        )
+    return ["val" if index in chosen else "train" for index in range(len(images))]
 
 
 def _check(listing: Listing, inventory: Inventory, known: Inventory | None) -> None:
@@ -201,24 +220,31 @@ def _notes(listing: Listing, inventory: Inventory) -> list[str]:
         notes.append(f"{count} {noun} no image by extension and left out: {shown}")
     if inventory.unreadable:
         notes.append(f"{_count(inventory.unreadable)} left out:\n{_listed(inventory.unreadable)}")
-    both = _on_both_sides(inventory)
-    if both:
-        shown = "\n".join(f"  {a} = {b}" for a, b in both[:SHOWN])
-        more = f"\n  and {len(both) - SHOWN} more" if len(both) > SHOWN else ""
+    for pairs, how, sign in _on_both_sides(inventory):
+        shown = "\n".join(f"  {a} {sign} {b}" for a, b in pairs[:SHOWN])
+        more = f"\n  and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else ""
         notes.append(
-            f"warning: {len(both)} validation images are also training images, byte for byte;"
+            f"warning: {len(pairs)} validation images are also training images, {how};"
             f" the score flatters:\n{shown}{more}"
         )
     return notes
 
 
-def _on_both_sides(inventory: Inventory) -> list[tuple[str, str]]:
-    learned = {e.found.sha256: e.name for e in inventory.entries if e.side == "train"}
-    return [
-        (entry.name, learned[entry.found.sha256])
-        for entry in inventory.entries
-        if entry.side == "val" and entry.found.sha256 in learned
-    ]
+def _on_both_sides(inventory: Inventory) -> Iterator[tuple[list[tuple[str, str]], str, str]]:
+    """Yield the pairs of images on both sides, if there are any, with how alike they are."""
+    learned = [entry for entry in inventory.entries if entry.side == "train"]
+    held = [entry for entry in inventory.entries if entry.side == "val"]
+    by_content = {entry.found.sha256: entry.name for entry in learned}
+    same = {e.name: by_content[e.found.sha256] for e in held if e.found.sha256 in by_content}
+    if same:
+        yield list(same.items()), "byte for byte", "="
+    pairs = alike([e.found.look for e in held], [e.found.look for e in learned]) or ()
+    close: dict[str, str] = {}
+    for one, other in pairs:
+        if held[one].name not in same:
+            close.setdefault(held[one].name, learned[other].name)
+    if close:
+        yield list(close.items()), "saved in another way", "~"
 
 
 def _count(unreadable: tuple[tuple[str, str], ...]) -> str:

@@ -1,4 +1,4 @@
-"""Keep a part of every class for validation. Pure."""
+"""Keep a part of every class for validation, or one part after another. Pure."""
 
 from __future__ import annotations
 
@@ -24,13 +24,42 @@ def held_out(labels: Sequence[str], digests: Sequence[str], fraction: float, see
         Indices of the images held out.
     """
     chosen: set[int] = set()
-    for label in set(labels):
-        copies: dict[str, list[int]] = {}
-        for index, (name, digest) in enumerate(zip(labels, digests, strict=True)):
-            if name == label:
-                copies.setdefault(digest, []).append(index)
+    for copies in _copies(labels, digests).values():
         ranked = sorted(copies, key=lambda d: (key(seed, "split", d), d))
         wanted = min(max(1, round(fraction * len(ranked))), len(ranked) - 1)
         for digest in ranked[:wanted]:
             chosen.update(copies[digest])
     return chosen
+
+
+def folds_of(labels: Sequence[str], digests: Sequence[str], folds: int, seed: int) -> list[int]:
+    """Divide the images into parts of equal size and mix (stratified cross-validation).
+
+    As with ``held_out``, seed and content alone decide, and copies are in one part, also across
+    classes.
+
+    Args:
+        labels: class of each image.
+        digests: hash of each image's bytes.
+        folds: how many parts.
+        seed: the run's seed.
+
+    Returns:
+        the part of each image, from 0.
+    """
+    part: dict[str, int] = {}
+    dealt = 0
+    for copies in _copies(labels, digests).values():
+        for digest in sorted(copies, key=lambda d: (key(seed, "folds", d), d)):
+            if digest not in part:
+                part[digest] = dealt % folds
+                dealt += 1
+    return [part[digest] for digest in digests]
+
+
+def _copies(labels: Sequence[str], digests: Sequence[str]) -> dict[str, dict[str, list[int]]]:
+    """Return where each content is, by class, classes in order."""
+    found: dict[str, dict[str, list[int]]] = {label: {} for label in sorted(set(labels))}
+    for index, (label, digest) in enumerate(zip(labels, digests, strict=True)):
+        found[label].setdefault(digest, []).append(index)
+    return found

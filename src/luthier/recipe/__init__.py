@@ -6,10 +6,11 @@ flag cannot exist that nothing reads. A field that is ``None`` has not been deci
 ``resolve`` decides it. A field that would have no effect beside the others is an error.
 """
 
-from luthier.recipe.deciding import Interval, overlay, parse_interval, resolve
+from luthier.recipe.deciding import Interval, overlay, parse_fold, parse_interval, resolve
 from luthier.recipe.fields import (
     ENTRIES,
     STRATEGIES,
+    Data,
     Entry,
     Optimizer,
     Recipe,
@@ -24,6 +25,7 @@ from luthier.recipe.text import from_toml, read, to_toml
 __all__ = [
     "ENTRIES",
     "STRATEGIES",
+    "Data",
     "Entry",
     "Interval",
     "Optimizer",
@@ -33,6 +35,7 @@ __all__ = [
     "decided",
     "from_toml",
     "overlay",
+    "parse_fold",
     "parse_interval",
     "read",
     "replace",

@@ -32,7 +32,20 @@ def overlay(base: Recipe, **changes: Any) -> Recipe:
         stale["momentum"] = None
     if {"strategy", "views"} & changes.keys() and _looks_once(after):
         stale |= dict.fromkeys(_AUGMENTS)
+    if "strategy" in changes:
+        stale |= dict.fromkeys(_stale_start(after))
     return replace(base, **(stale | changes))
+
+
+def _stale_start(after: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what a strategy does not start from."""
+    if after["strategy"] == "scratch":
+        return ("weights", "head", "decay_to")
+    if after["strategy"] == "probe" and after["head"] == "by-name":
+        return ("head",)
+    if after["strategy"] in ("frozen", "zero-lr") and after["head"] != "by-name":
+        return ("decay_to",)
+    return ()
 
 
 def resolve(recipe: Recipe) -> Recipe:
@@ -56,6 +69,7 @@ def resolve(recipe: Recipe) -> Recipe:
     complete = replace(recipe, **filled)
     _check_values(complete)
     _check_effects(given, filled)
+    _check_data(filled)
     _check_sense(filled)
     _check_shard(filled)
     _check_start(filled)
@@ -112,6 +126,8 @@ def _check_values(recipe: Recipe) -> None:
                 _check_range(entry, number)
     if recipe.training.save_every is not None:
         parse_interval(recipe.training.save_every)
+    if recipe.data.fold is not None:
+        parse_fold(recipe.data.fold)
 
 
 def _check_range(entry: Entry, value: float) -> None:
@@ -144,6 +160,19 @@ def _check_effects(given: Mapping[str, Any], filled: Mapping[str, Any]) -> None:
         )
 
 
+def _check_data(filled: Mapping[str, Any]) -> None:
+    if filled["fold"] is not None and filled["val_fraction"] is not None:
+        raise RecipeError(
+            f"--val-fraction {filled['val_fraction']:g} has no effect with --fold {filled['fold']},"
+            " which says how many parts there are"
+        )
+    if filled["resize"] < filled["image_size"]:
+        raise RecipeError(
+            f"--resize {filled['resize']} is smaller than --image-size {filled['image_size']}: the"
+            " square would reach beyond the image"
+        )
+
+
 def _check_sense(filled: Mapping[str, Any]) -> None:
     strategy, weights = filled["strategy"], filled["weights"]
     if weights == "none" and strategy != "scratch":
@@ -163,11 +192,6 @@ def _check_sense(filled: Mapping[str, Any]) -> None:
         )
     if filled["schedule"] == "one-cycle" and filled["momentum"] is not None:
         raise RecipeError("--momentum has no effect with --schedule one-cycle, which cycles it")
-    if filled["resize"] < filled["image_size"]:
-        raise RecipeError(
-            f"--resize {filled['resize']} is smaller than --image-size {filled['image_size']}: the"
-            " square would reach beyond the image"
-        )
     for name in ("head_epochs", "warmup_epochs"):
         if filled[name] is not None and filled[name] >= filled["epochs"]:
             flag, epochs = ENTRIES[name].flag, filled["epochs"]
@@ -255,6 +279,20 @@ def _check_start(filled: Mapping[str, Any]) -> None:
             " the new head learns, and its start is random",
             cure="take --head by-name, or leave --decay-to out",
         )
+
+
+def parse_fold(text: str) -> tuple[int, int]:
+    """Read ``"2/5"`` as part 2, counted from 1, of 5.
+
+    Raises:
+        RecipeError: anything else.
+    """
+    found = re.fullmatch(r"\s*(\d{1,4})\s*/\s*(\d{1,4})\s*", text)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]) or int(found[2]) < 2:
+        raise RecipeError(
+            f"--fold {text!r} is not understood: give K/N, the Kth of N parts, such as 1/5"
+        )
+    return int(found[1]), int(found[2])
 
 
 @dataclass(frozen=True)

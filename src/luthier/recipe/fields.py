@@ -69,6 +69,10 @@ class Data:
         open_low=True,
         open_high=True,
     )
+    fold: str | None = _knob(
+        "K/N: validate on the Kth of N parts of all images, and learn from the others; a split of"
+        " DATA's own is not looked at [off]"
+    )
     strict_images: bool | None = _knob("an unreadable image is an error", default=False)
     image_size: int | None = _knob("edge of the square the model sees, pixels", default=224, low=1)
     resize: int | None = _knob("shorter edge in validation, pixels [256/224 of the above]", low=1)

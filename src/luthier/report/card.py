@@ -82,7 +82,7 @@ class Card:
     writer: str = "luthier"
 
 
-def render(card: Card) -> str:
+def render_card(card: Card) -> str:
     """Return the text of a card."""
     sections = (
         ["---", *_front_matter(card), "---"],

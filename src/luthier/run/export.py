@@ -16,7 +16,7 @@ from luthier.files import durable
 from luthier.files.opening import open_archive
 from luthier.models import find_head
 from luthier.models.build import find
-from luthier.report import render
+from luthier.report import render_card
 from luthier.run import examples
 from luthier.run.counterparts import Counterpart, counterpart
 from luthier.run.description import Description
@@ -266,7 +266,7 @@ def _input(how: Preprocessing, with_preprocessing: bool) -> str:
 
 def _card(told: _Request, out: Path, run: RunFolder | None, checks: Sequence[Agreement]) -> str:
     named = "images" if told.with_preprocessing else "pixels"
-    return render(
+    return render_card(
         card_of(
             told.subject,
             run,

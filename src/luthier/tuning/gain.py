@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from luthier.intervals import mean95
+
 LEAST_GAIN = 0.02  # a gain below is not worth another setting
 _HOPELESS = 0.7  # of the base's rate in the first round: no further round would change it
-# 97.5 % quantiles of Student's t by degrees of freedom, for a 95 % interval.
-_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 @dataclass(frozen=True)
@@ -58,12 +57,8 @@ def gain_of(base: Sequence[float], other: Sequence[float]) -> Gain:
         raise ValueError("rounds by turns begin and end with the base")
     around = [(before + after) / 2 for before, after in itertools.pairwise(base)]
     logs = [math.log(rate / beside) for rate, beside in zip(other, around, strict=True)]
-    mean = statistics.fmean(logs)
-    if len(logs) == 1:
-        return Gain(math.exp(mean), 0.0, math.inf)
-    quantile = _STUDENT[min(len(logs) - 1, len(_STUDENT)) - 1]
-    half = quantile * statistics.stdev(logs) / math.sqrt(len(logs))
-    return Gain(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
+    mean, low, high = mean95(logs)
+    return Gain(math.exp(mean), math.exp(low), math.exp(high))
 
 
 def is_decided(gain: Gain) -> bool:
