@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from huggingface_hub import ModelCard
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -81,6 +81,10 @@ def test_no_name_changes_the_front_matter(name: str) -> None:
 
 @settings(deadline=None)
 @given(name=NAMES)
+@example(name="<b>x</b>")
+@example(name="a | b")
+@example(name="*a* [b](http://c) ![d](e) `f`")
+@example(name="\n\n# a")
 def test_no_name_changes_the_text(name: str) -> None:
     counts = {"train": {name: 3}, "val": {name: 4}}
     text = render_card(

@@ -234,6 +234,7 @@ def test_what_passes(scores: Any, passes: bool) -> None:
     samples = [(torch.randn(2) * 3, Image.new("RGB", (2, 2))) for _ in range(40)]
     (found,) = check(nn.Identity(), Opened(scores=scores), samples)
     assert found.passes is passes
+    assert (found.difference <= found.tolerance) is passes  # which NaN is not, once there is one
     assert (found.images, found.largest_batch) == (40, 16)
     json.dumps(found.as_dict(), allow_nan=False)
 
