@@ -378,7 +378,8 @@ def test_vit_of_torchvision_becomes_transformers_own(tmp_path: Path) -> None:
     nn.init.normal_(model.heads.head.weight)
     how = replace(HOW, resize=256, image_size=224)
     file = tmp_path / "a.safetensors"
-    luthier.save(model, file, architecture="torchvision/vit_b_32", preprocessing=how)
+    name = "torchvision/vit_b_32"
+    luthier.save(model, file, architecture=name, classes=["a", "b"], preprocessing=how)
     done = luthier.export(file, tmp_path / "out", to="hf")
     assert done.checks[0].difference < 1e-5
     config = json.loads((done.path / "config.json").read_text())
