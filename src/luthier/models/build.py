@@ -78,7 +78,7 @@ def _without_auxiliary_heads(model: nn.Module) -> nn.Module:
 
 
 def _own(name: str, classes: int) -> nn.Module:
-    factory = _find(name)
+    factory = find(name)
     try:
         takes_classes = "num_classes" in inspect.signature(factory).parameters
         model = factory(**({"num_classes": classes} if takes_classes else {}))
@@ -89,7 +89,12 @@ def _own(name: str, classes: int) -> nn.Module:
     return model
 
 
-def _find(name: str) -> Callable[..., Any]:
+def find(name: str) -> Callable[..., Any]:
+    """Import what ``package.module:callable`` names; the working directory's modules are found.
+
+    Raises:
+        ModelError: there is no such thing, or it cannot be called.
+    """
     module_name, _, attribute = name.partition(":")
     try:
         with _working_directory_importable():
