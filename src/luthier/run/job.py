@@ -220,20 +220,11 @@ def batches_of(job: Job, *, shuffle: bool = True) -> tuple[Batches, Batches]:
         job: ready to start.
         shuffle: give the training photos an order of its own in each epoch.
     """
-    how, machine = job.recipe.training, job.recipe.machine
-    make = functools.partial(
-        Batches,
-        batch_size=decided(how.batch_size),
-        seed=decided(how.seed),
-        workers=int(job.chosen.workers.value),
-        device=job.chosen.device.value,
-        pin_memory=machine.pin_memory is not False,
-        decoded=job.decoded,
-    )
+    make = _batches(job)
     # Of a probe, files of features go round, and the batches in them are whole.
     is_probe = job.recipe.strategy.strategy == "probe"
     ours = (0, 1) if is_probe else (job.world.rank, job.world.size)
-    learning = Share(*ours, pieces=machine.virtual_shards)
+    learning = Share(*ours, pieces=job.recipe.machine.virtual_shards)
     looking = Share(*ours, whole=True)
     learn = make(
         job.photos.train,
@@ -243,6 +234,27 @@ def batches_of(job: Job, *, shuffle: bool = True) -> tuple[Batches, Batches]:
         share=learning,
     )
     return learn, make(job.photos.val, job.preprocessing, share=looking)
+
+
+def batches_of_all(job: Job) -> Batches:
+    """Return batches of all of a job's photos, in the listing's order, as validation sees them."""
+    sides = {"train": iter(job.photos.train), "val": iter(job.photos.val)}
+    every = tuple(next(sides[e.side]) for e in job.photos.inventory.readable if e.side is not None)
+    return _batches(job)(every, job.preprocessing)
+
+
+def _batches(job: Job) -> functools.partial[Batches]:
+    """Return what makes batches of photos."""
+    how = job.recipe.training
+    return functools.partial(
+        Batches,
+        batch_size=decided(how.batch_size),
+        seed=decided(how.seed),
+        workers=int(job.chosen.workers.value),
+        device=job.chosen.device.value,
+        pin_memory=job.recipe.machine.pin_memory is not False,
+        decoded=job.decoded,
+    )
 
 
 def augment_of(how: recipe.Data) -> data.Augment | None:

@@ -225,7 +225,9 @@ def _first_difference(one: Study, other: Study) -> str:
 def _run(
     study: Study, trials: Sequence[Trial], folder: Path, console: Console, means: _Means
 ) -> Comparison:
-    with held(RunFolder(folder.resolve())):
+    whole = RunFolder(folder.resolve())
+    with held(whole):
+        whole.sweep()
         if not is_study(folder) or read_study(folder).as_dict() != study.as_dict():
             durable.write_text(folder / STUDY, json.dumps(study.as_dict(), indent=1) + "\n")
         planned = [Planned(t.name, RunFolder(folder / t.name), t.recipe) for t in trials]
@@ -239,6 +241,8 @@ def _run(
                 quiet = Console(console.stream, quiet=console.quiet or number > 0)
                 _run_one(plan, quiet, means.wait)
                 _say(plan, console)
+        if whole.features.exists():
+            durable.remove_directory(whole.features)
         return _shown([folder], folder)
 
 
