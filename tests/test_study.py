@@ -210,8 +210,10 @@ def test_each_run_is_that_of_finetune(photos: Path, tmp_path: Path) -> None:
     (of_run,) = [o for o in found.outcomes if (o.name, o.fold) == ("frozen", "2/2")]
     assert (of_run.best, of_run.last) == (alone.best, alone.last)
     assert of_run.learning == 84 * 2 + 2
-    assert found.picture is not None
-    assert found.picture.exists()
+    assert found.page == tmp_path / "all" / "report.html"
+    text = found.page.read_text()
+    assert "frozen-seed0-fold2of2/report.html" in text
+    assert str(found.differences[0]) in text
 
 
 def test_what_is_finished_is_left_alone_and_more_is_added(photos: Path, tmp_path: Path) -> None:
