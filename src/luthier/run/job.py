@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from luthier.models import Head, Start
 from luthier.recipe import Recipe, decided
 from luthier.report import Console
 from luthier.run import heads
+from luthier.run.writers import Writer, opened
 from luthier.strategies import Policy
 from luthier.training import Precision
 from luthier.values import Block, Choice, Preprocessing
@@ -50,6 +51,7 @@ class Job:
         start: plain JSON: what the weights come from.
         match: how the head's rows were found, with a head by name that was not resumed.
         world: the processes that do it.
+        writers: by name, of its records; the first process alone has them.
     """
 
     recipe: Recipe
@@ -65,6 +67,7 @@ class Job:
     start: dict[str, Any]
     match: ClassMatch | None = None
     world: World = ALONE
+    writers: Mapping[str, Writer] = field(default_factory=dict)
 
     @property
     def is_cut(self) -> bool:
@@ -97,6 +100,7 @@ def prepare(
         LuthierError: anything that keeps the run from starting; see each room.
     """
     _check_shards(wanted, world)
+    writers = opened(wanted.machine.log) if world.is_first else {}
     found = devices.probe().part(world.local_rank, world.local_size)
     machine = wanted.machine
     chosen = devices.choose(found, decided(machine.device), machine.workers, held)
@@ -146,6 +150,7 @@ def prepare(
         start=_describe(start, plan, match),
         match=match,
         world=world,
+        writers=writers,
     )
 
 

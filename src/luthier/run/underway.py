@@ -22,6 +22,7 @@ from luthier.run.job import Job, batches_of, keep_photos_in
 from luthier.run.progress import Progress
 from luthier.run.save import stored_of
 from luthier.run.trace import open_trace
+from luthier.run.writers import Writers
 from luthier.training import Clock, MicroBatch
 from luthier.values import Score, Tally
 
@@ -92,7 +93,12 @@ class Underway:
         )
         keep_photos_in(self.folder.path, self.job)
         self._began = time.monotonic()
+        job = self.job
         with contextlib.ExitStack() as ends:  # from the last to the first
+            self._writers = Writers(
+                job.writers, self.folder, recipe.values(job.recipe), self.console.say
+            )
+            ends.callback(self._writers.close)
             ends.callback(self._metrics.close)
             ends.callback(self.console.stop)
             ends.callback(self.close)
@@ -148,9 +154,13 @@ class Underway:
             "lr": lr,
             "seconds": round(seconds, 3),
         }
-        self._metrics.add(record)
+        self._add(record)
         self._flush()
         self.console.say(report.epoch_line(record, self.epochs, self.epochs * batches))
+
+    def _add(self, record: dict[str, Any]) -> None:
+        self._metrics.add(record)
+        self._writers.write(record)
 
     def _flush(self) -> None:
         self._saver.patiently("metrics.jsonl", self._metrics.flush)
