@@ -18,6 +18,8 @@ from safetensors.torch import save_file
 
 import luthier
 from conftest import LENET, write_photos
+from luthier import cli
+from luthier.cli.main import COMMANDS, main
 from luthier.run.folder import existing_run, held
 from processes import luthier as luthier_process
 
@@ -58,7 +60,8 @@ def modules_after(code: str) -> set[str]:
 def test_importing_luthier_and_asking_for_help_load_no_heavy_package() -> None:
     heavy = {"torch", "numpy", "PIL", "matplotlib", "torchvision", "safetensors", "tqdm"}
     assert not modules_after("import luthier") & heavy
-    for words in (["--help"], ["finetune", "--help"], ["resume", "--help"], ["tune", "--help"]):
+    for command in ([], ["finetune"], ["resume"], ["tune"], ["predict"], ["evaluate"]):
+        words = [*command, "--help"]
         ask = f"from luthier.cli.main import main\ntry: main({words})\nexcept SystemExit: pass"
         assert not modules_after(ask) & heavy
 
@@ -82,16 +85,41 @@ def test_a_command_ends_at_once_and_leaves_nothing_undone(before: str, printed: 
     assert (done.returncode, done.stdout, done.stderr) == (3, printed, "")
 
 
+def test_help_names_every_command_once_by_what_one_does(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    modules = {path.stem for path in Path(cli.__file__).parent.glob("*.py")}
+    for title, group in COMMANDS.items():
+        part = text.split(f"\n{title}:\n")[1].split("\n\n")[0]
+        assert [line.split()[0] for line in part.splitlines()] == [c.name for c in group]
+        assert {command.name for command in group} <= modules
+    for command in (command for group in COMMANDS.values() for command in group):
+        assert text.count(f"\n  {command.name} ") == 1
+        with pytest.raises(SystemExit):
+            main([command.name, "--help"])
+        assert capsys.readouterr().out.startswith(f"usage: luthier {command.name} ")
+
+
 def test_the_public_names_are_these() -> None:
     assert luthier.__all__ == [
+        "Comparison",
+        "Evaluated",
+        "Evaluation",
         "Inspection",
         "LuthierError",
+        "Prediction",
+        "Predictor",
         "Result",
         "Run",
+        "compare",
         "convert",
         "demo",
         "describe",
         "diff",
+        "evaluate",
         "finetune",
         "inspect",
         "lease",
@@ -110,6 +138,7 @@ def test_the_public_names_are_these() -> None:
         "to",
         "tune",
         "verify",
+        "write_report",
     ]
     assert all(getattr(luthier, name).__name__ for name in luthier.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nope'"):
@@ -213,7 +242,9 @@ def test_a_pipe_gets_one_line_an_epoch_and_standard_output_the_model(
         "log.txt",
         "metrics.jsonl",
         "model.safetensors",
+        "predictions.safetensors",
         "recipe.toml",
+        "report.html",
         "summary.json",
     ]
     assert (tmp_path / "run" / "log.txt").read_text() == done.stderr

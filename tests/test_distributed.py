@@ -88,6 +88,16 @@ def test_numbers_and_words_are_exchanged() -> None:
                 "gather": world.gather([rank, 0.1 * rank]),
                 "turns": world.in_turn([[rank, turn] for turn in range(4 - (rank > 1))]),
                 "none": world.in_turn([]),
+                "batches": [
+                    rows.tolist()
+                    for rows in world.batches_in_turn(
+                        [
+                            torch.full((1 + (rank + t) % 2, 2), rank + 0.1)
+                            for t in range(2 - (rank > 1))
+                        ]
+                    )
+                ],
+                "no batches": world.batches_in_turn([]),
                 "shared": world.share({"ü": [1, None]} if rank == 0 else None),
                 "asked": world.asked,
             }
@@ -101,6 +111,12 @@ def test_numbers_and_words_are_exchanged() -> None:
         "gather": [[0, 0], [1, 0.1], [2, 0.2]],
         "turns": [[r, t] for t in range(4) for r in range(3) if t < 4 - (r > 1)],
         "none": [],
+        "batches": [
+            torch.full((1 + (r + t) % 2, 2), r + 0.1).tolist()
+            for t in range(2)
+            for r in range(3 - t)
+        ],
+        "no batches": [],
         "shared": {"ü": [1, None]},
         "asked": False,
         "then": True,
@@ -230,16 +246,20 @@ def test_validation_among_several_has_the_bits_of_one() -> None:
     model = Counted()
     batches = [(torch.randn(n, 3), torch.randint(0, 4, (n,))) for n in (7, 7, 7, 7, 3)]
     alone = evaluate(model, batches, Precision("cpu"))
+    with torch.no_grad():
+        right = torch.cat([model(inputs) for inputs, _ in batches])
 
     def job(rank: int) -> None:
         with joined() as world:
             mine = batches[rank :: world.size]
-            tally = evaluate(model, mine, Precision("cpu"), world=world)
-            print(json.dumps(vars(tally)))
+            scores: list[torch.Tensor] = []
+            tally = evaluate(model, mine, Precision("cpu"), world=world, take=scores.append)
+            same = torch.equal(torch.cat(world.batches_in_turn(scores)), right)
+            print(json.dumps(vars(tally) | {"same scores": same}))
 
     for size in (2, 3, 6):
         for out in together(size, job):
-            assert json.loads(out) == vars(alone)
+            assert json.loads(out) == vars(alone) | {"same scores": True}
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

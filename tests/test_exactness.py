@@ -29,13 +29,14 @@ def run(data: Path, out: Path, **knobs: Any) -> luthier.Result:
 
 
 def bits(run_folder: Path) -> dict[str, bytes]:
-    """The last checkpoint, tensor by tensor and without times, the best model, the metrics."""
+    """The last checkpoint, without times; the best model and its scores; the metrics."""
     last = sorted((run_folder / "checkpoints").iterdir())[-1]
     found = {"state": (last / "state.json").read_bytes()}
     for part in sorted(last.glob("*.safetensors")):
         for name, tensor in load_file(part).items():
             found[f"{part.stem}:{name}"] = tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
-    found["best"] = (run_folder / "model.safetensors").read_bytes()
+    for name in ("model", "predictions"):
+        found[f"best {name}"] = (run_folder / f"{name}.safetensors").read_bytes()
     records = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
     timeless = [{k: v for k, v in r.items() if k != "seconds"} for r in records]
     found["metrics"] = json.dumps(timeless).encode()

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from luthier.run.demo import demo as demo
     from luthier.run.description import describe as describe
     from luthier.run.diff import diff as diff
+    from luthier.run.evaluate import Evaluated as Evaluated
+    from luthier.run.evaluate import evaluate as evaluate
     from luthier.run.finetune import Result as Result
     from luthier.run.finetune import finetune as finetune
     from luthier.run.finetune import resume as resume
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from luthier.run.loop import Run as Run
     from luthier.run.own_loop import load_optimizer as load_optimizer
     from luthier.run.own_loop import param_groups as param_groups
+    from luthier.run.page import write_report as write_report
+    from luthier.run.predict import Predictor as Predictor
     from luthier.run.prove import prove as prove
     from luthier.run.rebuilding import load_model as load_model
     from luthier.run.registry import register as register
@@ -39,11 +43,17 @@ if TYPE_CHECKING:
     from luthier.run.study import compare as compare
     from luthier.run.tuning import tune as tune
     from luthier.run.verify import verify as verify
+    from luthier.values import Evaluation as Evaluation
+    from luthier.values import Prediction as Prediction
 
 _HOMES = {
     "Comparison": "luthier.run.study",
+    "Evaluated": "luthier.run.evaluate",
+    "Evaluation": "luthier.values",
     "Inspection": "luthier.run.inspect",
     "LuthierError": "luthier.errors",
+    "Prediction": "luthier.values",
+    "Predictor": "luthier.run.predict",
     "Result": "luthier.run.finetune",
     "Run": "luthier.run.loop",
     "compare": "luthier.run.study",
@@ -51,6 +61,7 @@ _HOMES = {
     "demo": "luthier.run.demo",
     "describe": "luthier.run.description",
     "diff": "luthier.run.diff",
+    "evaluate": "luthier.run.evaluate",
     "finetune": "luthier.run.finetune",
     "inspect": "luthier.run.inspect",
     "lease": "luthier.devices.leasing",
@@ -69,12 +80,17 @@ _HOMES = {
     "to": "luthier.devices.moving",
     "tune": "luthier.run.tuning",
     "verify": "luthier.run.verify",
+    "write_report": "luthier.run.page",
 }
 
 __all__ = [
     "Comparison",
+    "Evaluated",
+    "Evaluation",
     "Inspection",
     "LuthierError",
+    "Prediction",
+    "Predictor",
     "Result",
     "Run",
     "compare",
@@ -82,6 +98,7 @@ __all__ = [
     "demo",
     "describe",
     "diff",
+    "evaluate",
     "finetune",
     "inspect",
     "lease",
@@ -100,6 +117,7 @@ __all__ = [
     "to",
     "tune",
     "verify",
+    "write_report",
 ]
 
 

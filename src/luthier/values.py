@@ -51,6 +51,15 @@ class Proportion:
         """Return the 95 % Wilson score interval as two numbers in [0, 1]."""
         return wilson(self.value, self.total)
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain JSON values, interval included."""
+        return {
+            "correct": self.correct,
+            "images": self.total,
+            "accuracy": self.value,
+            "interval95": list(self.interval()),
+        }
+
     def __str__(self) -> str:
         low, high = self.interval()
         return (
@@ -182,21 +191,46 @@ class Score:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the score as plain JSON values, interval included."""
-        low, high = self.accuracy.interval()
-        return {
-            "epoch": self.epoch,
-            "loss": self.loss,
-            "correct": self.accuracy.correct,
-            "images": self.accuracy.total,
-            "accuracy": self.accuracy.value,
-            "interval95": [low, high],
-        }
+        return {"epoch": self.epoch, "loss": self.loss, **self.accuracy.as_dict()}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Score:
         """Return the score that ``as_dict`` described."""
         accuracy = Proportion(int(value["correct"]), int(value["images"]))
         return cls(int(value["epoch"]), float(value["loss"]), accuracy)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of an image.
+
+    Attributes:
+        image: its path as it was given; None of an image in memory.
+        classes: all names, the likeliest first.
+        probabilities: of each, in that order.
+    """
+
+    image: str | None
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+    @property
+    def ranked(self) -> tuple[tuple[str, float], ...]:
+        """Pairs of a class and its probability, the likeliest first."""
+        return tuple(zip(self.classes, self.probabilities, strict=True))
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """An image that could not be read.
+
+    Attributes:
+        image: its path as it was given.
+        reason: why.
+    """
+
+    image: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -218,14 +252,14 @@ class Mistake:
 
 @dataclass(frozen=True)
 class ClassScores:
-    """How one class fared; NaN where nothing was of it, or nothing was taken for it.
+    """How one class fared.
 
     Attributes:
         name: of the class.
         images: of the class.
-        precision: part of what was taken for it that is of it.
-        recall: part of what is of it that was taken for it.
-        f1: harmonic mean of the two.
+        precision: part of what was taken for it that is of it; NaN where nothing was.
+        recall: part of what is of it that was taken for it; NaN where nothing is.
+        f1: harmonic mean of the two: 2 TP / (2 TP + FP + FN); NaN where all three are 0.
     """
 
     name: str
@@ -244,11 +278,11 @@ class Evaluation:
         accuracy: images whose largest score is their class's, of all.
         loss: mean cross-entropy an image.
         balanced_accuracy: mean recall of the classes that have images.
-        top_k: images whose class is among the k largest scores, by k.
+        top_k: images whose class is among the k largest scores, by k; those below all classes.
         per_class: in index order.
         confusion: ``[label][said]``, numbers of images.
         calibration_error: expected calibration error, 15 bins of equal width (Guo et al. 2017).
-        roc_auc: area under the ROC curve, of two classes; else None.
+        roc_auc: area under the ROC curve, of two classes that both have images; else None.
         mistakes: all of them, the most certain first.
     """
 
@@ -262,3 +296,69 @@ class Evaluation:
     calibration_error: float
     roc_auc: float | None
     mistakes: tuple[Mistake, ...]
+
+    @property
+    def confused(self) -> tuple[tuple[str, str, int], ...]:
+        """(class, class it was taken for, images), the most frequent first."""
+        pairs = [
+            (label, said, self.confusion[i][j])
+            for i, label in enumerate(self.classes)
+            for j, said in enumerate(self.classes)
+            if i != j and self.confusion[i][j]
+        ]
+        return tuple(sorted(pairs, key=lambda pair: -pair[2]))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain JSON values; what is not defined is None."""
+        per_class = [{k: _defined(v) for k, v in asdict(one).items()} for one in self.per_class]
+        return {
+            "classes": list(self.classes),
+            **self.accuracy.as_dict(),
+            "loss": self.loss,
+            "balanced_accuracy": _defined(self.balanced_accuracy),
+            "top_k": {str(k): found.as_dict() for k, found in self.top_k.items()},
+            "per_class": per_class,
+            "confusion": [list(row) for row in self.confusion],
+            "calibration_error": self.calibration_error,
+            "roc_auc": self.roc_auc,
+            "mistakes": [asdict(mistake) for mistake in self.mistakes],
+        }
+
+
+def _defined(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A temperature that scores are divided by, and what it did where it was fitted.
+
+    Attributes:
+        temperature: above 1 makes a model less certain, below 1 more.
+        loss: mean cross-entropy without it and with it.
+        calibration_error: expected calibration error without it and with it.
+    """
+
+    temperature: float
+    loss: tuple[float, float]
+    calibration_error: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Two models on the same images.
+
+    Attributes:
+        both: images that both have right.
+        first: images that only the first has right.
+        second: images that only the second has right.
+        neither: images that none has right.
+        p_value: of McNemar's exact test: how likely so uneven a share of ``first + second``, or a
+            more uneven one, would be if both models were equally good.
+    """
+
+    both: int
+    first: int
+    second: int
+    neither: int
+    p_value: float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import atexit
 import gc
 import importlib
@@ -26,21 +27,34 @@ class Command:
     help: str
 
 
-COMMANDS = (
-    Command("finetune", "fine-tune an image classifier on a folder of photos"),
-    Command("resume", "continue a run where it was stopped or killed"),
-    Command("compare", "compare strategies on the same images, or runs that are there"),
-    Command("tune", "measure which settings make a fine-tuning fast on this machine"),
-    Command("prove", "show that an interrupted run ends with the bits of a whole one"),
-    Command("inspect", "see what is in a file of weights, whoever wrote it; nothing in it runs"),
-    Command("match", "see what loading a file of weights into a model would do"),
-    Command("verify", "compare a run, a checkpoint or a file with what was written"),
-    Command("convert", "write the weights of any file as safetensors or a plain state_dict"),
-    Command("diff", "see what differs between the weights of two files"),
-    Command("devices", "see every accelerator, who has it, and what this shell sees of it"),
-    Command("run", "run a command with accelerators of its own, waiting for them in turn"),
-    Command("demo", "see the whole life of a model in under a minute"),
-)
+COMMANDS = {
+    "train": (
+        Command("finetune", "fine-tune an image classifier on a folder of photos"),
+        Command("resume", "continue a run where it was stopped or killed"),
+        Command("compare", "compare strategies on the same images, or runs that are there"),
+        Command("report", "write a page that shows a finished run, or compares several"),
+        Command("tune", "measure which settings make a fine-tuning fast on this machine"),
+        Command("prove", "show that an interrupted run ends with the bits of a whole one"),
+        Command("demo", "see the whole life of a model in under a minute"),
+    ),
+    "models": (
+        Command("predict", "say what photos show, by a model file alone"),
+        Command("evaluate", "see how good a model file is on labelled photos; calibrate it"),
+    ),
+    "files": (
+        Command(
+            "inspect", "see what is in a file of weights, whoever wrote it; nothing in it runs"
+        ),
+        Command("match", "see what loading a file of weights into a model would do"),
+        Command("verify", "compare a run, a checkpoint or a file with what was written"),
+        Command("convert", "write the weights of any file as safetensors or a plain state_dict"),
+        Command("diff", "see what differs between the weights of two files"),
+    ),
+    "machine": (
+        Command("devices", "see every accelerator, who has it, and what this shell sees of it"),
+        Command("run", "run a command with accelerators of its own, waiting for them in turn"),
+    ),
+}
 
 
 _WITH_COMMAND = ("prove", "run")  # what follows -- is a command
@@ -106,19 +120,25 @@ def _dispatch(words: list[str]) -> int:
     argv, after = words[:cut], words[cut + 1 :]
     parser = Parser(
         prog="luthier",
+        usage="luthier [-h] [--version] COMMAND ...",
         description="Looks after a PyTorch model file for its whole life.",
+        epilog=_overview(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"luthier {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        prog="luthier", dest="command", metavar="COMMAND", required=True, help=argparse.SUPPRESS
+    )
     chosen = next((a for a in argv if not a.startswith("-")), None)
-    names = [command.name for command in COMMANDS]
+    every = [command for group in COMMANDS.values() for command in group]
+    names = [command.name for command in every]
     if chosen is not None and chosen not in names:
         hint = nearest(chosen, names)
         raise RecipeError(f"unknown command {chosen!r}{hint}", cure="see: luthier --help")
     modules = {}
-    for command in COMMANDS:
+    for command in every:
         text = command.help[0].upper() + command.help[1:] + "."
-        sub = commands.add_parser(command.name, help=command.help, description=text)
+        sub = commands.add_parser(command.name, description=text)
         if command.name == chosen:
             modules[chosen] = importlib.import_module(f"luthier.cli.{chosen}")
             modules[chosen].add(sub)
@@ -130,3 +150,13 @@ def _dispatch(words: list[str]) -> int:
         )
     status: int = modules[arguments.command].run(arguments)
     return status
+
+
+def _overview() -> str:
+    """Return the commands by what one does with them."""
+    width = max(len(command.name) for group in COMMANDS.values() for command in group)
+    groups = [
+        "\n".join([f"{title}:", *(f"  {c.name:<{width}}  {c.help}" for c in group)])
+        for title, group in COMMANDS.items()
+    ]
+    return "\n\n".join([*groups, "luthier COMMAND --help says what a command takes."])

@@ -7,10 +7,12 @@ from luthier.data.inventory import Changes, Inventory, compare
 from luthier.data.listing import Listing, list_images
 from luthier.data.loader import KeyedBatches, StatefulBatches, keyed_batches
 from luthier.data.photos import Photos, Sample, open_photos
-from luthier.data.rendering import preprocess
+from luthier.data.reading import Photo, Read, read_batches
+from luthier.data.rendering import AVERAGED, preprocess
 from luthier.data.views import Augment
 
 __all__ = [
+    "AVERAGED",
     "Augment",
     "Batch",
     "Batches",
@@ -19,7 +21,9 @@ __all__ = [
     "Inventory",
     "KeyedBatches",
     "Listing",
+    "Photo",
     "Photos",
+    "Read",
     "Sample",
     "StatefulBatches",
     "compare",
@@ -29,4 +33,5 @@ __all__ = [
     "list_images",
     "open_photos",
     "preprocess",
+    "read_batches",
 ]

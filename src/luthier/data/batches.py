@@ -105,6 +105,11 @@ class Batches:
         """Return the number of images in each batch of an epoch, those of other processes too."""
         return [stop - start for start, stop in self._bounds]
 
+    def order(self, epoch: int) -> Sequence[int]:
+        """Return the samples' numbers in the order of an epoch."""
+        count = len(self._samples)
+        return order(count, self._seed, epoch) if self._shuffle else range(count)
+
     def epoch(self, epoch: int = 0, first: int = 0) -> Generator[Batch]:
         """Give this process's share of the batches of an epoch from batch ``first`` on.
 
@@ -117,8 +122,7 @@ class Batches:
         Raises:
             DataError: a file is no longer what it was, and has to be read again.
         """
-        count = len(self._samples)
-        indices = order(count, self._seed, epoch) if self._shuffle else range(count)
+        indices = self.order(epoch)
         groups = self._share.of([indices[start:stop] for start, stop in self._bounds[first:]])
         with quiet():
             self._bring_photos()

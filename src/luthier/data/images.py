@@ -123,6 +123,17 @@ def decode_quietly(content: bytes, shortest: int | None = None) -> Image.Image:
     return image.reduce(factor) if factor > 1 else image
 
 
+def as_decoded(image: Image.Image, shortest: int) -> Image.Image:
+    """Return an image in memory as ``decode`` gives one from a file: RGB, upright, reduced.
+
+    To the bit what ``decode`` gives, but of a JPEG: that may be reduced while it is decoded, or
+    decoded by another library than Pillow.
+    """
+    upright = _to_rgb(ImageOps.exif_transpose(image))
+    factor = _power_of_two(min(upright.size) // shortest)
+    return upright.reduce(factor) if factor > 1 else upright
+
+
 def _power_of_two(most: int) -> int:
     return 1 << max(0, most.bit_length() - 1)
 

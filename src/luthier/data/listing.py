@@ -54,15 +54,19 @@ class Listing:
     notes: tuple[str, ...] = ()
 
 
-def list_images(data: Path) -> Listing:
+def list_images(data: Path, *, to_learn: bool = True) -> Listing:
     """List the images of a data set.
 
+    Args:
+        data: where they are.
+        to_learn: whether a model is to learn from them, for which one class is too few.
+
     Raises:
-        DataError: there is no such data, it is empty, it has one class, or its layout is
+        DataError: there is no such data, it is empty, it has too few classes, or its layout is
             none that is known.
     """
     listing = _list(data)
-    if len(listing.classes) < 2:
+    if to_learn and len(listing.classes) < 2:
         raise DataError(
             f"{data} has one class, {listing.classes[0]!r}: a classifier needs two or more",
             cure="each class is a folder of its own",

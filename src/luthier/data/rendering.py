@@ -17,6 +17,8 @@ from PIL import Image
 from luthier.data.views import Box
 from luthier.values import Preprocessing
 
+AVERAGED = ("none", "flip", "ten-crop")  # views of a photo whose answers are averaged
+
 Pixels = NDArray[np.uint8]  # [height, width, 3], RGB
 
 
@@ -29,8 +31,27 @@ def preprocess(photo: Image.Image, how: Preprocessing) -> torch.Tensor:
     Returns:
         float32 ``[3, size, size]``.
     """
-    square = torch.from_numpy(centre(np.asarray(photo.convert("RGB")), how))
-    return Normaliser(how)(square[None])[0]
+    return views(photo, how)[0]
+
+
+def views(photo: Image.Image, how: Preprocessing, averaged: str = "none") -> torch.Tensor:
+    """Return what the model sees of a photo where its answers to several views are averaged.
+
+    Args:
+        photo: see ``preprocess``.
+        how: likewise.
+        averaged: "none" for what ``preprocess`` returns alone; "flip" adds its mirror image;
+            "ten-crop" is the centre and the four corners of the resized photo, and the mirror
+            images of all five (Krizhevsky et al. 2012, section 4.1).
+
+    Returns:
+        float32 ``[views, 3, size, size]``; the first view is that of ``preprocess``.
+    """
+    pixels = np.asarray(photo.convert("RGB"))
+    squares = _crops(pixels, how) if averaged == "ten-crop" else [centre(pixels, how)]
+    if averaged != "none":
+        squares += [square[:, ::-1] for square in squares]
+    return Normaliser(how)(torch.from_numpy(np.stack(squares)))
 
 
 def centre(photo: Pixels, how: Preprocessing) -> Pixels:
@@ -39,6 +60,25 @@ def centre(photo: Pixels, how: Preprocessing) -> Pixels:
     Sizes and places are those of torchvision's ``Resize`` and ``CenterCrop``; a photo that is
     smaller than the square is laid over black.
     """
+    fitted, size = _fitted(photo, how), how.image_size
+    tall, wide = fitted.shape[:2]
+    return _square(fitted, round((tall - size) / 2), round((wide - size) / 2), size)
+
+
+def _crops(photo: Pixels, how: Preprocessing) -> list[Pixels]:
+    fitted, size = _fitted(photo, how), how.image_size
+    bottom, right = fitted.shape[0] - size, fitted.shape[1] - size
+    middle = round(bottom / 2), round(right / 2)
+    places = (middle, (0, 0), (0, right), (bottom, 0), (bottom, right))
+    return [_square(fitted, top, left, size) for top, left in places]
+
+
+def _square(photo: Pixels, top: int, left: int, size: int) -> Pixels:
+    return np.ascontiguousarray(photo[top : top + size, left : left + size])
+
+
+def _fitted(photo: Pixels, how: Preprocessing) -> Pixels:
+    """Resize a photo's shorter edge, and lay it over black where it is smaller than the square."""
     height, width = photo.shape[:2]
     shorter = min(height, width)
     tall, wide = int(how.resize * height / shorter), int(how.resize * width / shorter)
@@ -48,9 +88,7 @@ def centre(photo: Pixels, how: Preprocessing) -> Pixels:
     if down or right:
         before = ((down // 2, down - down // 2), (right // 2, right - right // 2), (0, 0))
         resized = np.pad(resized, before)
-        tall, wide = resized.shape[:2]
-    top, left = round((tall - size) / 2), round((wide - size) / 2)
-    return np.ascontiguousarray(resized[top : top + size, left : left + size])
+    return resized
 
 
 def cut(photo: Pixels, box: Box, how: Preprocessing) -> Pixels:

@@ -108,6 +108,31 @@ class World:
             if turn < shape[rank][0]
         ]
 
+    def batches_in_turn(self, batches: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Return the batches of all processes, in the order of ``in_turn``.
+
+        Args:
+            batches: float32 ``[rows, width]`` on the host, the same width in all; as many as the
+                others have, or one less than those of lower rank.
+
+        Raises:
+            PeerError: see ``gather``.
+        """
+        if self.size == 1:
+            return list(batches)
+        shapes = self.in_turn([batch.shape for batch in batches])
+        all_batches: list[torch.Tensor] = []
+        for turn, first in enumerate(range(0, len(shapes), self.size)):
+            of_turn = shapes[first : first + self.size]  # a last turn may be without some
+            padded = torch.zeros(int(max(n for n, _ in of_turn)), int(of_turn[0][1]))
+            if turn < len(batches):
+                padded[: len(batches[turn])] = batches[turn]
+            told = [torch.empty_like(padded) for _ in range(self.size)]
+            with self._exchange():
+                dist.all_gather(told, padded)
+            all_batches += [rows[: int(n)] for rows, (n, _) in zip(told, of_turn, strict=False)]
+        return all_batches
+
     def share(self, value: Any) -> Any:
         """Return what the first process gives, plain JSON; what the others give is not looked at.
 

@@ -17,6 +17,7 @@ from luthier.recipe.deciding import (
 from luthier.recipe.fields import (
     ENTRIES,
     STRATEGIES,
+    Data,
     Entry,
     Optimizer,
     Recipe,
@@ -31,6 +32,7 @@ from luthier.recipe.text import from_toml, read, to_toml
 __all__ = [
     "ENTRIES",
     "STRATEGIES",
+    "Data",
     "Entry",
     "Interval",
     "Optimizer",

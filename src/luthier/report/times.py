@@ -25,8 +25,13 @@ def time_line(seconds: Mapping[str, float], total: float) -> str:
         seconds: by kind of work; what is left of the total was computing.
         total: seconds in all.
     """
-    spent = {COMPUTING: max(0.0, total - sum(seconds.values())), **seconds}
-    return f"time {total:.1f} s: {breakdown(spent)}; {verdict(spent).partition(':')[0]}"
+    parts = spent(seconds, total)
+    return f"time {total:.1f} s: {breakdown(parts)}; {verdict(parts).partition(':')[0]}"
+
+
+def spent(seconds: Mapping[str, float], total: float) -> dict[str, float]:
+    """Return the seconds by kind of work, of which what is left of the total was computing."""
+    return {COMPUTING: max(0.0, total - sum(seconds.values())), **seconds}
 
 
 def verdict(seconds: Mapping[str, float]) -> str:

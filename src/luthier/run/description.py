@@ -33,6 +33,7 @@ class Description:
         preprocessing: what happens to an image before the model sees it.
         training: how it was trained; plain JSON values.
         start: what the weights started from; plain JSON values.
+        temperature: what scores are divided by for probabilities; None is 1.
     """
 
     architecture: str = ""
@@ -42,6 +43,7 @@ class Description:
     preprocessing: Preprocessing | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     start: Mapping[str, Any] = field(default_factory=dict)
+    temperature: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the metadata of a model file: plain JSON values, without what is not known."""
@@ -80,7 +82,12 @@ class Description:
 
 
 def _checked(known: Mapping[str, Any]) -> Description:
-    kinds: dict[str, type] = {"architecture": str, "head": str, "classes": list}
+    kinds: dict[str, type] = {
+        "architecture": str,
+        "head": str,
+        "classes": list,
+        "temperature": float,
+    }
     for name, value in known.items():
         kind = kinds.get(name, dict)
         if not isinstance(value, kind):
@@ -90,6 +97,8 @@ def _checked(known: Mapping[str, Any]) -> Description:
         changed["classes"] = classes_of(known["classes"])
     if "preprocessing" in known:
         changed["preprocessing"] = preprocessing_of(known["preprocessing"])
+    if not 0 < known.get("temperature", 1.0) < math.inf:
+        raise ValueError(f"temperature is {known['temperature']}, expected a number above 0")
     return Description(**{**known, **changed})
 
 

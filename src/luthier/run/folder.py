@@ -71,6 +71,16 @@ class RunFolder:
         return self.path / "model.safetensors"
 
     @property
+    def predictions(self) -> Path:
+        """The best model's scores of each validation image."""
+        return self.path / "predictions.safetensors"
+
+    @property
+    def page(self) -> Path:
+        """The run as a page to read."""
+        return self.path / "report.html"
+
+    @property
     def summary(self) -> Path:
         """What came out; there once the run is finished."""
         return self.path / "summary.json"

@@ -82,24 +82,31 @@ class Forward:
         split = self._ready()
         return self._model(images) if split is None else split.rest(*split.features(images))
 
-    def validate(self, batches: Callable[[], Generator[Batch]], clock: Clock, rounds: int) -> Tally:
+    def validate(
+        self,
+        batches: Callable[[], Generator[Batch]],
+        clock: Clock,
+        rounds: int,
+        take: Callable[[torch.Tensor], object],
+    ) -> Tally:
         """Return loss and accuracy on batches, which are read once if nothing can change.
 
         Args:
             batches: begins to give the photos that are validated on.
             clock: see ``training.evaluate``.
             rounds: the most batches that a process has.
+            take: see ``training.evaluate``.
         """
         if self._sharded is not None:
             with closing(batches()) as photos:
                 even = self._sharded.evenly(photos, rounds)
-                return self._evaluate(even, self.scores, clock, micro=None)
+                return self._evaluate(even, self.scores, clock, None, take)
         split = self._ready()
         if split is not None and split.whole:
             stored = self._features(split, batches)
-            return self._evaluate(stored, split.rest, clock, self._micro)
+            return self._evaluate(stored, split.rest, clock, self._micro, take)
         with closing(batches()) as photos:
-            return self._evaluate(photos, self.scores, clock, self._micro)
+            return self._evaluate(photos, self.scores, clock, self._micro, take)
 
     def _evaluate(
         self,
@@ -107,8 +114,9 @@ class Forward:
         forward: Callable[[torch.Tensor], torch.Tensor],
         clock: Clock,
         micro: MicroBatch | None,
+        take: Callable[[torch.Tensor], object],
     ) -> Tally:
-        how = self._precision, clock, forward, micro, self._world
+        how = self._precision, clock, forward, micro, self._world, take
         return training.evaluate(self._model, batches, *how)
 
     def _ready(self) -> Split | None:

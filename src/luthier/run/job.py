@@ -135,7 +135,8 @@ def prepare(
     complete = _complete(wanted, photos, chosen, arithmetic, look)
     _say(console, complete, photos, start, plan)
     console.say(f"precision {arithmetic}")
-    _say_classes(console, photos.classes, start, match)
+    overlap = _overlap(photos.classes, start, match)
+    _say_classes(console, match, overlap)
     return Job(
         recipe=complete,
         photos=photos,
@@ -147,7 +148,7 @@ def prepare(
         blocks=blocks,
         policy=policy,
         preprocessing=look,
-        start=_describe(start, plan, match),
+        start=_describe(start, plan, match, overlap),
         match=match,
         world=world,
         writers=writers,
@@ -215,7 +216,7 @@ def batches_of(job: Job, *, shuffle: bool = True) -> tuple[Batches, Batches]:
         job: ready to start.
         shuffle: give the training photos an order of its own in each epoch.
     """
-    how, machine, shown = job.recipe.training, job.recipe.machine, job.recipe.data
+    how, machine = job.recipe.training, job.recipe.machine
     make = functools.partial(
         Batches,
         batch_size=decided(how.batch_size),
@@ -225,15 +226,24 @@ def batches_of(job: Job, *, shuffle: bool = True) -> tuple[Batches, Batches]:
         pin_memory=machine.pin_memory is not False,
         decoded=job.decoded,
     )
-    augment = None  # of a probe with one view
-    if shown.augment is not None:
-        extras = shown.color_jitter, shown.rand_augment, shown.erase
-        augment = data.Augment.of(shown.augment, *extras)
     ours = job.world.rank, job.world.size
     learning = Share(*ours, pieces=machine.virtual_shards)
     looking = Share(*ours, whole=True)
-    learn = make(job.photos.train, job.preprocessing, augment, shuffle=shuffle, share=learning)
+    learn = make(
+        job.photos.train,
+        job.preprocessing,
+        augment_of(job.recipe.data),
+        shuffle=shuffle,
+        share=learning,
+    )
     return learn, make(job.photos.val, job.preprocessing, share=looking)
+
+
+def augment_of(how: recipe.Data) -> data.Augment | None:
+    """Return how training images are varied; None of a probe with one view."""
+    if how.augment is None:
+        return None
+    return data.Augment.of(how.augment, how.color_jitter, how.rand_augment, how.erase)
 
 
 def keep_photos_in(folder: Path, job: Job) -> None:
@@ -310,11 +320,11 @@ def _lasting(asked: str, chosen: str) -> str:
     return chosen.partition(":")[0] if asked in ("auto", "cuda") else asked
 
 
-def _describe(start: Start, plan: str, match: ClassMatch | None) -> dict[str, Any]:
+def _describe(start: Start, plan: str, match: ClassMatch | None, overlap: str) -> dict[str, Any]:
     sha256 = start.archive.sha256 if start.archive is not None else None
     # A model file is handed on: it names the file it came from, not a path of this machine.
     source = Path(start.source).name if Path(start.source).is_file() else start.source
-    told = {"source": source, "sha256": sha256, "loaded": plan}
+    told = {"source": source, "sha256": sha256, "loaded": plan, "overlap": overlap}
     return told if match is None else told | {"classes": heads.described(match)}
 
 
@@ -330,11 +340,13 @@ def _say(console: Console, complete: Recipe, photos: Photos, start: Start, plan:
     console.say(f"model {complete.model.model}, weights {start.source}{what}")
 
 
-def _say_classes(
-    console: Console, classes: Sequence[str], start: Start, match: ClassMatch | None
-) -> None:
+def _overlap(classes: Sequence[str], start: Start, match: ClassMatch | None) -> str:
     found = match or match_classes(classes, start.classes)
+    return heads.overlap(found, taken=match is not None) if found.matched else ""
+
+
+def _say_classes(console: Console, match: ClassMatch | None, overlap: str) -> None:
     if match is not None:
         console.say(str(match))
-    if found.matched:
-        console.say(heads.overlap(found, taken=match is not None))
+    if overlap:
+        console.say(overlap)

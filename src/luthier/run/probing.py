@@ -103,13 +103,13 @@ class Probing(Underway):
                 self._head.bias.copy_(fit.bias)
         batches = self.views * len(self.train.sizes())
         self.progress.at = Position(1, 0, fit.iterations)
-        tally = _score(fit, train, [s.label for s in job.photos.train] * self.views)
+        tally, _ = _score(fit, train, [s.label for s in job.photos.train] * self.views)
         self._record("train", 1, tally, time.monotonic() - started, batches=batches)
-        tally = _score(fit, val, [s.label for s in job.photos.val])
+        tally, scores = _score(fit, val, [s.label for s in job.photos.val])
         self._record("val", 1, tally, 0.0, batches=batches)
         score = Score(1, tally.loss, tally.accuracy)
         self.progress.best = self.progress.last = score
-        self._publish(score, job.model.state_dict())
+        self._publish(score, job.model.state_dict(), scores)
         with self.clock.on("saving"):
             self._saver.save(self._capture())
             self._saver.wait()
@@ -313,13 +313,16 @@ def _weights(samples: Sequence[Sample], classes: int, how: str | None) -> list[f
     return [len(samples) / (classes * counts[sample.label]) for sample in samples]
 
 
-def _score(fit: Probe, shown: Sequence[torch.Tensor], labels: Sequence[int]) -> Tally:
-    """Return plain cross-entropy and accuracy of the head on features."""
-    tally, first = Tally(), 0
+def _score(
+    fit: Probe, shown: Sequence[torch.Tensor], labels: Sequence[int]
+) -> tuple[Tally, list[torch.Tensor]]:
+    """Return plain cross-entropy and accuracy of the head on features, and its scores."""
+    tally, given, first = Tally(), [], 0
     for block in shown:
         of_block = torch.tensor(labels[first : first + len(block)])
         scores = nn.functional.linear(block, fit.weight, fit.bias)
         loss = nn.functional.cross_entropy(scores, of_block).item()
         tally = tally.add(loss, int((scores.argmax(1) == of_block).sum()), len(block))
+        given.append(scores)
         first += len(block)
-    return tally
+    return tally, given

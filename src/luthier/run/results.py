@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from luthier import checkpoint, report
 from luthier.recipe import decided
 from luthier.run import conditions
 from luthier.run.description import Description, full_name
@@ -27,6 +28,7 @@ def description(job: Job, score: Score) -> dict[str, Any]:
             "strategy": how.strategy.strategy,
             "seed": how.training.seed,
             "epochs": how.training.epochs,
+            "precision": job.precision.name,
             "validation": score.as_dict(),
         },
         start={k: job.start[k] for k in ("source", "sha256", "classes") if k in job.start},
@@ -34,9 +36,23 @@ def description(job: Job, score: Score) -> dict[str, Any]:
 
 
 def summary(
-    job: Job, folder: RunFolder, progress: Progress, seconds: float, audit: Audit, learning: int
+    job: Job,
+    folder: RunFolder,
+    progress: Progress,
+    seconds: float,
+    audit: Audit,
+    parameters: tuple[int, int],
 ) -> dict[str, Any]:
-    """Return what came out of a run as plain JSON values; ``learning`` parameters were trained."""
+    """Return what came out of a run as plain JSON values.
+
+    Args:
+        job: that was done.
+        folder: of the run.
+        progress: at its end.
+        seconds: of work.
+        audit: of its end.
+        parameters: how many there are, and how many were trained.
+    """
     return {
         "run": str(folder.path),
         "model": str(folder.model),
@@ -47,15 +63,33 @@ def summary(
         "epochs": progress.at.epoch,
         "steps": progress.at.step,
         "micro_batch": progress.micro,
-        "learning": learning,
+        "parameters": parameters[0],
+        "learning": parameters[1],
         "seconds": round(seconds, 3),
         "classes": list(job.photos.classes),
         "images": job.photos.counts(),
+        "notes": list(job.photos.notes),
         "unreadable": [list(pair) for pair in job.photos.unreadable],
         "start": job.start,
         "audit": [list(row) for row in audit.moved],
         "environment": environment(job),
     }
+
+
+def images_a_second(records: report.Records, strategy: str) -> float | None:
+    """Return how many images a run has learned from a second; None of a probe, which has none."""
+    epochs = [r for r in records if strategy != "probe" and r["kind"] == "train"]
+    seconds = sum(record["seconds"] for record in epochs)
+    return sum(record["images"] for record in epochs) / seconds if seconds else None
+
+
+def checkpoint_bytes(folder: RunFolder) -> int | None:
+    """Return the size of a run's newest checkpoint; None where it has none."""
+    steps = checkpoint.steps_in(folder.checkpoints)
+    if not steps:
+        return None
+    place = checkpoint.directory_of(folder.checkpoints, steps[-1])
+    return sum(path.stat().st_size for path in place.iterdir())
 
 
 def environment(job: Job) -> dict[str, Any]:

@@ -258,10 +258,10 @@ class Session(Underway):
         if self.job.recipe.model.head != "by-name" or progress.at != Position() or progress.last:
             return
         started = time.monotonic()
-        tally = self._validate()
+        tally, scores = self._validate()
         self._record("val", 0, tally, time.monotonic() - started, batches=len(self.sizes))
         progress.before = Score(0, tally.loss, tally.accuracy)
-        self._judge(progress.before)
+        self._judge(progress.before, scores)
         self._boundary(keeper)
 
     def _epoch(self, keeper: Keeper) -> None:
@@ -283,9 +283,9 @@ class Session(Underway):
         told: dict[str, Any] = {"batches": len(self.sizes), "lr": lr}
         self._record("train", epoch, progress.tally, time.monotonic() - started, **told)
         started = time.monotonic()
-        tally = self._validate()
+        tally, scores = self._validate()
         self._record("val", epoch, tally, time.monotonic() - started, **told)
-        self._judge(Score(epoch, tally.loss, tally.accuracy))
+        self._judge(Score(epoch, tally.loss, tally.accuracy), scores)
         progress.at = Position(epoch, 0, progress.at.step)
         progress.tally = Tally()
         if progress.at.epoch < self.epochs:
@@ -324,26 +324,32 @@ class Session(Underway):
         )
         self.console.step(step, progress.tally, self.epochs)
 
-    def _validate(self) -> Tally:
+    def _validate(self) -> tuple[Tally, list[torch.Tensor]]:
+        """Return the sums, and the scores of this process's batches."""
+        scores: list[torch.Tensor] = []
         average = self.learner.average
         if self._copies is not None:
             self._copies.settle(average.buffers if average else ())
         with average.in_place_of_weights() if average else contextlib.nullcontext():
-            return self._forward.validate(self.val.epoch, self.clock, self._rounds())
+            tally = self._forward.validate(
+                self.val.epoch, self.clock, self._rounds(), scores.append
+            )
+        return tally, scores
 
     def _rounds(self) -> int:
         """Return the most batches of a validation that a process has."""
         of_all = -(-len(self.job.photos.val) // decided(self.job.recipe.training.batch_size))
         return -(-of_all // self.job.world.size)
 
-    def _judge(self, score: Score) -> None:
+    def _judge(self, score: Score, scores: Sequence[torch.Tensor]) -> None:
         progress, average = self.progress, self.learner.average
         progress.last = score
         progress.stale += 1
         if score.better_than(progress.best):
             progress.best, progress.stale = score, 0
             with self.clock.on("saving"):
-                self._publish(score, average.tensors if average else self.job.model.state_dict())
+                state = average.tensors if average else self.job.model.state_dict()
+                self._publish(score, state, scores)
 
     def _has_stopped_early(self) -> bool:
         patience = self.job.recipe.training.patience

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from luthier import checkpoint, devices, recipe, report
+from luthier import devices, recipe, report
 from luthier.errors import (
     DamagedError,
     InterruptedRunError,
@@ -19,6 +19,7 @@ from luthier.errors import (
 from luthier.files import durable
 from luthier.recipe import Recipe
 from luthier.report import Console
+from luthier.run import results
 from luthier.run.beside import Planned, run_beside
 from luthier.run.finetune import finetune, resume
 from luthier.run.folder import RunFolder, free_folder, held, new_run
@@ -314,22 +315,12 @@ def outcome_of(folder: RunFolder, name: str, seed: int, fold: str | None) -> Out
         summary = json.loads(folder.summary.read_bytes())
         best, last = Score.from_dict(summary["best"]), Score.from_dict(summary["last"])
         seconds, learning = float(summary["seconds"]), int(summary["learning"])
-        trained = summary["strategy"] != "probe"
+        strategy = str(summary["strategy"])
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedError(f"{folder.summary} is damaged: {error}") from error
-    epochs = [r for r in report.read_metrics(folder.metrics) if trained and r["kind"] == "train"]
-    spent = sum(record["seconds"] for record in epochs)
-    rate = sum(record["images"] for record in epochs) / spent if spent else None
-    size = _checkpoint_bytes(folder)
+    rate = results.images_a_second(report.read_metrics(folder.metrics), strategy)
+    size = results.checkpoint_bytes(folder)
     return Outcome(name, seed, fold, best, last, seconds, rate, learning, size)
-
-
-def _checkpoint_bytes(folder: RunFolder) -> int | None:
-    steps = checkpoint.steps_in(folder.checkpoints)
-    if not steps:
-        return None
-    place = checkpoint.directory_of(folder.checkpoints, steps[-1])
-    return sum(path.stat().st_size for path in place.iterdir())
 
 
 def _draw(found: Sequence[tuple[Path, Outcome]], folder: Path) -> Path | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,9 +16,10 @@ from luthier.distributed.pieces import whole
 from luthier.files import durable, writing
 from luthier.recipe import decided
 from luthier.report import Console
-from luthier.run import results
+from luthier.run import page, predictions, results
 from luthier.run.folder import Metrics, RunFolder
 from luthier.run.job import Job, batches_of, keep_photos_in
+from luthier.run.predictions import Predictions
 from luthier.run.progress import Progress
 from luthier.run.save import stored_of
 from luthier.run.trace import open_trace
@@ -60,6 +61,7 @@ class Underway:
         self._trace = open_trace(folder.path) if job.world.is_first else None
         self._before = 0.0
         self._began: float | None = None
+        self._spent: dict[str, float] = {}
         self.train, self.val = batches_of(job, shuffle=shuffle)
         self._frozen = strategies.frozen_blocks(job.policy, len(job.blocks) - 1, self.epochs)
         self._saver = Saver(
@@ -111,6 +113,7 @@ class Underway:
                 raise
             total = time.monotonic() - self._began
             self._before, self._began = self.seconds, None
+            self._spent = report.spent(self.clock.seconds, total)
             self.console.say(report.time_line(self.clock.seconds, total))
 
     def _few(self) -> torch.Tensor:
@@ -174,32 +177,52 @@ class Underway:
         now = strategies.digests(self.job.model.state_dict())
         return strategies.inspect_moves(self.job.blocks, self.progress.start, now, self._frozen)
 
-    def _publish(self, score: Score, state: Mapping[str, torch.Tensor]) -> None:
-        """Write the best model, after an audit."""
+    def _publish(
+        self, score: Score, state: Mapping[str, torch.Tensor], scores: Sequence[torch.Tensor]
+    ) -> None:
+        """Write the best model, after an audit, and the scores that this process has of it."""
         self.audit()
+        scores = self.job.world.batches_in_turn(scores)
         if self.job.is_cut:  # in all processes
             state = {name: whole(tensor) for name, tensor in state.items()}
         if not self.job.world.is_first:
             return
         described = results.description(self.job, score)
-        stored = stored_of(state)
-        self._saver.patiently(
-            "the best model", lambda: writing.write(self.folder.model, stored, described)
+        stored, photos = stored_of(state), self.job.photos
+        said = Predictions(
+            torch.cat(list(scores)),
+            torch.tensor([sample.label for sample in photos.val]),
+            score.epoch,
+            photos.classes,
+            photos.fingerprint,
         )
+
+        def write() -> None:  # each names its epoch, so a kill between the two can be seen
+            predictions.write(self.folder.predictions, said)
+            writing.write(self.folder.model, stored, described)
+
+        self._saver.patiently("the best model", write)
 
     def finish(self) -> dict[str, Any]:
         """Audit, say what moved, wrap up; write the summary and return it."""
         audit = self.audit()
         self.console.say(f"audit: {audit}")
-        job = self.job
-        names = [n for i, b in enumerate(job.blocks) if i not in self._frozen for n in b.parameters]
-        learning = sum(job.model.get_parameter(name).numel() for name in names)
-        summary = results.summary(job, self.folder, self.progress, self.seconds, audit, learning)
+        told = self.progress, self.seconds, audit, self._parameters()
+        summary = results.summary(self.job, self.folder, *told) | {
+            "time": {kind: round(seconds, 3) for kind, seconds in self._spent.items()}
+        }
         with self.job.world.together():
             if self.job.world.is_first:
                 self._wrap_up()
                 durable.write_text(self.folder.summary, json.dumps(summary, indent=1) + "\n")
+                page.write_or_say(self.folder, self.console.say)
         return summary
+
+    def _parameters(self) -> tuple[int, int]:
+        """Return how many parameters there are, and how many of them learn."""
+        sizes = {name: weight.numel() for name, weight in self.job.model.named_parameters()}
+        frozen = {name for i in self._frozen for name in self.job.blocks[i].parameters}
+        return sum(sizes.values()), sum(size for name, size in sizes.items() if name not in frozen)
 
     def _wrap_up(self) -> None:
         """Do what else is due at the end, before the summary says that all is done."""

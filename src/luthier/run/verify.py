@@ -204,6 +204,7 @@ def _run(folder: RunFolder) -> Verification:
         (folder.recipe, _look_at_recipe),
         (folder.metrics, functools.partial(_look_at_metrics, known=known)),
         (folder.model, _look_at_file),
+        (folder.predictions, _look_at_file),
     ):
         if path.exists():
             findings.append(_checked(path, look))

@@ -25,6 +25,7 @@ def evaluate(
     forward: Callable[[torch.Tensor], torch.Tensor] | None = None,
     micro: MicroBatch | None = None,
     world: World = ALONE,
+    take: Callable[[torch.Tensor], object] | None = None,
 ) -> Tally:
     """Return the plain cross-entropy (no smoothing, no weights) and accuracy.
 
@@ -38,6 +39,7 @@ def evaluate(
         forward: inputs → scores by parts of the model, in its place.
         micro: lets fewer images go through at once where memory runs out; None: that is an error.
         world: the processes among which whole batches go round; the result is that of one.
+        take: is given the scores of each batch of this process, float32 on the host.
 
     Raises:
         OutOfMemoryError: memory does not hold one image.
@@ -55,6 +57,8 @@ def evaluate(
                     scores = micro.through(forward or model, inputs, "validation")
             scores = scores.float()
             loss = F.cross_entropy(scores, targets).item()
+            if take is not None:
+                take(scores.cpu())
             rows.append((loss, int((scores.argmax(1) == targets).sum()), len(labels)))
     tally = Tally()
     for mean, right, count in world.in_turn(rows):

@@ -1,0 +1,7 @@
+"""Scores and labels → how good a model is. Pure; the formulas are torchmetrics'."""
+
+from luthier.metrics.calibration import fit_temperature
+from luthier.metrics.evaluation import calibration_error, evaluation, log_probabilities
+from luthier.metrics.mcnemar import mcnemar
+
+__all__ = ["calibration_error", "evaluation", "fit_temperature", "log_probabilities", "mcnemar"]

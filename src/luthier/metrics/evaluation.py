@@ -1,0 +1,141 @@
+"""Labels and probabilities → an ``Evaluation``."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from luthier import vision
+from luthier.values import ClassScores, Evaluation, Mistake, Proportion
+
+_TOP = (3, 5)
+_BINS = 15
+
+
+def log_probabilities(scores: torch.Tensor, temperature: float | None = None) -> torch.Tensor:
+    """Return the logarithm of the mean over views of the softmax of scores.
+
+    In float64, where rounding makes no tie of two scores that differ.
+
+    Args:
+        scores: ``[images, views, classes]``.
+        temperature: what they are divided by (Guo et al. 2017, arXiv 1706.04599); None is 1.
+
+    Returns:
+        float64 ``[images, classes]``.
+    """
+    each = F.log_softmax(scores.double() / (temperature or 1.0), dim=-1)
+    # A mean of one view is that view; a sum of several may be above 1 by rounding.
+    return (each.logsumexp(1) - math.log(each.shape[1])).clamp(max=0.0)
+
+
+def evaluation(
+    classes: Sequence[str],
+    images: Sequence[str],
+    labels: torch.Tensor,
+    log_probabilities: torch.Tensor,
+) -> Evaluation:
+    """Evaluate a model on labelled images.
+
+    Args:
+        classes: names in index order.
+        images: what each is called.
+        labels: int64 ``[images]``.
+        log_probabilities: float64 ``[images, classes]``.
+    """
+    count, said = len(classes), log_probabilities.argmax(1)
+    confusion = _formulas().multiclass_confusion_matrix(said, labels, num_classes=count)
+    per_class = _per_class(classes, labels, said, confusion)
+    recalls = [one.recall for one in per_class if one.images]
+    return Evaluation(
+        classes=tuple(classes),
+        accuracy=Proportion(int(confusion.trace()), len(labels)),
+        loss=float(F.nll_loss(log_probabilities, labels)),
+        balanced_accuracy=sum(recalls) / len(recalls),
+        top_k=_top_k(labels, log_probabilities),
+        per_class=per_class,
+        confusion=tuple(map(tuple, confusion.tolist())),
+        calibration_error=calibration_error(labels, log_probabilities),
+        roc_auc=_roc_auc(labels, log_probabilities),
+        mistakes=_mistakes(classes, images, labels, said, log_probabilities),
+    )
+
+
+def calibration_error(labels: torch.Tensor, log_probabilities: torch.Tensor) -> float:
+    """Return the expected calibration error in 15 bins of equal width (Guo et al. 2017).
+
+    Args:
+        labels: int64 ``[images]``.
+        log_probabilities: float64 ``[images, classes]``.
+    """
+    count = log_probabilities.shape[1]
+    return float(
+        _formulas().multiclass_calibration_error(
+            log_probabilities.exp(), labels, num_classes=count, n_bins=_BINS, norm="l1"
+        )
+    )
+
+
+@functools.cache
+def _formulas() -> Any:
+    # Over a second, and torchvision comes with it.
+    return vision.load("torchmetrics.functional.classification")
+
+
+def _per_class(
+    classes: Sequence[str], labels: torch.Tensor, said: torch.Tensor, confusion: torch.Tensor
+) -> tuple[ClassScores, ...]:
+    how: dict[str, Any] = {"num_classes": len(classes), "average": "none"}
+    has, taken = confusion.sum(1), confusion.sum(0)
+    precision = _formulas().multiclass_precision(said, labels, **how)
+    recall = _formulas().multiclass_recall(said, labels, **how)
+    f1 = _formulas().multiclass_f1_score(said, labels, **how)
+    columns = (
+        has,
+        precision.where(taken > 0, math.nan),
+        recall.where(has > 0, math.nan),
+        f1.where(has + taken > 0, math.nan),
+    )
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    return tuple(ClassScores(name, *row) for name, row in zip(classes, rows, strict=True))
+
+
+def _top_k(labels: torch.Tensor, log_probabilities: torch.Tensor) -> dict[int, Proportion]:
+    count, found = log_probabilities.shape[1], {}
+    for k in (k for k in _TOP if k < count):
+        right, *_ = _formulas().multiclass_stat_scores(
+            log_probabilities.exp(), labels, num_classes=count, top_k=k, average="micro"
+        )
+        found[k] = Proportion(int(right), len(labels))
+    return found
+
+
+def _roc_auc(labels: torch.Tensor, log_probabilities: torch.Tensor) -> float | None:
+    if log_probabilities.shape[1] != 2 or not 0 < int(labels.sum()) < len(labels):
+        return None
+    return float(_formulas().binary_auroc(log_probabilities[:, 1].exp(), labels))
+
+
+def _mistakes(
+    classes: Sequence[str],
+    images: Sequence[str],
+    labels: torch.Tensor,
+    said: torch.Tensor,
+    log_probabilities: torch.Tensor,
+) -> tuple[Mistake, ...]:
+    probabilities = log_probabilities.exp()
+    found = [
+        Mistake(
+            images[at],
+            classes[int(labels[at])],
+            classes[int(said[at])],
+            float(probabilities[at, said[at]]),
+        )
+        for at in torch.nonzero(labels != said)[:, 0].tolist()
+    ]
+    return tuple(sorted(found, key=lambda mistake: -mistake.probability))
