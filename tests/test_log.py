@@ -22,8 +22,10 @@ import luthier
 from conftest import LENET
 from luthier.cli.main import main
 from luthier.errors import RecipeError
-from luthier.report import Console, read_metrics
+from luthier.recipe import Recipe, resolve, values
+from luthier.report import Console
 from luthier.run import writers
+from luthier.run.conditions import changed_recipe
 from luthier.run.folder import RunFolder
 from luthier.run.writers import Writers
 from processes import PATIENCE, Forked
@@ -205,7 +207,7 @@ def test_a_writer_that_fails_is_named_once_and_ends_no_run(
     assert said.count(f"writer mine:{name} failed: {reason}; metrics.jsonl goes on\n") == 1
     assert said.count("\nwriter ") == 1
     assert shown(run) == expected(run)
-    assert len(read_metrics(run / "metrics.jsonl")) > 0
+    assert (run / "summary.json").exists()
 
 
 class Waiting:
@@ -418,3 +420,9 @@ def test_the_page_shows_the_examples_as_they_are() -> None:
         text = example.read_text(encoding="utf-8")
         assert len(text.splitlines()) < 30
         assert text in page, f"docs/log.md has not {example.name} as it stands"
+
+
+def test_where_metrics_go_is_no_change_of_the_run() -> None:
+    then = values(resolve(Recipe()))
+    assert changed_recipe(then, then | {"log": "tensorboard"}) == []
+    assert changed_recipe(then, then | {"lr": 0.5}) != []

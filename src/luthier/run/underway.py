@@ -95,11 +95,9 @@ class Underway:
         )
         keep_photos_in(self.folder.path, self.job)
         self._began = time.monotonic()
-        job = self.job
+        given = recipe.values(self.job.recipe)
         with contextlib.ExitStack() as ends:  # from the last to the first
-            self._writers = Writers(
-                job.writers, self.folder, recipe.values(job.recipe), self.console.say
-            )
+            self._writers = Writers(self.job.writers, self.folder, given, self.console.say)
             ends.callback(self._writers.close)
             ends.callback(self._metrics.close)
             ends.callback(self.console.stop)
