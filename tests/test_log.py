@@ -58,7 +58,7 @@ class NoBegin(Kept):
         raise OSError("no server")
 class NoWrite(Kept):
     def write(self, record):
-        raise ValueError("no number")
+        raise ValueError("no number\\nin two lines")
 class NoClose(Kept):
     def close(self):
         raise SystemExit(3)

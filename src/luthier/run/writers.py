@@ -164,5 +164,6 @@ class _Beside:
                 self._writer.write(record)
             self._writer.close()
         except BaseException as error:  # it is the end of this thread, and of nothing else
-            what = f"{type(error).__name__}: {error}"
-            self._say(f"writer {self._name} failed: {what}; metrics.jsonl goes on")
+            what = next(iter(str(error).splitlines()), "")
+            kind = type(error).__name__
+            self._say(f"writer {self._name} failed: {kind}: {what}; metrics.jsonl goes on")
