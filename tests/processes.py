@@ -8,6 +8,7 @@ about the interpreter's own start or end, it takes a fresh one.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -88,6 +89,7 @@ def luthier(*words: str | Path, cwd: Path | None = None) -> Forked:
 
 def _be_child(function: Callable[[], int | None], cwd: Path | None, out: int, err: int) -> NoReturn:
     status = 1
+    gc.freeze()  # to look at what is the parent's would copy its memory
     try:
         os.dup2(out, 1)
         os.dup2(err, 2)

@@ -46,7 +46,8 @@ def ended(processes: Iterable[Forked]) -> list[tuple[int | None, str, str]]:
 def together(size: int, function: Callable[[int], int | None]) -> list[str]:
     """Run a function in so many processes; return what each printed, once all have ended well."""
     found = ended(started(size, function))
-    assert [status for status, _, _ in found] == [0] * size, "\n".join(e for _, _, e in found)
+    said = "\n".join(f"--- status {status}\n{err}" for status, _, err in found)
+    assert [status for status, _, _ in found] == [0] * size, said
     return [out for _, out, _ in found]
 
 

@@ -35,12 +35,13 @@ def content(step: float = 1.0, *, best: bool = False, **facts: Any) -> Content:
         {"momentum_buffer/fc.weight": torch.tensor([0.5])},
     ]
     images: dict[str, Image] = {}
-    parts: dict[str, list[str]] = {}
+    parts: dict[str, dict[str, dict[str, int]]] = {}
     for (name, part), tensors in zip(FILES.items(), named, strict=True):
         images[name] = Image(tensors)
         for key, tensor in tensors.items():
             images[name].tensors[key].copy_(tensor)
-        parts.setdefault(part, []).append(name)
+        sizes = {key: tensor.nbytes for key, tensor in tensors.items()}
+        parts.setdefault(part, {})[name] = sizes
     plain = {"optimizer": {"type": "SGD"}, "sampler": {"at": 3}}
     state = {"position": {"epoch": 1}, "best": None, "parts": plain}
     return Content(images, parts, store.to_json(state), {"epoch": 1, **facts}, best)

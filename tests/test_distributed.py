@@ -231,6 +231,28 @@ def test_steps_and_metrics_are_those_of_one_process(
     assert [p.name for p in (tmp_path / "run").iterdir() if p.name.startswith(".tmp")] == []
 
 
+def assert_steps_alike(one: Path, many: Path, *, alike: bool = True) -> None:
+    ours, theirs = ([r["loss"] for r in lines(folder, "step")] for folder in (one, many))
+    assert (ours == pytest.approx(theirs, rel=1e-4)) is alike
+
+
+@pytest.mark.parametrize("shard", [False, True])
+def test_with_statistics_of_all_the_steps_are_those_of_one_process(
+    photos: Path, tmp_path: Path, shard: bool
+) -> None:
+    # One of three has nothing of the last batch, of two images.
+    knobs = {"model": "trial_models:Normed", "batch_size": 13, "lr": 0.05}
+    run(1, photos, tmp_path / "one", **knobs)
+    run(3, photos, tmp_path / "own", **knobs, shard=shard)
+    run(3, photos, tmp_path / "all", **knobs, shard=shard, sync_batchnorm=True)
+    assert_steps_alike(tmp_path / "one", tmp_path / "own", alike=False)
+    assert_steps_alike(tmp_path / "one", tmp_path / "all")
+    one, many = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "all"))
+    assert one.keys() == many.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, many[name], rtol=1e-3, atol=1e-5)
+
+
 class Counted(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -268,6 +290,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "frozen": {"strategy": "frozen"},
     "gradual": {"strategy": "gradual", "unfreeze_epochs": 1},
     "batch normalisation, adamw": {"model": "trial_models:Normed", "optimizer": "adamw"},
+    "dropout": {"model": "trial_models:Dropped"},
+    "batch statistics of all": {"model": "trial_models:Dropped", "sync_batchnorm": True},
     "an unused part, mixup": {
         "model": "trial_models:PartlyUsed",
         "head_module": "head",

@@ -14,7 +14,7 @@ import kills
 import pytest
 
 from luthier import vision
-from luthier.run.loop import REDIRECT
+from luthier.run.peers import REDIRECT
 
 EXAMPLES = sorted(
     path

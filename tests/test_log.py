@@ -27,7 +27,7 @@ from luthier.report import Console
 from luthier.run import writers
 from luthier.run.conditions import changed_recipe
 from luthier.run.folder import RunFolder
-from luthier.run.writers import Writers
+from luthier.run.writers import Writers, opened
 from processes import PATIENCE, Forked
 from processes import luthier as luthier_process
 from ranks import together
@@ -143,6 +143,19 @@ def test_a_probe_is_shown_too(photos: Path, tmp_path: Path) -> None:
     knobs = {"strategy": "probe", "weights": str(start.model), "epochs": None}
     run = finetune(photos, tmp_path / "run", log="tensorboard", **knobs).run
     assert shown(run) == expected(run) != {}
+
+
+def test_what_was_before_the_events_is_shown_from_metrics(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    text = [json.dumps(record) + "\n" for record in RECORDS]
+    folder.metrics.write_text("".join(text[:4]))
+    at_work = Writers(opened("tensorboard"), folder, {}, pytest.fail)
+    folder.metrics.write_text("".join(text[:6]))  # as the run goes on
+    for record in RECORDS[4:]:
+        at_work.write(record)
+    at_work.close()
+    folder.metrics.write_text("".join(text))
+    assert shown(tmp_path) == expected(tmp_path) != {}
 
 
 def newest(run: Path) -> int:

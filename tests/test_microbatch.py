@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 import luthier
-from luthier.errors import OutOfMemoryError
+from luthier.errors import OutOfMemoryError, PeerError
 from luthier.report import Console
 from luthier.training import Learner, MicroBatch, Precision, Rates, train_epoch
 from luthier.values import Position
+from ranks import together
 
 NO_MORE = 2**50  # bytes that no machine has
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
@@ -195,6 +196,19 @@ def test_a_run_goes_on_with_what_fits(photos: Path, tmp_path: Path) -> None:
     assert log.count("out of memory") == 2
     assert whole.summary["micro_batch"] == 2
     assert whole.summary["steps"] == 12  # as many as without
+
+
+def test_one_of_several_that_runs_out_says_so_and_the_others_end(
+    photos: Path, tmp_path: Path
+) -> None:
+    def job(rank: int) -> None:
+        with pytest.raises(OutOfMemoryError if rank == 0 else PeerError) as caught:
+            luthier.finetune(photos, out=tmp_path / "run", console=Console(quiet=True), **knobs)
+        assert rank or "in rank 0 of 2" in str(caught.value)
+        assert rank or "--accumulate" in str(caught.value)
+
+    knobs = JOB | {"batch_size": 7, "model": "trial_models:LearnsThree"}  # four, and three
+    together(2, job)
 
 
 LIMITED = """

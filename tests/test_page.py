@@ -26,10 +26,11 @@ from conftest import LENET, weights_of_three, write_photos
 from luthier.cli.main import main
 from luthier.errors import DamagedError, RunFolderError
 from luthier.files.opening import open_archive
+from luthier.intervals import mcnemar_p
 from luthier.report import Console
 from luthier.report.page import ComparisonPage, differences, render_comparison, render_run
 from luthier.report.page.chart import axis, thinned
-from luthier.report.page.noise import holm, mcnemar
+from luthier.report.page.noise import holm
 from luthier.run import predictions
 from luthier.run.page import write_report
 from luthier.values import Proportion, Score
@@ -227,7 +228,7 @@ def test_thinning_keeps_the_mean(points: list[tuple[float, float]], most: int) -
 def test_mcnemar_is_the_exact_binomial_test(first: int, second: int) -> None:
     total = first + second
     known = binomtest(first, total).pvalue if total else 1.0
-    assert mcnemar(first, second) == pytest.approx(known, rel=1e-6)
+    assert mcnemar_p(first, second) == pytest.approx(known, rel=1e-6)
 
 
 def test_holm_by_hand() -> None:

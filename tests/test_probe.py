@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import signal
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +21,20 @@ from torch.nn import functional as F
 import luthier
 from conftest import LENET, weights_of_three, write_photos
 from luthier import data, models
-from luthier.errors import InterruptedRunError, ModelError
+from luthier.errors import InterruptedRunError, ModelError, PeerError
 from luthier.files import tensors
 from luthier.files.opening import open_archive
 from luthier.models import Head
 from luthier.report import Console, read_metrics
-from luthier.run import probing
+from luthier.run import features, probing
 from luthier.run.prove import prove
 from luthier.run.trunk import check_head
 from luthier.run.verify import verify
 from luthier.training import Precision, Shown, evaluate, fit_probe, folds_of
 from luthier.training import probe as fitting
 from luthier.values import Preprocessing
+from ranks import ended, started, together
+from test_distributed import listening_console
 from test_exactness import bits, differences, stop_at
 
 __all__ = ["stop_at"]  # a fixture
@@ -359,6 +365,92 @@ def test_a_model_that_does_not_end_with_its_linear_head_is_refused(
         check_head(model, Head("head", 2), Precision("cpu"), 16)
     fine = After(nn.Linear(3, 2), nn.Identity())
     check_head(fine, Head("head", 2), Precision("cpu"), 16)
+
+
+# --- several processes --------------------------------------------------------------------------
+
+
+class Afterwards(Console):
+    """Does something to its process after so many batches."""
+
+    def __init__(self, batches: int, do: Callable[[Afterwards], None]) -> None:
+        super().__init__(quiet=True)
+        self.left, self._do = batches, do
+        self.request: Any = None
+
+    def advance(self, count: int) -> None:
+        super().advance(count)
+        if self.request is not None:  # else images are being checked
+            self.left -= 1
+            if self.left == 0:
+                self._do(self)
+
+
+def stops(console: Afterwards) -> None:
+    console.request.asked = True
+
+
+def dies(_console: Afterwards) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def in_turn(
+    photos: Path, out: Path, size: int, do: Callable[[Afterwards], None], **knobs: Any
+) -> list[int | None]:
+    """Begin or continue a run in so many processes, of which the last does something."""
+
+    def job(rank: int) -> None:
+        console = Afterwards(2 if rank == size - 1 else 10**6, do)
+        listening_console(console)
+        with contextlib.suppress(InterruptedRunError, PeerError):
+            if (out / "recipe.toml").exists():
+                luthier.resume(out, console=console)
+            else:
+                luthier.finetune(photos, out=out, console=console, **(SMALL | knobs))
+
+    return [status for status, _, _ in ended(started(size, job))]
+
+
+@pytest.mark.usefixtures("small_files")
+def test_any_number_of_processes_that_are_stopped_or_die_end_with_the_bits_of_one(
+    photos: Path, trunk: str, tmp_path: Path
+) -> None:
+    knobs: dict[str, Any] = {"weights": trunk, "views": 2}
+    probe(photos, tmp_path / "whole", **knobs)
+    cut = tmp_path / "cut"
+    assert in_turn(photos, cut, 3, dies, **knobs) == [0, 0, -signal.SIGKILL]
+    assert verify(cut).sound
+    sizes = []
+    while not (cut / "summary.json").exists():
+        sizes.append((2, 3, 1)[len(sizes) % 3])
+        assert in_turn(photos, cut, sizes[-1], stops) == [0] * sizes[-1]
+        assert verify(cut).sound
+    assert len(sizes) > 3
+    assert differences(bits(tmp_path / "whole"), bits(cut)) == []
+    said = (cut / "log.txt").read_text(encoding="utf-8")
+    assert "not the same bits" not in said
+    assert list(cut.rglob(".tmp*")) == []
+
+
+@pytest.mark.usefixtures("small_files")
+def test_each_process_makes_a_part_of_the_files(photos: Path, trunk: str, tmp_path: Path) -> None:
+    def job(_rank: int) -> None:
+        written, write = [], features.write
+
+        def noted(path: Path, *facts: Any) -> None:
+            written.append(path.name)
+            write(path, *facts)
+
+        features.write = noted
+        found = luthier.finetune(
+            photos, out=tmp_path / "run", console=Console(quiet=True), weights=trunk, **SMALL
+        )
+        print(json.dumps([written, found.summary["best"], found.summary["audit"]]))
+
+    told = [json.loads(out) for out in together(3, job)]
+    assert [len(written) for written, _, _ in told] == [4, 3, 3]
+    assert len({name for written, _, _ in told for name in written}) == 10
+    assert told[0][1:] == told[1][1:] == told[2][1:]
 
 
 @pytest.mark.long

@@ -85,6 +85,8 @@ SAMPLES: dict[str, Any] = {
     "compile": True,
     "virtual_shards": 4,
     "shard": True,
+    "checkpoint_activations": True,
+    "sync_batchnorm": True,
     "workers": 3,
     "pin_memory": True,
     "cache_memory": 1.5,
@@ -109,7 +111,9 @@ STEPWISE = (
     *("optimizer", "lr", "momentum", "weight_decay", "decay_to", "clip_norm", "accumulate"),
     *("schedule", "step_size", "gamma", "warmup_epochs", "label_smoothing", "mixup", "cutmix"),
     *("ema", "epochs", "patience", "save_every", "keep", "compile", "virtual_shards", "shard"),
+    *("checkpoint_activations", "sync_batchnorm"),
 )
+WITH_STEPS = ("checkpoint-activations", "sync-batchnorm")
 AUGMENTS = ("augment", "color_jitter", "rand_augment", "erase")
 
 # Field: values just outside of its range, values just inside.
@@ -227,6 +231,15 @@ def make_shard_fit(draw: st.DrawFn, got: dict[str, Any]) -> None:
         got |= {"compile": draw(st.sampled_from([None, False])), "virtual_shards": None}
 
 
+def make_forwards_fit(draw: st.DrawFn, got: dict[str, Any]) -> None:
+    off = st.sampled_from([None, False])
+    if got["compile"] or got["strategy"] == "frozen":
+        got["checkpoint_activations"] = draw(off)
+    still = got["strategy"] in ("frozen", "zero-lr")
+    if got["compile"] or still or got["virtual_shards"] is not None:
+        got["sync_batchnorm"] = draw(off)
+
+
 def make_probe_fit(draw: st.DrawFn, got: dict[str, Any]) -> None:
     got |= dict.fromkeys(STEPWISE)
     got["head"] = draw(st.sampled_from([None, "replace"]))
@@ -251,6 +264,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
     if got["schedule"] == "one-cycle":
         got["momentum"] = None
     make_shard_fit(draw, got)
+    make_forwards_fit(draw, got)
     make_start_fit(draw, got)
     if got["strategy"] == "probe":
         make_probe_fit(draw, got)
@@ -330,6 +344,8 @@ def test_an_empty_recipe_resolves_to_the_documented_defaults() -> None:
         "precision": "auto",
         "compile": False,
         "shard": False,
+        "checkpoint_activations": False,
+        "sync_batchnorm": False,
     }
 
 
@@ -363,7 +379,7 @@ def test_every_field_is_a_flag_and_every_flag_a_field() -> None:
     of_the_command = {"-h", "--help", "--out", "--recipe", "--tune", "--json"}
     of_the_command |= {"--wait", "--share", "--processes"}
     of_the_command |= {
-        f"--no-{name}" for name in ("strict-images", "compile", "shard", "pin-memory")
+        f"--no-{name}" for name in ("strict-images", "compile", "shard", "pin-memory", *WITH_STEPS)
     }
     of_fields = {entry.flag for name, entry in ENTRIES.items() if name != "data"}
     assert flags(parser()) - of_the_command == of_fields
@@ -428,6 +444,23 @@ def test_augmentation_is_refused_where_a_probe_looks_once(name: str) -> None:
         assert "--views" in said
     made = resolve(recipe(strategy="probe", views=2, **{name: value}))
     assert values(made)[name] == value
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"checkpoint_activations": True, "compile": True}, "does not work with --compile"),
+        ({"checkpoint_activations": True, "strategy": "frozen"}, "has no effect with --strategy f"),
+        ({"sync_batchnorm": True, "compile": True}, "does not work with --compile"),
+        ({"sync_batchnorm": True, "strategy": "frozen"}, "has no effect with --strategy frozen"),
+        ({"sync_batchnorm": True, "strategy": "zero-lr"}, "has no effect with --strategy zero-lr"),
+        ({"sync_batchnorm": True, "virtual_shards": 2}, "no sense with --virtual-shards"),
+    ],
+)
+def test_another_way_to_compute_steps_is_refused_where_there_is_none(
+    fields: dict[str, Any], words: str
+) -> None:
+    assert words in refusal(**fields)
 
 
 def test_views_that_are_all_the_same_are_refused() -> None:

@@ -6,7 +6,7 @@ import contextlib
 import gc
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,16 @@ from torch import nn
 
 import luthier
 from conftest import LENET
+from luthier import checkpoint
+from luthier.checkpoint import Checkpoint, layout
 from luthier.distributed import joined, pieces
-from luthier.errors import InterruptedRunError, LuthierError, ModelError, RecipeError
+from luthier.errors import (
+    DoesNotFitError,
+    InterruptedRunError,
+    LuthierError,
+    ModelError,
+    RecipeError,
+)
 from luthier.report import Console
 from luthier.run.session import Session
 from luthier.training.sharded import _check, units_of
@@ -32,6 +40,10 @@ from test_exactness import StopAt, bits, differences
 
 SMALL: dict[str, Any] = {"model": LENET, "image_size": 32, "batch_size": 5, "workers": 0}
 SMALL |= {"epochs": 2, "weights": "none", "precision": "fp32", "save_every": "1 steps"}
+
+PROC = pytest.mark.skipif(
+    not Path("/proc/self/task").is_dir(), reason="the threads are read from /proc"
+)
 
 # What gives the same steps in one process; those of the others are compared with DDP's.
 ALONE: dict[str, dict[str, Any]] = {
@@ -82,6 +94,22 @@ def knobs_of(variant: dict[str, Any], start: dict[str, str]) -> dict[str, Any]:
     return knobs | ({"weights": start[knobs["model"]]} if "strategy" in variant else {})
 
 
+@pytest.fixture(autouse=True)
+def cut_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let small parts of a checkpoint be cut among those who write it, as large ones are."""
+    monkeypatch.setattr(layout, "_LEAST", 1)
+
+
+def last_of(run_folder: Path) -> Checkpoint:
+    return checkpoint.read(max((run_folder / "checkpoints").iterdir()))
+
+
+def assert_close(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for key, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[key], rtol=1e-3, atol=1e-5)
+
+
 def assert_alike(ours: Path, theirs: Path) -> None:
     for kind in ("step", "train", "val"):
         a, b = lines(ours, kind), lines(theirs, kind)
@@ -90,14 +118,11 @@ def assert_alike(ours: Path, theirs: Path) -> None:
             for name in one.keys() - {"seconds", "loss"}:
                 assert one[name] == other[name]
             assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
-    for name in ("model", "checkpoints/{}/optimizer"):
-        found = []
-        for folder in (ours, theirs):
-            last = sorted((folder / "checkpoints").iterdir())[-1].name
-            found.append(load_file(folder / f"{name.format(last)}.safetensors"))
-        assert found[0].keys() == found[1].keys()
-        for key, tensor in found[0].items():
-            torch.testing.assert_close(tensor, found[1][key], rtol=1e-3, atol=1e-5)
+    ours_then, theirs_then = (last_of(folder) for folder in (ours, theirs))
+    assert ours_then.parts.keys() == theirs_then.parts.keys()
+    assert_close(load_file(ours / "model.safetensors"), load_file(theirs / "model.safetensors"))
+    for part, saved in ours_then.parts.items():
+        assert_close(saved.tensors, theirs_then.parts[part].tensors)
 
 
 @pytest.mark.parametrize("variant", ALONE)
@@ -214,6 +239,63 @@ def test_no_process_holds_the_whole(photos: Path, tmp_path: Path) -> None:
         assert out["held"] < out["all"] / 3 * 1.02
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_is_frozen_has_no_gradients_and_exchanges_none(
+    photos: Path, tmp_path: Path, start: dict[str, str], precision: str
+) -> None:
+    def job(_rank: int) -> int:
+        exchanged: list[int] = []
+        held: set[str] = set()
+        reduce, run_on = torch.distributed.reduce_scatter_single, Session.run
+
+        def counted(**how: Any) -> Any:
+            exchanged.append(how["input"].numel())
+            return reduce(**how)
+
+        def watched(session: Session, stop: Any) -> None:
+            def look(*_facts: object) -> None:
+                named = session.job.model.named_parameters()
+                held.update(name for name, p in named if p.grad is not None)
+
+            session.learner.optimizer.register_step_pre_hook(look)
+            run_on(session, stop)
+
+        torch.distributed.reduce_scatter_single = counted
+        Session.run = watched  # type: ignore[method-assign]
+        quiet = Console(quiet=True)
+        luthier.finetune(photos, out=tmp_path / "run", console=quiet, **knobs, shard=True)
+        print(json.dumps([sorted(held), exchanged]))
+        return 0
+
+    knobs = SMALL | {"weights": start[LENET], "strategy": "frozen", "precision": precision}
+    for out in together(2, job):
+        held, exchanged = json.loads(out)
+        assert held == ["fc3.bias", "fc3.weight"]
+        assert set(exchanged) == {2 * 84 + 2}  # the elements of the head
+
+
+@PROC
+def test_a_checkpoint_that_does_not_fit_leaves_no_thread_of_the_group(
+    photos: Path, tmp_path: Path, start: dict[str, str]
+) -> None:
+    out, knobs = tmp_path / "run", SMALL | {"weights": start[LENET], "weight_decay": 0.1}
+    together(
+        2, stopped(2, lambda c: luthier.finetune(photos, out=out, console=c, **knobs, shard=True))
+    )
+    recipe = out / "recipe.toml"
+    text = recipe.read_text(encoding="utf-8")
+    recipe.write_text(text.replace('decay_to = "zero"', 'decay_to = "start"'), encoding="utf-8")
+
+    def job(_rank: int) -> int:
+        with pytest.raises(DoesNotFitError, match="does not hold where"):
+            luthier.resume(out, console=Console(quiet=True))
+        gc.collect()
+        assert threads_of_gloo() == []
+        return 0
+
+    together(2, job)
+
+
 def test_rows_come_together_as_they_were() -> None:
     def job(rank: int) -> None:
         from torch.distributed.device_mesh import init_device_mesh  # noqa: PLC0415
@@ -230,6 +312,9 @@ def test_rows_come_together_as_they_were() -> None:
                     place = torch.zeros_like(given) if rank == owner else None
                     pieces.collect(cut, place, owner)
                     assert place is None or torch.equal(place, given)
+                    found = pieces.whole_at(cut, owner)
+                    assert (found is None) == (place is None)
+                    assert found is None or torch.equal(found, given)
                 pieces.put(cut, given + 1)
                 assert torch.equal(cut.full_tensor(), given + 1)
                 assert torch.equal(pieces.cut_like(cut, given).full_tensor(), given)
@@ -238,16 +323,20 @@ def test_rows_come_together_as_they_were() -> None:
         together(size, job)
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the threads are read from /proc")
+def threads_of_gloo() -> list[str]:
+    tasks = Path("/proc/self/task").iterdir()
+    names = [(task / "comm").read_text(encoding="utf-8") for task in tasks]
+    return [name for name in names if "gloo" in name]
+
+
+@PROC
 @pytest.mark.parametrize("shard", [False, True])
 def test_no_thread_of_the_group_outlives_it(photos: Path, tmp_path: Path, shard: bool) -> None:
     # One that did would need Python's lock, and might while the interpreter ends: an abort.
     def job(_rank: int) -> int:
         luthier.finetune(photos, out=tmp_path / "run", **SMALL | {"epochs": 1}, shard=shard)
         gc.collect()
-        tasks = Path("/proc/self/task").iterdir()
-        names = [(task / "comm").read_text(encoding="utf-8") for task in tasks]
-        assert [name for name in names if "gloo" in name] == []
+        assert threads_of_gloo() == []
         return 0
 
     together(2, job)

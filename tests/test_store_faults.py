@@ -33,7 +33,8 @@ def content(step: int) -> store.Content:
     for part, named in tensors.items():
         for name, tensor in named.items():
             images[f"{part}.safetensors"].tensors[name].copy_(tensor)
-    parts = {part: [f"{part}.safetensors"] for part in tensors}
+    sizes = {part: {n: t.nbytes for n, t in named.items()} for part, named in tensors.items()}
+    parts = {part: {f"{part}.safetensors": sizes[part]} for part in tensors}
     state = json.dumps({"step": step, "parts": {}})
     return store.Content(images, parts, state, {"epoch": step}, best=step == BEST)
 

@@ -44,6 +44,27 @@ class Hangs(LeNet):
         return super().forward(images)
 
 
+class StuckInBackward(LeNet):
+    """One process, which is named by TRIAL_STUCK, never ends its second backward pass."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.steps = 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        scores = super().forward(images)
+        if _has_images(images) and scores.requires_grad:
+            self.steps += 1
+            if self.steps == 2 and os.environ["RANK"] == os.environ["TRIAL_STUCK"]:
+                scores.register_hook(goes_round_for_ever)
+        return scores
+
+
+def goes_round_for_ever(*_facts: object) -> None:
+    while True:
+        pass
+
+
 class Crashes(LeNet):
     """Has a mistake in it."""
 
@@ -82,6 +103,15 @@ class LearnsByFour(nn.Module):
         if self.training and len(images) > 2 and found.requires_grad:
             found.register_hook(lambda _gradient: torch.empty(2**50).sum())
         return self.head(found)  # type: ignore[no-any-return]
+
+
+class LearnsThree(LeNet):
+    """Asks for more memory than any machine has where it learns from more than three images."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training and len(images) > 3:
+            torch.empty(2**50)
+        return super().forward(images)
 
 
 class Hungry(nn.Module):
@@ -137,3 +167,11 @@ class Drawn(Normed):
         super().__init__(num_classes)
         with torch.no_grad():
             self.features[0].bias.fill_(os.getpid())  # type: ignore[union-attr,operator]
+
+
+class Dropped(Normed):
+    """With dropout, too."""
+
+    def __init__(self, num_classes: int = 2) -> None:
+        super().__init__(num_classes)
+        self.features.append(nn.Dropout2d(0.3))

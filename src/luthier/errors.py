@@ -111,6 +111,12 @@ class CannotWriteError(LuthierError):
     exit_status = 1
 
 
+class StorageError(LuthierError):
+    """An object store refuses or does not answer; what is on this machine is as it was."""
+
+    exit_status = 1
+
+
 class LeaseError(LuthierError):
     """What is asked for is not on this machine, or leases cannot be kept here."""
 

@@ -1,4 +1,4 @@
-"""Intervals of confidence: of a proportion, and of a mean of few values. Pure."""
+"""What few cases can tell: intervals of a share and of a mean, a test of pairs. Pure."""
 
 from __future__ import annotations
 
@@ -64,3 +64,20 @@ def mean95(values: Sequence[float], shared: float = 0.0) -> tuple[float, float, 
     error = statistics.stdev(values) * math.sqrt(1 / len(values) + shared)
     half = student95(len(values) - 1) * error
     return mean, mean - half, mean + half
+
+
+def mcnemar_p(first: int, second: int) -> float:
+    """Return the two-sided p of McNemar's exact test (1947, Psychometrika 12:153).
+
+    How likely a fair coin shares out as unevenly the cases that only one of two has right.
+
+    Args:
+        first: cases that only the first has right.
+        second: cases that only the second has right.
+    """
+    total, fewer = first + second, min(first, second)
+    whole = math.lgamma(total + 1) - total * math.log(2)
+    tail = (
+        math.exp(whole - math.lgamma(k + 1) - math.lgamma(total - k + 1)) for k in range(fewer + 1)
+    )
+    return min(1.0, 2 * math.fsum(tail))

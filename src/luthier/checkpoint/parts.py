@@ -42,7 +42,8 @@ class Captured:
         buffers: names of buffers that belong to them, for another: a forward may change them all
             the same.
         plain: everything else, as plain JSON.
-        check: looks at the copied tensors and raises if they must not be kept.
+        check: looks at copied tensors, those that this process writes, and raises if they must not
+            be kept.
     """
 
     later: Tensors = field(default_factory=dict)

@@ -17,9 +17,12 @@ from typing import Any, TypeVar
 import torch
 
 from luthier.checkpoint import store
+from luthier.checkpoint.layout import files_of
 from luthier.checkpoint.parts import Captured
-from luthier.checkpoint.snapshot import Copier, Snapshot, files_of, put_together
+from luthier.checkpoint.snapshot import Copier, Snapshot
 from luthier.checkpoint.store import Checkpoint, Content, Written
+from luthier.checkpoint.writers import Follower, Leader, Portion
+from luthier.distributed.board import Board
 from luthier.errors import CannotWriteError
 from luthier.threads import computing_alone
 
@@ -83,8 +86,9 @@ class Saver:
         patience: seconds to go on trying when the disk is full or refuses.
         say: takes a line when the disk is in trouble.
         at_once: copy everything before training goes on.
-        writes: that is what it is for; else it only hands over its rows of tensors that are cut,
-            as where another process of the job writes.
+        writes: that is what it is for; else it does nothing, as where another process writes.
+        board: of all processes that write each checkpoint together; each has a saver of the same
+            folder, and saves at the same steps.
     """
 
     def __init__(
@@ -96,13 +100,16 @@ class Saver:
         say: Callable[[str], object] = lambda _line: None,
         at_once: bool = False,
         writes: bool = True,
+        board: Board | None = None,
     ) -> None:
         self.folder, self.keep, self.patience, self.say = folder, keep, patience, say
         self.at_once, self.writes = at_once, writes
         self.costs = Costs()
         self.last: Written | None = None
         self._thread = computing_alone(1, "luthier-save")
-        self._copier = Copier(self._thread)
+        self._board, self._leader = board, Leader(board)
+        self._follower = Follower(board) if board is not None and board.rank else None
+        self._copier = Copier(self._thread, board.rank if board is not None else 0)
         self._copying: _Copying | None = None
         self._writing: Future[None] | None = None
         self._torn: list[str] = []
@@ -134,18 +141,20 @@ class Saver:
             CannotWriteError, LuthierError: the save before this one failed.
             UnsupportedStateError: something cannot be saved; it is named.
         """
-        files = {part: files_of(part, captured) for part, captured in state.parts.items()}
-        flat = {name: file for named in files.values() for name, file in named.items()}
         if not self.writes:
-            for file in flat.values():
-                put_together(file)
             return
+        files = files_of(state.parts, self._board.size if self._board is not None else 1)
+        flat = {name: file for named in files.values() for name, file in named.items()}
         self.wait()
         started = time.perf_counter()
         plain = {name: captured.plain for name, captured in state.parts.items()}
         text = store.to_json({**state.plain, "parts": plain})
-        parts = {part: list(named) for part, named in files.items() if named}
         snapshot = self._copier.begin(flat, at_once=self.at_once)
+        parts = {
+            part: {name: file.sizes for name, file in named.items()}
+            for part, named in files.items()
+            if named
+        }
         content = Content(snapshot.images, parts, text, state.facts, state.best)
         self._copying = snapshot, state, content
         atexit.register(self._complete)
@@ -247,21 +256,48 @@ class Saver:
     def give_up(self) -> None:
         """Try no longer to write where the disk refuses; a signal handler may call this."""
         self._given_up.set()
+        self.lose_others()
+
+    def lose_others(self) -> None:
+        """Wait no longer for what other writers have not written yet: one of them is gone."""
+        if self._board is not None:
+            self._board.give_up()
 
     def _write(self, snapshot: Snapshot, state: State, content: Content) -> None:
         started = time.thread_time()
         snapshot.arrived()
-        for part, captured in state.parts.items():
-            names = content.parts.get(part, ())
-            captured.check({k: t for n in names for k, t in content.files[n].tensors.items()})
+        if self._follower is None:
+            with self._leader.ending():
+                self._publish(state, content)
+        else:
+            self._follow(self._follower, state, content)
+        self.costs.saves += 1
+        self.costs.behind += time.thread_time() - started
+
+    def _publish(self, state: State, content: Content) -> None:
+        """Write a checkpoint; where several do, say when, and all but the files of the others."""
+        _check(state, content)
         self.patiently("what the checkpoint refers to", state.before)
         self.last = self.patiently(
             f"checkpoint {state.step}",
-            lambda: store.save(self.folder, state.step, content, self.keep, self.last),
+            lambda: store.save(
+                self.folder, state.step, content, self.keep, self.last, self._leader
+            ),
         )
-        self.costs.saves += 1
         self.costs.written += self.last.written
-        self.costs.behind += time.thread_time() - started
+
+    def _follow(self, follower: Follower, state: State, content: Content) -> None:
+        """Write the files of this process, when the first says so."""
+
+        def write(directory: str) -> Portion:
+            _check(state, content)
+            return store.write_portion(self.folder / directory, content.files, self.last)
+
+        portion = follower.serve(write)
+        if portion is not None:
+            path = store.directory_of(self.folder, state.step)
+            self.last = Written(path, {"files": portion.files}, portion.written)
+            self.costs.written += portion.written
 
     def patiently(self, what: str, write: Callable[[], T]) -> T:
         """Write something of the run, and try again for as long as the patience lasts.
@@ -300,3 +336,10 @@ class Saver:
             f"{what} cannot be written to {self.folder.parent}: {error.strerror}; {last}",
             cure="make room or mend the disk; the run then continues where it was last saved",
         )
+
+
+def _check(state: State, content: Content) -> None:
+    """Look at the copied tensors of this process."""
+    for part, captured in state.parts.items():
+        own = [content.files[n] for n in content.parts.get(part, ()) if n in content.files]
+        captured.check({key: t for image in own for key, t in image.tensors.items()})

@@ -18,47 +18,10 @@ from typing import NamedTuple
 import torch
 from torch.nn import Parameter
 
-from luthier.checkpoint.parts import Captured
+from luthier.checkpoint.layout import File
 from luthier.distributed.pieces import collect, is_cut
 from luthier.errors import UnsupportedStateError
 from luthier.files.image import Array, Image, bits_of, copy_bits, some_bits
-
-
-@dataclass(frozen=True)
-class File:
-    """A file of a checkpoint and the tensors that go into it.
-
-    Attributes:
-        later: of ``Captured``: copied while training goes on.
-        now: of ``Captured``: copied at once.
-    """
-
-    later: Mapping[str, torch.Tensor]
-    now: Mapping[str, torch.Tensor]
-
-    @property
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """All of them."""
-        return {**self.later, **self.now}
-
-
-def files_of(part: str, captured: Captured) -> dict[str, File]:
-    """Lay a part out in files: one, or up to three where some tensors are not being trained."""
-    names = captured.later.keys() | captured.now.keys()
-    idle = captured.still | captured.buffers
-    shards = [names & captured.still, names & captured.buffers, names - idle]
-    shards = [shard for shard in shards if shard]
-    if not shards:
-        return {}
-    if len(shards) == 1:
-        return {f"{part}.safetensors": File(captured.later, captured.now)}
-    return {
-        f"{part}-{number:05d}-of-{len(shards):05d}.safetensors": File(
-            {name: t for name, t in captured.later.items() if name in shard},
-            {name: t for name, t in captured.now.items() if name in shard},
-        )
-        for number, shard in enumerate(shards, start=1)
-    }
 
 
 @dataclass
@@ -100,31 +63,35 @@ class Copier:
 
     Args:
         thread: copies on the host while training goes on.
+        rank: of this process, which copies what goes into the files that it writes.
     """
 
-    def __init__(self, thread: Executor) -> None:
-        self._thread = thread
+    def __init__(self, thread: Executor, rank: int = 0) -> None:
+        self._thread, self._rank = thread, rank
         self._images: dict[str, Image] = {}
 
     def begin(self, files: Mapping[str, File], *, at_once: bool = False) -> Snapshot:
         """Copy what may change at any time, begin to copy the rest, and return.
 
-        The snapshot before this one must no longer be in use: the buffers are the same.
+        The snapshot before this one must no longer be in use: the buffers are the same. Of tensors
+        that are cut, each process gives its rows to who writes them.
 
         Args:
-            files: by name.
+            files: of all processes, by name.
             at_once: copy everything before returning.
 
         Raises:
             UnsupportedStateError: a tensor of a kind that safetensors cannot hold; it is named.
         """
-        self._images = {name: self._image(name, file) for name, file in files.items()}
+        own = {name: file for name, file in files.items() if file.writer == self._rank}
+        self._images = {name: self._image(name, file) for name, file in own.items()}
+        for name, file in files.items():
+            _put_together(file, self._images[name].tensors if name in own else None)
         snapshot = Snapshot(self._images)
         on_host: list[_Later] = []
         on_device: list[tuple[torch.Tensor, torch.Tensor]] = []
-        for name, file in files.items():
+        for name, file in own.items():
             image = self._images[name]
-            put_together(file, image.tensors)
             now = {key: tensor for key, tensor in file.now.items() if not is_cut(tensor)}
             for key, given in file.later.items():
                 if is_cut(given):
@@ -162,16 +129,16 @@ class Copier:
         return Image(tensors, pinned=any(tensor.is_cuda for tensor in tensors.values()))
 
 
-def put_together(file: File, places: Mapping[str, torch.Tensor] | None = None) -> None:
+def _put_together(file: File, places: Mapping[str, torch.Tensor] | None) -> None:
     """Collect the tensors of a file of which each process has some rows, in all processes at once.
 
     Args:
         file: of a checkpoint.
-        places: on the host, in the first process; None in the others.
+        places: on the host, in the process that writes the file; None in the others.
     """
     for key, tensor in file.tensors.items():
         if is_cut(tensor):
-            collect(tensor, None if places is None else places[key], 0)
+            collect(tensor, None if places is None else places[key], file.writer)
 
 
 def _strange_kind(tensor: torch.Tensor) -> str | None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from luthier.checkpoint.parts import Saved
 from luthier.checkpoint.tree import unpack
+from luthier.checkpoint.writers import Leader, Portion
 from luthier.errors import DamagedError
 from luthier.files import durable
 from luthier.files.image import Image
@@ -38,15 +39,16 @@ class Content:
     """What a checkpoint holds, ready to be written.
 
     Attributes:
-        files: tensors, by file name.
-        parts: names of its files by part ("model", "optimizer", …), in order.
+        files: those that this process writes, by name.
+        parts: for each part ("model", "optimizer", …) its files in order, whoever writes them, and
+            the bytes of each tensor in them.
         state: text of ``state.json``: equal for equal states.
         facts: plain JSON for the manifest: epoch, environment, metrics.
         best: whether this is the best state so far, which is kept whatever comes after.
     """
 
     files: Mapping[str, Image]
-    parts: Mapping[str, list[str]]
+    parts: Mapping[str, Mapping[str, Mapping[str, int]]]
     state: str
     facts: Mapping[str, Any]
     best: bool = False
@@ -137,7 +139,12 @@ def _seal_of(manifest: Mapping[str, Any]) -> str:
 
 
 def save(
-    folder: Path, step: int, content: Content, keep: int, before: Written | None = None
+    folder: Path,
+    step: int,
+    content: Content,
+    keep: int,
+    before: Written | None = None,
+    leader: Leader | None = None,
 ) -> Written:
     """Publish a checkpoint, and remove all but the ``keep`` newest and the best.
 
@@ -149,8 +156,10 @@ def save(
         content: what it holds.
         keep: how many of the newest stay.
         before: the checkpoint whose unchanged files are linked instead of written again.
+        leader: of those who write the files that are not in ``content``; by default all are.
 
     Raises:
+        PeerError: another writer has failed.
         OSError: it could not be written, or older ones not removed; those that are there are as
             they were. Doing it again is safe.
     """
@@ -162,55 +171,80 @@ def save(
     else:
         if path.exists():
             durable.remove_directory(path)
-        done = _write(path, step, content, before)
+        done = _write(path, step, content, before, leader or Leader())
     _prune(folder, step, keep)
     return done
 
 
-def _write(path: Path, step: int, content: Content, before: Written | None) -> Written:
-    state = content.state.encode()
-    facts = {name: (image.size, image.sha256()) for name, image in content.files.items()}
-    indices = {
-        f"{part}.safetensors.index.json": to_json(_index(content, names)).encode()
-        for part, names in content.parts.items()
-        if len(names) > 1
-    }
-    small = {_STATE: state, **indices}
-    facts |= {name: (len(text), hashlib.sha256(text).hexdigest()) for name, text in small.items()}
-    manifest = {
-        "format": FORMAT,
-        "step": step,
-        **content.facts,
-        "best": content.best,
-        "parts": content.parts,
-        "files": {n: {"bytes": size, "sha256": digest} for n, (size, digest) in facts.items()},
-    }
-    unchanged = {n for n in content.files if before is not None and _same(before, n, facts[n])}
-    new = [name for name in content.files if name not in unchanged]
-    _check_space(path.parent, sum(content.files[name].size for name in new))
-    written = 0
+def _write(
+    path: Path, step: int, content: Content, before: Written | None, leader: Leader
+) -> Written:
     with durable.new_directory(path) as place:
-        for name, image in content.files.items():
-            if before and name in unchanged and durable.link(before.path / name, place / name):
-                continue
-            durable.write_bytes(place / name, *image.chunks())
-            written += image.size
+        leader.begin(place.name)
+        try:
+            portions = [write_portion(place, content.files, before)]
+        finally:  # nobody is to be writing into what is discarded
+            others = leader.portions()
+        portions += others
+        small = {_STATE: content.state.encode()}
+        for part, files in content.parts.items():
+            if len(files) > 1:
+                small[f"{part}.safetensors.index.json"] = to_json(_index(files)).encode()
+        facts = {name: fact for portion in portions for name, fact in portion.files.items()}
+        facts = {name: facts[name] for files in content.parts.values() for name in files}
+        facts |= {name: _fact(len(t), hashlib.sha256(t).hexdigest()) for name, t in small.items()}
+        manifest = {
+            "format": FORMAT,
+            "step": step,
+            **content.facts,
+            "best": content.best,
+            "parts": {part: list(files) for part, files in content.parts.items()},
+            "files": facts,
+        }
+        written = sum(portion.written for portion in portions)
         for name, text in {**small, _MANIFEST: _sealed(manifest).encode()}.items():
             durable.write_bytes(place / name, text)
             written += len(text)
     return Written(path, manifest, written)
 
 
-def _index(content: Content, names: list[str]) -> dict[str, Any]:
+def write_portion(place: Path, files: Mapping[str, Image], before: Written | None) -> Portion:
+    """Write a process's files into the new directory of a checkpoint, and flush them.
+
+    Args:
+        place: the directory, where this process has written nothing yet.
+        files: by name.
+        before: see ``save``.
+
+    Raises:
+        OSError: they could not be written; some may be there.
+    """
+    facts = {name: _fact(image.size, image.sha256()) for name, image in files.items()}
+    unchanged = {name for name in files if before is not None and _same(before, name, facts[name])}
+    _check_space(place, sum(files[name].size for name in files.keys() - unchanged))
+    written = 0
+    for name, image in files.items():
+        if before and name in unchanged and durable.link(before.path / name, place / name):
+            continue
+        durable.write_bytes(place / name, *image.chunks())
+        written += image.size
+    return Portion(facts, written)
+
+
+def _fact(size: int, digest: str) -> dict[str, Any]:
+    return {"bytes": size, "sha256": digest}
+
+
+def _index(files: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
     # As transformers writes it, so that its readers open a checkpoint of several files.
-    weights = {key: name for name in names for key in content.files[name].tensors}
-    total = sum(t.nbytes for name in names for t in content.files[name].tensors.values())
+    weights = {key: name for name, sizes in files.items() for key in sizes}
+    total = sum(size for sizes in files.values() for size in sizes.values())
     return {"metadata": {"total_size": total}, "weight_map": dict(sorted(weights.items()))}
 
 
-def _same(before: Written, name: str, facts: tuple[int, str]) -> bool:
+def _same(before: Written, name: str, facts: Mapping[str, Any]) -> bool:
     known = before.manifest["files"].get(name)
-    if known is None or (known["bytes"], known["sha256"]) != facts:
+    if known != facts:
         return False
     # A link to a file that was damaged since would damage the new checkpoint with the old one.
     try:

@@ -19,7 +19,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         "luthier finetune DATA [--out RUN] [--recipe FILE] [--tune] [--json] [--FLAG VALUE ...]"
     )
     parser.add_argument("data", metavar="DATA", help=ENTRIES["data"].knob.help)
-    parser.add_argument("--out", metavar="RUN", help="new folder of the run [runs/NAME]")
+    parser.add_argument(
+        "--out", metavar="RUN", help="new folder of the run, or a URL such as s3://… [runs/NAME]"
+    )
     parser.add_argument("--recipe", metavar="FILE", help="a recipe.toml; flags go on top of it")
     parser.add_argument("--tune", action="store_true", help="find the fastest settings here first")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")

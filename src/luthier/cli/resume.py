@@ -15,7 +15,7 @@ from luthier.studies import is_study
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("run_folder", metavar="RUN", help="the run's folder")
+    parser.add_argument("run_folder", metavar="RUN", help="the run's folder, or its URL")
     parser.add_argument("--device", metavar="NAME", help="another device than before")
     parser.add_argument(
         "--workers", type=int, metavar="N", help="another number of workers; it changes no bit"

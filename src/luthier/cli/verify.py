@@ -11,7 +11,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path",
         metavar="RUN|CHECKPOINT|FILE",
-        help="a run's folder, a checkpoint, a file or folder of weights",
+        help="a run's folder or its URL, a checkpoint, a file or folder of weights",
     )
     parser.add_argument("--json", action="store_true", help="print what was found as JSON")
 

@@ -69,13 +69,33 @@ def collect(tensor: torch.Tensor, place: torch.Tensor | None, owner: int) -> Non
         owner: that process's rank.
     """
     padded = _padded(tensor)
-    parts = None
-    if place is not None:
-        parts = [torch.empty_like(padded) for _ in range(dist.get_world_size())]
+    rows, views, parts = len(padded), list[torch.Tensor](), None
+    if place is not None:  # which has no room for what pads the last rows
+        views = [place[rank * rows : (rank + 1) * rows] for rank in range(dist.get_world_size())]
+        parts = [view if len(view) == rows else torch.empty_like(padded) for view in views]
     with naming_lost_peers():
         dist.gather(padded, parts, dst=owner)
-    if place is not None and parts is not None:
-        place.copy_(torch.cat(parts)[: len(tensor)])
+    for view, part in zip(views, parts or (), strict=True):
+        if part is not view:
+            view.copy_(part[: len(view)])
+
+
+def whole_at(tensor: torch.Tensor, owner: int) -> torch.Tensor | None:
+    """Return all of a tensor in one process: as it is, or put together on the host.
+
+    Args:
+        tensor: likewise cut, or not, in all processes.
+        owner: that process's rank.
+
+    Returns:
+        None in the others, where it is cut.
+    """
+    if not is_cut(tensor):
+        return tensor
+    owns = dist.get_rank() == owner
+    place = torch.empty(tensor.shape, dtype=tensor.dtype) if owns else None
+    collect(tensor, place, owner)
+    return place
 
 
 def _rows(tensor: torch.Tensor) -> int:

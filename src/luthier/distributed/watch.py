@@ -4,7 +4,8 @@ A peer's end closes its connections, and whoever waits for it fails at once. A h
 closes nothing, and a process that hangs does not either. So each process notes a few times a minute
 in a store that it is alive, what it is at, and how many exchanges it has begun. The first looks at
 all notes, the others look at the first's. Silence is counted in looks of one's own, so that who
-was stopped itself accuses nobody.
+was stopped itself accuses nobody. Where all wait in the same exchange, which then is not the same
+to each of them, all are named; those with the same stack together.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Protocol
 
 _LOOKS = 10  # without anything new, then it is silence
 _FRAMES = 16  # of a stack, the innermost
+_SHOWN = 8  # different stacks, the rarest
 _PARTING = 1.0  # seconds for which the first waits for the others at the end
 _PASSED = os.path.join("torch", "nn", "modules", "module.py")  # only calls what it is given
 _VERDICT = "luthier/verdict"
@@ -56,7 +58,7 @@ class Note:
     Attributes:
         beat: how often it has said something.
         begun: exchanges with the others that it has begun.
-        waits: it is in the last of them.
+        waits: it waits for the others in the last of them.
         left: it has come to the end of its work.
         where: its host and process.
         stack: of its main thread.
@@ -118,13 +120,27 @@ class Watch:
         self._threads[0].join(2 * _PARTING)  # it may be asking a store that does not answer
 
     @contextlib.contextmanager
-    def exchange(self) -> Iterator[None]:
-        """Inside, this process waits for the others."""
-        self._begun, self._waits = self._begun + 1, True
+    def exchange(self, *, waits: bool = True) -> Iterator[None]:
+        """Exchange something with the others inside.
+
+        Args:
+            waits: from the beginning; else once ``wait`` has been called.
+        """
+        before = self._waits
+        self.begin()
+        self._waits = waits
         try:
             yield
         finally:
-            self._waits = False
+            self._waits = before
+
+    def begin(self) -> None:
+        """Take note that what has to come before the next exchange is done."""
+        self._begun += 1
+
+    def wait(self) -> None:
+        """Take note that this process has done its part of the exchange that it is in."""
+        self._waits = True
 
     def is_first_to_say(self, text: str) -> bool:
         """Tell whether no other process has asked this about the same text; the first is let by."""
@@ -206,19 +222,27 @@ class Watch:
         self._fewest, self._awaited = fewest, self._awaited + 1 if same else 0
         if self._awaited <= self._looks:
             return []
-        return [r for r, n in begun.items() if n < most or not self._last[r].waits] or list(begun)
+        last = [rank for rank, n in begun.items() if n == fewest]
+        return [rank for rank in last if not self._last[rank].waits] or last
 
     def _judge(self, ranks: Sequence[int], what: str) -> None:
         told = [f"rank {rank} ({self._last[rank].where}) has {what}" for rank in ranks]
-        text = "\n".join(told) + self._seen(ranks[0])
+        text = "\n".join(told) + self._seen(*ranks)
         # Several may come to this at once: the first to write it says it.
         mine = f"{self._rank} {text}"
         said = self._store.compare_set(_VERDICT, "", mine).decode()
         # The first may keep the store, in which the others are yet to read this.
         self._end(text if said == mine else "", wait=self._rank == 0)
 
-    def _seen(self, rank: int) -> str:
-        return f"\nrank {rank} was last seen at:\n{self._last[rank].stack.rstrip()}"
+    def _seen(self, *ranks: int) -> str:
+        """Return where ranks were last seen: those at the same place at once, the fewest first."""
+        alike: dict[str, list[int]] = {}
+        for rank in ranks:
+            alike.setdefault(self._last[rank].stack.rstrip(), []).append(rank)
+        places = sorted(alike.items(), key=lambda place: len(place[1]))
+        told = [f"\n{named(who)} last seen at:\n{stack}" for stack, who in places[:_SHOWN]]
+        more = len(places) - len(told)
+        return "".join(told) + (f"\nand others at {more} more places" if more else "")
 
     def _has_left(self, rank: int) -> bool:
         return rank in self._last and self._last[rank].left
@@ -237,6 +261,18 @@ class Watch:
             sys.stderr.flush()
         time.sleep(1.5 * self._pause if wait else 0)
         os._exit(1)  # what it was writing is whole or not at all, as after any kill
+
+
+def named(ranks: Sequence[int]) -> str:
+    """Return "rank 3 was", "ranks 0 to 6, 9 were": for many, in order."""
+    runs: list[list[int]] = []
+    for rank in ranks:
+        if runs and rank == runs[-1][-1] + 1:
+            runs[-1].append(rank)
+        else:
+            runs.append([rank])
+    told = ", ".join(f"{r[0]} to {r[-1]}" if len(r) > 1 else f"{r[0]}" for r in runs)
+    return f"ranks {told} were" if len(ranks) > 1 else f"rank {told} was"
 
 
 def _key(rank: int) -> str:

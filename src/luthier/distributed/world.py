@@ -9,6 +9,8 @@ import contextlib
 import gc
 import json
 import os
+import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
@@ -20,8 +22,10 @@ import torch.distributed as dist
 # threads would outlive the group's end, and one that needs Python's lock while the interpreter ends
 # takes the process with it ("terminate called without an active exception").
 import torch.distributed.nn.functional
+from torch.autograd import Variable
 from torch.distributed.rendezvous import rendezvous
 
+from luthier.distributed.board import Board
 from luthier.distributed.meeting import meet
 from luthier.distributed.watch import Watch
 from luthier.errors import LuthierError, PeerError, RecipeError
@@ -32,6 +36,7 @@ _LOST = ("connection closed by peer", "connection reset", "connection refused", 
 _PATIENCE = "LUTHIER_PATIENCE", 600.0  # seconds for one that is alive and does not come
 _SILENCE = "LUTHIER_SILENCE", 30.0  # seconds without a sign of life
 _LATE = ("timed out", "timeout")
+_LETS_GO = 0.1  # seconds, of which a thread of Gloo's needs microseconds
 
 
 class World:
@@ -82,10 +87,13 @@ class World:
         if self.size == 1:
             return [list(numbers)]
         mine = torch.tensor([float(self._asked_here()), *numbers], dtype=torch.float64)
-        rows = [torch.empty_like(mine) for _ in range(self.size)]
-        with self._exchange():
-            dist.all_gather(rows, mine)
-        told = [row.tolist() for row in rows]
+        rows = mine.new_empty((self.size, len(mine)))
+        with self.exchanging():
+            # Gloo's all_gather goes round a ring, one process after the other. This is one way to
+            # the first and a tree from there.
+            dist.gather(mine, list(rows) if self.is_first else None)
+            dist.broadcast(rows, 0)
+        told = rows.tolist()
         self._asked = any(asked for asked, *_ in told)
         return [row for _, *row in told]
 
@@ -128,7 +136,7 @@ class World:
             if turn < len(batches):
                 padded[: len(batches[turn])] = batches[turn]
             told = [torch.empty_like(padded) for _ in range(self.size)]
-            with self._exchange():
+            with self.exchanging():
                 dist.all_gather(told, padded)
             all_batches += [rows[: int(n)] for rows, (n, _) in zip(told, of_turn, strict=False)]
         return all_batches
@@ -144,9 +152,21 @@ class World:
         content = json.dumps(value).encode() if self.is_first else b""
         length = int(self.gather([len(content)])[0][0])
         told = torch.frombuffer(bytearray(content.ljust(length)), dtype=torch.uint8)
-        with self._exchange():
+        with self.exchanging():
             dist.broadcast(told, 0)
         return json.loads(told.numpy().tobytes())
+
+    def board(self) -> Board:
+        """Return a new board of the processes; all ask for it at once, and there are several.
+
+        Raises:
+            PeerError: see ``gather``.
+        """
+        name = self.share(secrets.token_hex(8))
+        # A connection of its own: threads beside this one use it.
+        group: Any = dist.distributed_c10d._get_default_store()
+        prefixed = dist.distributed_c10d.PrefixStore(f"luthier/board/{name}", group.clone())
+        return Board(prefixed, self.rank, self.size, _seconds(*_PATIENCE))
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
@@ -167,12 +187,45 @@ class World:
             raise PeerError(f"rank {failed[0]} has failed")
 
     @contextlib.contextmanager
-    def _exchange(self) -> Iterator[None]:
+    def exchanging(self, *, waits: bool = True) -> Iterator[None]:
+        """Exchange tensors with the others inside, by whatever means of torch's.
+
+        Who does not come in while others wait inside is named by the watch.
+
+        Args:
+            waits: from the beginning; else once ``waiting`` has been called.
+
+        Raises:
+            PeerError: another process is gone, or does not answer.
+        """
         with contextlib.ExitStack() as inside:
             inside.enter_context(naming_lost_peers())
             if self._watch is not None:
-                inside.enter_context(self._watch.exchange())
+                inside.enter_context(self._watch.exchange(waits=waits))
             yield
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Compute gradients that torch exchanges as they come, and at last waits for.
+
+        Until all of its own are there, this process keeps the others waiting.
+
+        Raises:
+            PeerError: another process is gone, or does not answer.
+        """
+        with self.exchanging(waits=False):
+            if self._watch is not None:
+                # The engine calls back in the order in which it was asked: before DDP, which waits.
+                ask, wait = Variable._execution_engine.queue_callback, self._watch.wait
+                loss.register_hook(lambda _gradient: ask(wait))  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]
+
+    def come_so_far(self, *_facts: object) -> None:
+        """Take note that this process is ahead of those who have not called this as often.
+
+        It may be a hook of a module, whose arguments are not looked at.
+        """
+        if self._watch is not None:
+            self._watch.begin()
 
 
 ALONE = World()
@@ -204,13 +257,15 @@ def joined() -> Iterator[World]:
     """Join the others that ``torchrun`` has started; alone, where it has not.
 
     Gloo carries what lies in a host's memory, NCCL what lies on NVIDIA's devices. A process group
-    that the program has made by itself is used as it is.
+    that the program has made by itself is used as it is, and watched over the store that the
+    environment names, if there is one.
 
     Raises:
         RecipeError: the environment names a process of several, and not all of where.
     """
     if dist.is_available() and dist.is_initialized():
-        yield _world()
+        with _watched(_found(_seconds(*_PATIENCE), _seconds(*_SILENCE))) as world:
+            yield world
         return
     told = [name for name in _TOLD if os.environ.get(name)]
     if os.environ.get("WORLD_SIZE", "1") == "1" or "RANK" not in os.environ:
@@ -225,16 +280,28 @@ def joined() -> Iterator[World]:
     with naming_lost_peers():
         watch = _join(_seconds(*_PATIENCE), _seconds(*_SILENCE))
     try:
-        with watch:
-            try:
-                yield _world(watch)
-            except LuthierError as error:
-                if not isinstance(error, PeerError):
-                    error.is_told = not watch.is_first_to_say(str(error))
-                raise
+        with _watched(watch) as world:
+            yield world
     finally:
+        # A thread of Gloo's may still let go of a tensor of the last exchange, for which torch
+        # takes Python's lock; the group's end has that lock while it waits for the thread.
+        time.sleep(_LETS_GO)
         dist.destroy_process_group()
         gc.collect()  # cycles, such as DDP's, hold the group, and with it Gloo's threads
+
+
+@contextlib.contextmanager
+def _watched(watch: Watch | None) -> Iterator[World]:
+    if watch is None:
+        yield _world()
+        return
+    with watch:
+        try:
+            yield _world(watch)
+        except LuthierError as error:
+            if not isinstance(error, PeerError):
+                error.is_told = not watch.is_first_to_say(str(error))
+            raise
 
 
 def _join(patience: float, silence: float) -> Watch:
@@ -248,17 +315,43 @@ def _join(patience: float, silence: float) -> Watch:
         world_size=size,
         timeout=timedelta(seconds=patience + 2 * silence),  # the watch, which knows who, is first
     )
-    # Over a connection of its own: a process may wait for long on the other.
+    return _watch(_connection(wait), session, patience, silence)
+
+
+def _found(patience: float, silence: float) -> Watch | None:
+    """Return a watch over the group that there is; None where not all reach one store."""
+    world = _world()
+    if world.size == 1:
+        return None
+    own = None
+    with contextlib.suppress(KeyError, ValueError, RuntimeError):
+        own = _connection(timedelta(seconds=silence))
+    reached = all(one for (one,) in world.gather([own is not None]))
+    session = world.share(secrets.token_hex(8))
+    return _watch(own, session, patience, silence) if reached else None
+
+
+def _connection(wait: timedelta) -> Any:
+    """Return the job's store over a connection of its own: a process waits for long on others.
+
+    Raises:
+        KeyError, ValueError: the environment does not say where it is.
+        RuntimeError: torch's, there is none.
+    """
     where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     kind = dist.TCPStore  # type: ignore[attr-defined]
-    own = kind(*where, is_master=False, wait_for_workers=False, timeout=wait)
+    return kind(*where, is_master=False, wait_for_workers=False, timeout=wait)
+
+
+def _watch(store: Any, session: str, patience: float, silence: float) -> Watch:
+    world = _world()
     return Watch(
-        dist.distributed_c10d.PrefixStore(session, own),
-        rank,
-        size,
+        dist.distributed_c10d.PrefixStore(session, store),
+        world.rank,
+        world.size,
         silence=silence,
         patience=patience,
-        speaks=_speaks(rank, int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])),
+        speaks=_speaks(world.rank, world.local_rank, world.local_size),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +31,10 @@ def open_archive(path: Path) -> Archive:
         DamagedError: it is truncated or contradicts itself.
         MissingExtraError: it is of a kind whose reader is not installed.
     """
+    if re.match(r"\w[\w+.-]+:/", str(path)):  # Path makes one slash of two
+        raise UnsupportedFileError(
+            f"{path} is a URL, expected a file of this machine", cure="copy it here first"
+        )
     path = Path(path)
     if not path.exists():
         raise UnsupportedFileError(f"weights file {path} does not exist")

@@ -1,4 +1,4 @@
-"""Scores and labels → how good a model is. Pure; the formulas are torchmetrics'."""
+"""Scores and labels → how good a model is. Pure; what is more than counting is torchmetrics'."""
 
 from luthier.metrics.calibration import fit_temperature
 from luthier.metrics.evaluation import calibration_error, evaluation, log_probabilities

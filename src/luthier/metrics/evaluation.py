@@ -39,6 +39,8 @@ def evaluation(
     images: Sequence[str],
     labels: torch.Tensor,
     log_probabilities: torch.Tensor,
+    *,
+    counts_only: bool = False,
 ) -> Evaluation:
     """Evaluate a model on labelled images.
 
@@ -47,10 +49,12 @@ def evaluation(
         images: what each is called.
         labels: int64 ``[images]``.
         log_probabilities: float64 ``[images, classes]``.
+        counts_only: leave out the calibration error (NaN) and the ROC curve, whose formulas take
+            seconds to import.
     """
-    count, said = len(classes), log_probabilities.argmax(1)
-    confusion = _formulas().multiclass_confusion_matrix(said, labels, num_classes=count)
-    per_class = _per_class(classes, labels, said, confusion)
+    said = log_probabilities.argmax(1)
+    confusion = _confusion(labels, said, len(classes))
+    per_class = _per_class(classes, confusion)
     recalls = [one.recall for one in per_class if one.images]
     return Evaluation(
         classes=tuple(classes),
@@ -60,8 +64,8 @@ def evaluation(
         top_k=_top_k(labels, log_probabilities),
         per_class=per_class,
         confusion=tuple(map(tuple, confusion.tolist())),
-        calibration_error=calibration_error(labels, log_probabilities),
-        roc_auc=_roc_auc(labels, log_probabilities),
+        calibration_error=math.nan if counts_only else calibration_error(labels, log_probabilities),
+        roc_auc=None if counts_only else _roc_auc(labels, log_probabilities),
         mistakes=_mistakes(classes, images, labels, said, log_probabilities),
     )
 
@@ -87,32 +91,23 @@ def _formulas() -> Any:
     return vision.load("torchmetrics.functional.classification")
 
 
-def _per_class(
-    classes: Sequence[str], labels: torch.Tensor, said: torch.Tensor, confusion: torch.Tensor
-) -> tuple[ClassScores, ...]:
-    how: dict[str, Any] = {"num_classes": len(classes), "average": "none"}
+def _confusion(labels: torch.Tensor, said: torch.Tensor, count: int) -> torch.Tensor:
+    return (labels * count + said).bincount(minlength=count * count).reshape(count, count)
+
+
+def _per_class(classes: Sequence[str], confusion: torch.Tensor) -> tuple[ClassScores, ...]:
+    right = confusion.diagonal().double()
     has, taken = confusion.sum(1), confusion.sum(0)
-    precision = _formulas().multiclass_precision(said, labels, **how)
-    recall = _formulas().multiclass_recall(said, labels, **how)
-    f1 = _formulas().multiclass_f1_score(said, labels, **how)
-    columns = (
-        has,
-        precision.where(taken > 0, math.nan),
-        recall.where(has > 0, math.nan),
-        f1.where(has + taken > 0, math.nan),
-    )
+    # Where nothing is of a class, or taken for it, 0 / 0 is NaN.
+    columns = (has, right / taken, right / has, 2 * right / (has + taken))
     rows = zip(*(column.tolist() for column in columns), strict=True)
     return tuple(ClassScores(name, *row) for name, row in zip(classes, rows, strict=True))
 
 
 def _top_k(labels: torch.Tensor, log_probabilities: torch.Tensor) -> dict[int, Proportion]:
-    count, found = log_probabilities.shape[1], {}
-    for k in (k for k in _TOP if k < count):
-        right, *_ = _formulas().multiclass_stat_scores(
-            log_probabilities.exp(), labels, num_classes=count, top_k=k, average="micro"
-        )
-        found[k] = Proportion(int(right), len(labels))
-    return found
+    count, ranked = log_probabilities.shape[1], log_probabilities.argsort(1, True)
+    at = (ranked == labels[:, None]).int().argmax(1)  # place of the label, from 0
+    return {k: Proportion(int((at < k).sum()), len(labels)) for k in _TOP if k < count}
 
 
 def _roc_auc(labels: torch.Tensor, log_probabilities: torch.Tensor) -> float | None:

@@ -72,6 +72,7 @@ def resolve(recipe: Recipe) -> Recipe:
     _check_data(filled)
     _check_sense(filled)
     _check_shard(filled)
+    _check_forwards(filled)
     _check_start(filled)
     return complete
 
@@ -228,6 +229,35 @@ def _check_shard(filled: Mapping[str, Any]) -> None:
         raise RecipeError(
             "--shard does not work with --compile: modules are put together and let go of between"
             " what would be compiled",
+            cure="leave one of the two out",
+        )
+
+
+def _check_forwards(filled: Mapping[str, Any]) -> None:
+    strategy = filled["strategy"]
+    for name in ("checkpoint_activations", "sync_batchnorm"):
+        if filled[name] and filled["compile"]:
+            raise RecipeError(
+                f"{ENTRIES[name].flag} does not work with --compile, which would compile the model"
+                " without it",
+                cure="leave one of the two out",
+            )
+    if filled["checkpoint_activations"] and strategy == "frozen":
+        raise RecipeError(
+            "--checkpoint-activations has no effect with --strategy frozen: nothing of a frozen"
+            " trunk is kept for a backward pass",
+            cure="leave it out",
+        )
+    if filled["sync_batchnorm"] and strategy in ("frozen", "zero-lr"):
+        raise RecipeError(
+            f"--sync-batchnorm has no effect with --strategy {strategy}, whose trunk is normalised"
+            " by the statistics that it came with",
+            cure="leave it out",
+        )
+    if filled["sync_batchnorm"] and filled["virtual_shards"] is not None:
+        raise RecipeError(
+            "--sync-batchnorm makes no sense with --virtual-shards, whose pieces are computed each"
+            " by itself",
             cure="leave one of the two out",
         )
 

@@ -278,7 +278,10 @@ class Training:
 
 @dataclass(frozen=True)
 class Machine:
-    """What it runs on. Device, precision, compile, virtual_shards and shard can change a result."""
+    """What it runs on.
+
+    Device, precision, compile, virtual_shards, shard and sync_batchnorm can change a result.
+    """
 
     device: str | None = _knob("auto, cpu, cuda, cuda:N or mps", default="auto")
     precision: str | None = _knob(
@@ -294,6 +297,16 @@ class Machine:
     )
     shard: bool | None = _knob(
         "cut a model that a device cannot hold among the processes (FSDP2)",
+        default=False,
+        unless=_NO_PROBE,
+    )
+    checkpoint_activations: bool | None = _knob(
+        "compute a block again in the backward pass instead of keeping what it computed",
+        default=False,
+        unless=_NO_PROBE,
+    )
+    sync_batchnorm: bool | None = _knob(
+        "batch normalisation by the statistics of a whole batch, over all processes",
         default=False,
         unless=_NO_PROBE,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from dataclasses import dataclass
@@ -14,11 +15,12 @@ from luthier.devices import Hold, Terms
 from luthier.distributed import World
 from luthier.errors import DamagedError, RunFolderError
 from luthier.files import durable
-from luthier.recipe import Recipe
+from luthier.recipe import Recipe, decided
 from luthier.report import Console
-from luthier.run import conditions, results
+from luthier.run import conditions, results, stored
 from luthier.run.folder import RunFolder, existing_run
 from luthier.run.job import Job, prepare
+from luthier.run.mirror import Mirror
 from luthier.run.peers import newest
 from luthier.run.probing import Probing
 from luthier.run.session import Session
@@ -33,6 +35,7 @@ from luthier.run.starting import (
 )
 from luthier.run.stopping import listening
 from luthier.run.tuning import tuned
+from luthier.storage import Claim, is_url
 from luthier.values import Score
 
 
@@ -41,7 +44,7 @@ class Result:
     """What a run came to.
 
     Attributes:
-        run: its folder.
+        run: its folder; of a run in a store the one that it worked in.
         model: the best model by validation, which explains itself.
         best: its validation.
         last: the validation of the last epoch.
@@ -76,7 +79,8 @@ def finetune(
 
     Args:
         data: a folder with ``train/`` and ``val/``, one folder of class folders, or a CSV/TSV.
-        out: the run's folder; it must be new or empty. ``runs/NAME`` by default.
+        out: the run's folder, or its URL in a store; it must be new or empty. ``runs/NAME`` by
+            default.
         recipe_file: a recipe; ``knobs`` go on top.
         tune: measure first which settings are the fastest here; see ``luthier.tune``.
         wait: for an accelerator, in turn, where others have them all: ``"2h"``, or seconds.
@@ -91,13 +95,19 @@ def finetune(
     base = recipe.read(Path(recipe_file)) if recipe_file is not None else Recipe()
     given = recipe.overlay(base, **knobs, data=str(data))
     wanted = recipe.resolve(given)
-    with distributed.joined() as world:
+    with distributed.joined() as world, contextlib.ExitStack() as ends:
         console = console or Console(quiet=not world.is_first)
-        check_alone(wanted, world, tune)
+        check_alone(world, tune=tune)
         check_several(wanted, world)
-        folder = agreed_folder(world, None if out is None else Path(out), str(data))
+        claim = None
+        if is_url(out):
+            place = stored.claimed(str(out), world, console.say, stored.check_new)
+            folder, claim = ends.enter_context(place)
+            stored.fetch(folder, world, console.say)
+        else:
+            folder = agreed_folder(world, None if out is None else Path(out), str(data))
         if folder.recipe.exists():
-            return _resumed(folder, {}, Terms(wait, share), world, console)
+            return _resumed(folder, {}, Terms(wait, share), world, console, claim)
         with device_of(wanted, Terms(wait, share), world, console) as hold:
             if tune:
                 found = tuned(given, console, hold)
@@ -108,9 +118,12 @@ def finetune(
             )
             with at_work(folder, world):
                 by_first(world, lambda: _write_start(folder, begun, console))
+                mirror = _mirror(folder, claim, wanted, console)
+                by_first(world, mirror.store if mirror is not None else lambda: None)
+                stored.fetch(folder, world, console.say, again=True)
                 job = by_others(world, begun, lambda: _joining(folder, console, hold, world))
-                console.say(f"run {folder.path}")
-                return _run_to_end(_session(job, folder, console), console)
+                console.say(f"run {folder.name}")
+                return _run_to_end(_session(job, folder, console), console, mirror)
 
 
 def _write_start(folder: RunFolder, job: Job | None, console: Console) -> None:
@@ -142,7 +155,7 @@ def resume(
     """Continue a run at its newest sound checkpoint, to the same bits.
 
     Args:
-        run: its folder.
+        run: its folder, or its URL in a store.
         device: another device than before.
         workers: another number of workers than before; it changes no bit.
         wait: as in ``finetune``.
@@ -152,31 +165,45 @@ def resume(
     Raises:
         RunFolderError: there is no run. LuthierError: as ``finetune``.
     """
-    folder = existing_run(Path(run))
-    with distributed.joined() as world:
+    local = None if is_url(run) else existing_run(Path(run))
+    changes = {"device": device, "workers": workers}
+    with distributed.joined() as world, contextlib.ExitStack() as ends:
         console = console or Console(quiet=not world.is_first)
-        return _resumed(
-            folder, {"device": device, "workers": workers}, Terms(wait, share), world, console
-        )
+        folder, claim = local, None
+        if folder is None:
+            place = stored.claimed(str(run), world, console.say, stored.check_begun)
+            folder, claim = ends.enter_context(place)
+            stored.fetch(folder, world, console.say)
+        return _resumed(folder, changes, Terms(wait, share), world, console, claim)
 
 
 def _resumed(
-    folder: RunFolder, changes: dict[str, Any], terms: Terms, world: World, console: Console
+    folder: RunFolder,
+    changes: dict[str, Any],
+    terms: Terms,
+    world: World,
+    console: Console,
+    claim: Claim | None,
 ) -> Result:
     if folder.summary.exists():
-        console.say(f"run {folder.path} is finished; nothing to resume")
+        console.say(f"run {folder.name} is finished; nothing to resume")
         return _result(folder, json.loads(folder.summary.read_text(encoding="utf-8")))
     given = recipe.replace(
         recipe.read(folder.recipe), **{k: v for k, v in changes.items() if v is not None}
     )
     wanted = recipe.resolve(given)
-    check_alone(wanted, world, tune=False)
     with device_of(wanted, terms, world, console) as hold, at_work(folder, world):
-        return _continue(wanted, folder, console, hold, world)
+        mirror = _mirror(folder, claim, wanted, console)
+        return _continue(wanted, folder, console, hold, world, mirror)
 
 
 def _continue(
-    wanted: Recipe, folder: RunFolder, console: Console, hold: Hold, world: World
+    wanted: Recipe,
+    folder: RunFolder,
+    console: Console,
+    hold: Hold,
+    world: World,
+    mirror: Mirror | None,
 ) -> Result:
     found = newest(folder, world)
     known = _known_images(folder, console)
@@ -197,8 +224,8 @@ def _continue(
     if found is None:
         _note_images(folder, job)
         if job.recipe.strategy.strategy != "probe":  # which goes by files of its own
-            console.say(f"run {folder.path} has no checkpoint yet: it starts from the beginning")
-        return _run_to_end(_session(job, folder, console), console)
+            console.say(f"run {folder.name} has no checkpoint yet: it starts from the beginning")
+        return _run_to_end(_session(job, folder, console), console, mirror)
     with found.reading():
         then = {n: found.manifest[n] for n in ("data", "recipe", "environment", "start")}
     notices = [
@@ -212,10 +239,20 @@ def _continue(
     _note_images(folder, job)
     for damaged in found.passed_over:
         console.say(f"passed over: {damaged}")
-    console.say(f"run {folder.path} continues at {session.progress.at}")
+    console.say(f"run {folder.name} continues at {session.progress.at}")
     for notice in notices:
         console.say(f"  {notice}")
-    return _run_to_end(session, console)
+    return _run_to_end(session, console, mirror)
+
+
+def _mirror(
+    folder: RunFolder, claim: Claim | None, wanted: Recipe, console: Console
+) -> Mirror | None:
+    if claim is None:
+        return None
+    how = wanted.training
+    patience = 60 * decided(how.disk_patience)
+    return Mirror(folder, claim, keep=how.keep or 1, patience=patience, say=console.say)
 
 
 def _note_images(folder: RunFolder, job: Job) -> None:
@@ -239,16 +276,17 @@ def _session(job: Job, folder: RunFolder, console: Console) -> Session | Probing
     return Session(job, folder, console)
 
 
-def _run_to_end(session: Session | Probing, console: Console) -> Result:
-    with listening() as stop:
+def _run_to_end(session: Session | Probing, console: Console, mirror: Mirror | None) -> Result:
+    # A signal is heard until the last of it is stored, too.
+    with listening() as stop, mirror.following(stop) if mirror else contextlib.nullcontext():
         session.run(stop)
-    summary = session.finish()
-    result = _result(session.folder, summary)
-    if result.before is not None:
-        console.say(f"start epoch 0: {result.before.accuracy}")
-    console.say(f"best  epoch {result.best.epoch}: {result.best.accuracy}")
-    console.say(f"last  epoch {result.last.epoch}: {result.last.accuracy}")
-    console.say(f"model {result.model}")
+        summary = session.finish()
+        result = _result(session.folder, summary)
+        if result.before is not None:
+            console.say(f"start epoch 0: {result.before.accuracy}")
+        console.say(f"best  epoch {result.best.epoch}: {result.best.accuracy}")
+        console.say(f"last  epoch {result.last.epoch}: {result.last.accuracy}")
+        console.say(f"model {result.model}")
     return result
 
 

@@ -21,9 +21,20 @@ except ImportError:  # Windows has none, and no lock either
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The places of one run."""
+    """The places of one run.
+
+    Attributes:
+        path: the folder that it works in.
+        url: of the store that has all of it, where its home is one.
+    """
 
     path: Path
+    url: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What a user calls it."""
+        return self.url or str(self.path)
 
     def sweep(self) -> None:
         """Remove what killed writers left."""

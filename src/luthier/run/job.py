@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from luthier import adapt, data, devices, models, recipe, strategies
+from luthier import adapt, data, devices, models, recipe, strategies, training
 from luthier.adapt import HeadFit, LoadPlan
 from luthier.adapt.classes import ClassMatch, match_classes
 from luthier.data import Batches, Decoded, Inventory, Photos
@@ -26,7 +26,7 @@ from luthier.report import Console
 from luthier.run import heads
 from luthier.run.writers import Writer, opened
 from luthier.strategies import Policy
-from luthier.training import Precision
+from luthier.training import Precision, SyncedNorms
 from luthier.values import Block, Choice, Preprocessing
 
 _GIB = 2**30
@@ -50,6 +50,8 @@ class Job:
         preprocessing: of validation and prediction.
         start: plain JSON: what the weights come from.
         match: how the head's rows were found, with a head by name that was not resumed.
+        norms: what takes its statistics from the batches of all processes.
+        recomputed: blocks whose activations are computed again, and how they compute.
         world: the processes that do it.
         writers: by name, of its records; the first process alone has them.
     """
@@ -66,6 +68,8 @@ class Job:
     preprocessing: Preprocessing
     start: dict[str, Any]
     match: ClassMatch | None = None
+    norms: SyncedNorms | None = None
+    recomputed: dict[nn.Module, Callable[..., Any]] = field(default_factory=dict)
     world: World = ALONE
     writers: Mapping[str, Writer] = field(default_factory=dict)
 
@@ -117,7 +121,10 @@ def prepare(
     start = _start(wanted, resumed)
     match = _match(wanted, listing.classes, start)
     model, head, plan = _fit(wanted, len(listing.classes), start, match)
+    norms = SyncedNorms(model) if machine.sync_batchnorm and world.size > 1 else None
     look = _look(wanted, start)
+    shape = 3, look.image_size, look.image_size
+    again = training.recomputed(model, shape) if machine.checkpoint_activations else {}
     decoded = _decoded(wanted, data.decoded_edge(look), world.local_size)
     photos = _photos(wanted, listing, console, known, decoded)
     blocks = strategies.blocks_of(model, head.name)
@@ -150,6 +157,8 @@ def prepare(
         preprocessing=look,
         start=_describe(start, plan, match, overlap),
         match=match,
+        norms=norms,
+        recomputed=again,
         world=world,
         writers=writers,
     )
@@ -226,7 +235,9 @@ def batches_of(job: Job, *, shuffle: bool = True) -> tuple[Batches, Batches]:
         pin_memory=machine.pin_memory is not False,
         decoded=job.decoded,
     )
-    ours = job.world.rank, job.world.size
+    # Of a probe, files of features go round, and the batches in them are whole.
+    is_probe = job.recipe.strategy.strategy == "probe"
+    ours = (0, 1) if is_probe else (job.world.rank, job.world.size)
     learning = Share(*ours, pieces=machine.virtual_shards)
     looking = Share(*ours, whole=True)
     learn = make(

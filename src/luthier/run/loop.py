@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -16,18 +15,17 @@ from luthier.errors import DataError, RecipeError, RunFolderError, UnkeyedError
 from luthier.keys import key
 from luthier.recipe import parse_interval
 from luthier.report import Console
-from luthier.run import conditions
-from luthier.run.folder import Metrics, RunFolder
+from luthier.run import conditions, stored
+from luthier.run.folder import Metrics
 from luthier.run.keeper import Keeper
 from luthier.run.logged import Best, plain
+from luthier.run.mirror import Mirror
 from luthier.run.peers import Peers, newest
 from luthier.run.sources import DataSources
 from luthier.run.stopping import StopRequest, listening
 from luthier.run.trace import open_trace
 from luthier.run.tracked import Tracked
 from luthier.values import Position
-
-REDIRECT = "LUTHIER_RUNS"  # a folder that takes every run's place: how a script is proved
 
 
 class Run:
@@ -46,7 +44,7 @@ class Run:
     leave with exit status 130.
 
     Args:
-        folder: of the run; the same one continues it.
+        folder: of the run, or its URL in a store; the same one continues it.
         seed: of everything random.
         save_every: ``"N epochs"``, ``"N steps"`` (batches), ``"N minutes"``, or ``"1%"`` of the
             run's time.
@@ -89,16 +87,15 @@ class Run:
             raise RecipeError(f"keep={keep}: at least one checkpoint must stay")
         self._every = parse_interval(save_every)
         self._best = Best(best)
-        self.folder = _folder(Path(folder))
         self.seed = seed
         self._open = contextlib.ExitStack()
         try:
-            self._peers = Peers(self._open, self.folder, share)
+            self._peers = Peers(self._open, folder, share, console)
         except BaseException:
             self._open.close()
             raise
-        self._world = self._peers.world
-        self._console = console or Console(quiet=not self._world.is_first)
+        self.folder = self._peers.folder
+        self._world, self._console = self._peers.world, self._peers.console
         self._at = Position()
         self._saver = Saver(
             self.folder.checkpoints,
@@ -131,15 +128,27 @@ class Run:
         self._trace = None
         if self._world.is_first:
             self.folder.sweep()
+        stored.fetch(self.folder, self._world, self._console.say)
+        if self._world.is_first:
             self._console.log_to(self.folder.log)
             self._trace = open_trace(self.folder.path)
         self._found = newest(self.folder, self._world)
         lines = self._restore(self._found)
+        self._open.enter_context(self._stored())
         path = self.folder.metrics if self._world.is_first else None
         self._metrics = self._saver.patiently("metrics.jsonl", lambda: Metrics(path, lines))
         self._open.callback(self._metrics.close)
         self._open.callback(self._sources.close)
         self.track(**tracked)
+
+    def _stored(self) -> contextlib.AbstractContextManager[None]:
+        claim, saver = self._peers.claim, self._saver
+        if claim is None:
+            return contextlib.nullcontext()
+        mirror = Mirror(
+            self.folder, claim, keep=saver.keep, patience=saver.patience, say=self._console.say
+        )
+        return mirror.following(self._stop)
 
     # --- state ------------------------------------------------------------------------------
 
@@ -164,7 +173,7 @@ class Run:
     def _restore(self, found: Checkpoint | None) -> int:
         """Take the position back, and return how many lines of metrics there were."""
         if found is None:
-            self._console.say(f"run {self.folder.path} begins")
+            self._console.say(f"run {self.folder.name} begins")
             return 0
         for damaged in found.passed_over:
             self._console.say(f"passed over: {damaged}")
@@ -176,7 +185,7 @@ class Run:
             )
         if state["seed"] != self.seed:
             raise RunFolderError(
-                f"run {self.folder.path} began with seed={state['seed']}, not {self.seed}",
+                f"run {self.folder.name} began with seed={state['seed']}, not {self.seed}",
                 cure=f"give seed={state['seed']}, or another folder",
             )
         with found.reading():
@@ -187,7 +196,7 @@ class Run:
             lines: int = state["lines"]
         self._sources.restore(found.parts)
         self._saver.continue_from(found)
-        self._console.say(f"run {self.folder.path} continues at {self._at}")
+        self._console.say(f"run {self.folder.name} continues at {self._at}")
         return lines
 
     def _flush(self) -> None:
@@ -421,7 +430,7 @@ class Run:
         # The folder may be another's by now, and the number of the open file another file's.
         if self._closed:
             raise RunFolderError(
-                f"run {self.folder.path} is closed",
+                f"run {self.folder.name} is closed",
                 cure="luthier.Run(…) of its folder continues it",
             )
 
@@ -469,19 +478,3 @@ class Run:
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             self._saver.close(at_once=True)
         self.close()
-
-
-def _folder(path: Path) -> RunFolder:
-    redirected = os.environ.get(REDIRECT)
-    if redirected:
-        # The whole path as one name: a program may have runs of one name in several folders.
-        path = Path(redirected) / "-".join(p for p in path.parts if p.strip("./"))
-    folder = RunFolder(path.resolve())
-    if folder.recipe.exists():
-        raise RunFolderError(
-            f"{path} holds a run of luthier finetune",
-            cure="give another folder, or: luthier resume",
-        )
-    if folder.path.exists() and not folder.path.is_dir():
-        raise RunFolderError(f"{path} is a file, expected a folder")
-    return folder

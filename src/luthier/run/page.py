@@ -19,6 +19,7 @@ from luthier.data.inventory import Entry
 from luthier.data.photos import Sample
 from luthier.errors import DamagedError, DataError, RunFolderError
 from luthier.files import durable
+from luthier.metrics import evaluation, log_probabilities
 from luthier.recipe import Recipe, decided
 from luthier.report import page
 from luthier.report.page import ComparisonPage, Example, RunFacts, RunPage
@@ -26,7 +27,7 @@ from luthier.run import predictions, results
 from luthier.run.folder import RunFolder
 from luthier.run.job import augment_of
 from luthier.run.predictions import Predictions
-from luthier.values import ClassScores, Evaluation, Mistake, Preprocessing, Proportion, Score
+from luthier.values import Evaluation, Mistake, Preprocessing, Score
 
 _MISTAKES, _AUGMENTED = 24, 8
 _EDGE, _QUALITY = 288, 80  # of thumbnails: twice as many pixels as they are shown with
@@ -290,29 +291,5 @@ def _jpeg(image: Image.Image) -> bytes:
 
 
 def _evaluation(found: Predictions, names: Sequence[str]) -> Evaluation:
-    """Return what scores come to."""
-    classes, labels = found.classes, found.labels
-    probabilities = found.scores.double().softmax(1)
-    sure, said = probabilities.max(1)
-    confusion = torch.zeros(len(classes), len(classes), dtype=torch.int64)
-    confusion.index_put_((labels, said), torch.ones_like(labels), accumulate=True)
-    of, taken, right = confusion.sum(1), confusion.sum(0), confusion.diagonal()
-    precision, recall, f1 = right / taken, right / of, 2 * right / (of + taken)
-    wrong = [n for n in sure.argsort(descending=True, stable=True).tolist() if said[n] != labels[n]]
-    return Evaluation(
-        classes=classes,
-        accuracy=Proportion(int(right.sum()), len(labels)),
-        loss=float(torch.nn.functional.nll_loss(probabilities.log(), labels)),
-        balanced_accuracy=float(recall[of > 0].mean()),
-        top_k={1: Proportion(int(right.sum()), len(labels))},
-        per_class=tuple(
-            ClassScores(name, int(of[n]), float(precision[n]), float(recall[n]), float(f1[n]))
-            for n, name in enumerate(classes)
-        ),
-        confusion=tuple(tuple(row) for row in confusion.tolist()),
-        calibration_error=float("nan"),
-        roc_auc=None,
-        mistakes=tuple(
-            Mistake(names[n], classes[labels[n]], classes[said[n]], float(sure[n])) for n in wrong
-        ),
-    )
+    likely = log_probabilities(found.scores[:, None])
+    return evaluation(found.classes, names, found.labels, likely, counts_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,14 @@ from luthier import checkpoint, devices, distributed
 from luthier.checkpoint import Checkpoint
 from luthier.devices import Terms
 from luthier.distributed import Share, World
-from luthier.errors import RecipeError
+from luthier.errors import RecipeError, RunFolderError
+from luthier.report import Console
+from luthier.run import stored
 from luthier.run.folder import RunFolder, held
+from luthier.storage import Claim, is_url
 from luthier.training import SharedGradients
+
+REDIRECT = "LUTHIER_RUNS"  # a folder that takes every run's place: how a script is proved
 
 
 class Peers:
@@ -27,25 +33,41 @@ class Peers:
 
     Args:
         ends: gives back at its close what is taken here.
-        folder: of the run, from which the first process keeps everyone else out.
+        place: the run's folder, from which the first process keeps everyone else out; or its URL.
         share: of the memory of the accelerators that the loop computes on; see ``devices.Terms``.
+        console: is told what is waited for.
 
     Attributes:
         world: all processes.
+        folder: of the run.
+        claim: of its store, if it has one, in the first process.
+        console: the one given, or one that is quiet in all but the first.
 
     Raises:
-        RunFolderError, CannotWriteError: see ``held``.
+        RunFolderError: it is in use, or holds another kind of run.
+        CannotWriteError: see ``held``. StorageError: see ``stored.claimed``.
     """
 
     def __init__(
-        self, ends: contextlib.ExitStack, folder: RunFolder, share: str | int | None
+        self,
+        ends: contextlib.ExitStack,
+        place: str | Path,
+        share: str | int | None,
+        console: Console | None,
     ) -> None:
         self._ends, self._terms = ends, Terms(share=share)
         self._leased: set[torch.device] = set()
         self.world = ends.enter_context(distributed.joined())
+        self.console = console or Console(quiet=not self.world.is_first)
+        self.claim: Claim | None = None
+        if is_url(place) and not os.environ.get(REDIRECT):
+            told = stored.claimed(str(place), self.world, self.console.say, stored.check_own_loop)
+            self.folder, self.claim = ends.enter_context(told)
+        else:
+            self.folder = _folder(Path(place))
         with self.world.together():
             if self.world.is_first:
-                ends.enter_context(held(folder))
+                ends.enter_context(held(self.folder))
         self._gradients = SharedGradients(self.world) if self.world.size > 1 else None
 
     @property
@@ -102,8 +124,24 @@ def newest(folder: RunFolder, world: World) -> Checkpoint | None:
     with world.together():
         if world.is_first:
             found = checkpoint.newest(folder.checkpoints)
-    path = world.share(None if found is None else str(found.path))
+    name = world.share(None if found is None else found.path.name)
     with world.together():
-        if not world.is_first and path is not None:
-            found = checkpoint.read(Path(path))
+        if not world.is_first and name is not None:
+            found = checkpoint.read(folder.checkpoints / name)
     return found
+
+
+def _folder(path: Path) -> RunFolder:
+    redirected = os.environ.get(REDIRECT)
+    if redirected:
+        # The whole path as one name: a program may have runs of one name in several folders.
+        path = Path(redirected) / "-".join(p for p in path.parts if p.strip("./"))
+    folder = RunFolder(path.resolve())
+    if folder.recipe.exists():
+        raise RunFolderError(
+            f"{path} holds a run of luthier finetune",
+            cure="give another folder, or: luthier resume",
+        )
+    if folder.path.exists() and not folder.path.is_dir():
+        raise RunFolderError(f"{path} is a file, expected a folder")
+    return folder

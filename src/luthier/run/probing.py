@@ -3,7 +3,7 @@
 Features lie in the run's folder in files of ``_CHUNK`` batches. Each says by a hash what it is of:
 the trunk's weights, how images are prepared and augmented, and the photos. A run that was
 interrupted makes those that are missing, or are of something else by now, and ends with the same
-bits.
+bits. Several processes have a part of the files each; the first fits the head.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import nn
 from luthier import checkpoint, data, training
 from luthier.checkpoint import Checkpoint, State
 from luthier.data.photos import Sample
+from luthier.distributed import Share
 from luthier.errors import DamagedError, InterruptedRunError
 from luthier.files import durable
 from luthier.keys import key
@@ -38,6 +39,7 @@ from luthier.values import Position, Score, Tally
 
 _CHUNK = 16  # batches whose features are in one file
 _SHOWN = 3  # damaged files that are named
+_FITTING = "all features are saved; the head is fitted anew"
 
 
 class Probing(Underway):
@@ -82,30 +84,20 @@ class Probing(Underway):
             InterruptedRunError: ``stop`` was asked for; complete chunks are on the disk.
             FrozenMovedError, CannotWriteError, OSError: see the rooms.
         """
+        self.job.world.listen(lambda: stop.asked)
         with self._running():
             if self.progress.at.epoch == 0:
-                self._probe(stop)
+                self._probe()
 
-    def _probe(self, stop: StopRequest) -> None:
+    def _probe(self) -> None:
         job, started = self.job, time.monotonic()
-        train, val = self._made(stop)
-        with self.clock.on("fitting"):
-            fit = training.fit_probe(
-                self._shown(train),
-                len(job.photos.classes),
-                bias=self._head.bias is not None,
-                each=lambda: self._heed(stop, "all features are saved; the head is fitted anew"),
-            )
-        self._say(fit, train[0].shape[1])
-        with torch.no_grad():
-            self._head.weight.copy_(fit.weight)
-            if fit.bias is not None:
-                self._head.bias.copy_(fit.bias)
+        chunks = [*self._chunks("train"), *self._chunks("val")]
+        found, scores = self._fitted(chunks, self._made(chunks))
         batches = self.views * len(self.train.sizes())
-        self.progress.at = Position(1, 0, fit.iterations)
-        tally, _ = _score(fit, train, [s.label for s in job.photos.train] * self.views)
+        self.progress.at = Position(1, 0, found["iterations"])
+        tally = Tally(**found["train"])
         self._record("train", 1, tally, time.monotonic() - started, batches=batches)
-        tally, scores = _score(fit, val, [s.label for s in job.photos.val])
+        tally = Tally(**found["val"])
         self._record("val", 1, tally, 0.0, batches=batches)
         score = Score(1, tally.loss, tally.accuracy)
         self.progress.best = self.progress.last = score
@@ -113,6 +105,56 @@ class Probing(Underway):
         with self.clock.on("saving"):
             self._saver.save(self._capture())
             self._saver.wait()
+
+    def _fitted(
+        self, chunks: Sequence[Chunk], there: Mapping[Chunk, torch.Tensor]
+    ) -> tuple[dict[str, Any], list[torch.Tensor]]:
+        """Let the first process fit the head; return what it came to, the same in all.
+
+        The scores of the validation photos are the first one's alone, in one piece.
+        """
+        world, found = self.job.world, None
+        scores: list[torch.Tensor] = []
+        if world.is_first:
+            found, given = self._fit(chunks, there)
+            scores = [torch.cat(given)]
+            world.gather([1.0])
+        else:
+            while not world.gather([0.0])[0][0]:
+                self._heed(_FITTING)
+        found = world.share(found)
+        if world.size > 1:
+            training.as_the_first(self._head.parameters())
+        return dict(found), scores
+
+    def _fit(
+        self, chunks: Sequence[Chunk], there: Mapping[Chunk, torch.Tensor]
+    ) -> tuple[dict[str, Any], list[torch.Tensor]]:
+        """Fit the head; return its results as plain JSON, and its scores of the validation."""
+        job = self.job
+        sides: dict[str, list[torch.Tensor]] = {"train": [], "val": []}
+        for chunk in chunks:
+            sides[chunk.side].append(there[chunk] if chunk in there else self._read(chunk))
+
+        def each() -> None:
+            job.world.gather([0.0])
+            self._heed(_FITTING)
+
+        with self.clock.on("fitting"):
+            fit = training.fit_probe(
+                self._shown(sides["train"]),
+                len(job.photos.classes),
+                bias=self._head.bias is not None,
+                each=each,
+            )
+        self._say(fit, sides["train"][0].shape[1])
+        with torch.no_grad():
+            self._head.weight.copy_(fit.weight)
+            if fit.bias is not None:
+                self._head.bias.copy_(fit.bias)
+        train, _ = _score(fit, sides["train"], [s.label for s in job.photos.train] * self.views)
+        val, scores = _score(fit, sides["val"], [s.label for s in job.photos.val])
+        return {"iterations": fit.iterations, "train": vars(train), "val": vars(val)}, scores
 
     @functools.cached_property
     def _trunk(self) -> Trunk:
@@ -126,36 +168,47 @@ class Probing(Underway):
         assert isinstance(layer, nn.Linear)  # noqa: S101 - check_head has refused others
         return layer
 
-    def _heed(self, stop: StopRequest, what: str) -> None:
-        if stop.asked:
+    def _heed(self, what: str) -> None:
+        if self.job.world.asked:
             raise InterruptedRunError(
-                f"stopped: {what}", cure=f"continue with: luthier resume {self.folder.path}"
+                f"stopped: {what}", cure=f"continue with: luthier resume {self.folder.name}"
             )
 
     # --- features ---------------------------------------------------------------------------
 
-    def _made(self, stop: StopRequest) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Return the features of the training photos, view after view, and of the others."""
-        chunks = [*self._chunks("train"), *self._chunks("val")]
-        there = self._there(chunks)
-        done = sum(chunk.count for chunk in there)
-        self.console.start(sum(chunk.count for chunk in chunks), done)
-        streams = {"train": self.train, "val": self.val}
-        for missing in _runs(chunks, there):
-            first = missing[0]
-            batches = streams[first.side].epoch(first.view, first.batches[0])
-            with contextlib.closing(batches):
-                for chunk in missing:
-                    said = f"{len(there)} of {len(chunks)} files of features are saved"
-                    heed = functools.partial(self._heed, stop, said)
-                    made = self._compute(chunk, batches, heed)
-                    self._write(chunk, made)
-                    there[chunk] = self._read(chunk)
+    def _made(self, chunks: Sequence[Chunk]) -> dict[Chunk, torch.Tensor]:
+        """Make the features that are missing, a part of the files in each process.
+
+        All exchange something before each batch and after the last file: who is asked to stop stops
+        them all, and who is gone is missed.
+
+        Returns:
+            what was there before, in the first process.
+        """
+        world = self.job.world
+        there = self._there(chunks) if world.is_first else {}
+        known = world.share([chunk in there for chunk in chunks])
+        missing = [chunk for chunk, is_there in zip(chunks, known, strict=True) if not is_there]
+        mine = missing[slice(*Share(world.rank, world.size).bounds(len(missing)))]
+        batches = sum(chunk.batches[1] - chunk.batches[0] for chunk in mine)
+        rounds = int(max(most for (most,) in world.gather([batches])))
+        self.console.start(sum(c.count for c in [*there, *mine]), sum(c.count for c in there))
+        written = 0
+
+        def heed() -> None:
+            saved = len(chunks) - len(missing) + sum(int(n) for (n,) in world.gather([written]))
+            self._heed(f"{saved} of {len(chunks)} files of features are saved")
+
+        for run in _runs(mine):
+            stream = self.train if run[0].side == "train" else self.val
+            with contextlib.closing(stream.epoch(run[0].view, run[0].batches[0])) as source:
+                for chunk in run:
+                    self._write(chunk, self._compute(chunk, source, heed))
+                    written += 1
+        for _ in range(rounds - batches + 1):
+            heed()
         self.console.stop()
-        sides: dict[str, list[torch.Tensor]] = {"train": [], "val": []}
-        for chunk in chunks:
-            sides[chunk.side].append(there[chunk])
-        return sides["train"], sides["val"]
+        return there
 
     def _chunks(self, side: str) -> list[Chunk]:
         job, batches = self.job, self.train if side == "train" else self.val
@@ -284,12 +337,10 @@ class Probing(Underway):
             durable.remove_directory(self.folder.features)
 
 
-def _runs(chunks: Sequence[Chunk], there: Mapping[Chunk, object]) -> list[list[Chunk]]:
-    """Return the chunks that are missing, those that follow each other in a view together."""
+def _runs(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
+    """Return chunks, those that follow each other in a view together."""
     runs: list[list[Chunk]] = []
     for chunk in chunks:
-        if chunk in there:
-            continue
         last = runs[-1][-1] if runs else None
         follows = last is not None and (last.side, last.view, last.number + 1) == (
             chunk.side,

@@ -17,7 +17,7 @@ from luthier import devices, recipe
 from luthier.errors import CommandFailedError, RecipeError
 from luthier.run.compare import Difference, compare_runs, probable_cause
 from luthier.run.folder import RunFolder, free_folder, new_run
-from luthier.run.loop import REDIRECT
+from luthier.run.peers import REDIRECT
 from luthier.run.trace import KERNELS, TRACE
 
 _GLANCE = 0.001  # seconds between two looks at a process that is to be killed

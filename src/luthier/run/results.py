@@ -54,8 +54,8 @@ def summary(
         parameters: how many there are, and how many were trained.
     """
     return {
-        "run": str(folder.path),
-        "model": str(folder.model),
+        "run": folder.name,
+        "model": f"{folder.url}/model.safetensors" if folder.url else str(folder.model),
         "strategy": job.recipe.strategy.strategy,
         "best": progress.best and progress.best.as_dict(),
         "last": progress.last and progress.last.as_dict(),
@@ -94,6 +94,7 @@ def checkpoint_bytes(folder: RunFolder) -> int | None:
 
 def environment(job: Job) -> dict[str, Any]:
     """Return what the bits of a job depend on, as plain JSON values."""
-    shards = job.recipe.machine.virtual_shards  # then the number of processes changes no bit
-    processes = job.world.size if shards is None else shards
+    # With a probe, and with virtual shards, the number of processes changes no bit.
+    is_probe = job.recipe.strategy.strategy == "probe"
+    processes = job.recipe.machine.virtual_shards or (1 if is_probe else job.world.size)
     return conditions.here(job.precision.device, job.precision.name, processes)

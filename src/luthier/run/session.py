@@ -68,14 +68,14 @@ class Session(Underway):
         sharded: Sharded | None = None
         if job.is_cut:
             parts = [name for block in job.blocks for name in block.modules]
-            sharded = Sharded(job.model, parts, job.precision, job.world, shape)
+            sharded = Sharded(job.model, parts, job.precision, job.world, shape, job.norms)
         self._forward = Forward(
             job.model, job.precision, self._few, self._micro, job.world, console.say, sharded
         )
         self._copies: Replicas | Sharded | None = sharded
         shards = job.recipe.machine.virtual_shards
         if job.world.size > 1 and shards is None and sharded is None:
-            self._copies = Replicas(job.model, self._forward.scores, job.world, shape)
+            self._copies = Replicas(job.model, self._forward.scores, job.world, shape, job.norms)
         self._team: Team | None = self._copies
         if shards is not None:
             self._team = VirtualShards(job.model, shards, job.world)
@@ -106,6 +106,7 @@ class Session(Underway):
             average=WeightAverage(job.model, ema) if ema is not None else None,
             toward=toward,
             forward=self._forward.scores,
+            forwards=job.recomputed | (job.norms.forwards if job.norms else {}),
             micro=self._micro if self._team is None else None,
             team=self._team,
             clock=self.clock,
@@ -148,6 +149,12 @@ class Session(Underway):
             DoesNotFitError: the checkpoint belongs to another model or optimizer.
             DamagedError: it lacks something.
         """
+        with contextlib.ExitStack() as ends:
+            ends.callback(self.close)
+            self._restore(saved)
+            ends.pop_all()
+
+    def _restore(self, saved: Checkpoint) -> None:
         self._take_back(saved)
         checkpoint.restore_module(self.job.model, saved.part("model"))
         for epoch in range(self.progress.at.epoch + 1):
@@ -305,7 +312,7 @@ class Session(Underway):
         if stops:
             raise InterruptedRunError(
                 f"stopped and saved at {at}",
-                cure=f"continue with: luthier resume {self.folder.path}",
+                cure=f"continue with: luthier resume {self.folder.name}",
             )
 
     def _take(self, step: Step) -> None:
@@ -366,4 +373,4 @@ class Session(Underway):
 
 def _check_finite(parameters: Iterable[str], tensors: Mapping[str, torch.Tensor]) -> None:
     # Of the copied tensors those that are parameters: a buffer may hold an infinity by design.
-    training.check_finite({name: tensors[name] for name in parameters})
+    training.check_finite({name: tensors[name] for name in parameters if name in tensors})

@@ -26,12 +26,11 @@ from luthier.run.folder import RunFolder, held, new_run, run_of_job
 T = TypeVar("T")
 
 
-def check_alone(wanted: Recipe, world: World, tune: bool) -> None:
+def check_alone(world: World, *, tune: bool) -> None:
     """Raise RecipeError where what is asked for is not done by several processes."""
-    if world.size > 1 and (tune or wanted.strategy.strategy == "probe"):
-        what = "--tune" if tune else "--strategy probe"
+    if world.size > 1 and tune:
         raise RecipeError(
-            f"{what} is done by one process, and there are {world.size}",
+            f"--tune is done by one process, and there are {world.size}",
             cure="start it without torchrun and --processes",
         )
 
@@ -39,11 +38,18 @@ def check_alone(wanted: Recipe, world: World, tune: bool) -> None:
 def check_several(wanted: Recipe, world: World) -> None:
     """Raise RecipeError where what is asked for takes several processes."""
     # Those of an elastic job may be one for a while, and then more.
-    if wanted.machine.shard and world.size == 1 and distributed.job_id() is None:
-        raise RecipeError(
-            "--shard has no effect with one process, which holds the whole model",
-            cure="start several with --processes or torchrun, or leave it out",
-        )
+    if world.size > 1 or distributed.job_id() is not None:
+        return
+    why = {
+        "--shard": wanted.machine.shard and "which holds the whole model",
+        "--sync-batchnorm": wanted.machine.sync_batchnorm and "which sees whole batches",
+    }
+    for flag, reason in why.items():
+        if reason:
+            raise RecipeError(
+                f"{flag} has no effect with one process, {reason}",
+                cure="start several with --processes or torchrun, or leave it out",
+            )
 
 
 def agreed_folder(world: World, out: Path | None, data: str) -> RunFolder:
@@ -90,7 +96,7 @@ def at_work(folder: RunFolder, world: World) -> Iterator[None]:
             if world.is_first:
                 _hold(folder, ends)
                 folder.sweep()
-        with _naming_trouble(folder):
+        with _naming_trouble(folder, world):
             yield
 
 
@@ -130,9 +136,9 @@ def by_others(world: World, first: T | None, do: Callable[[], T]) -> T:
 
 
 @contextlib.contextmanager
-def _naming_trouble(folder: RunFolder) -> Iterator[None]:
+def _naming_trouble(folder: RunFolder, world: World) -> Iterator[None]:
     """Say what became of a run whose disk or memory gives no more."""
-    then = f"luthier resume {folder.path}"
+    then = f"luthier resume {folder.name}"
     try:
         yield
     except OSError as error:
@@ -147,6 +153,12 @@ def _naming_trouble(folder: RunFolder) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         said = next(iter(str(error).splitlines()), "no more was given")
+        if world.size > 1:  # one that began its step anew would leave the others in an exchange
+            raise OutOfMemoryError(
+                f"run {folder.path} ran out of memory in rank {world.rank} of {world.size}: {said}",
+                cure="its checkpoints are as they were; start anew with a smaller --batch-size and"
+                " so much more --accumulate, or with --checkpoint-activations",
+            ) from error
         raise OutOfMemoryError(
             f"run {folder.path} ran out of memory, and not by the size of its batches: {said}",
             cure=f"its checkpoints are as they were; make room, or start anew with a smaller"

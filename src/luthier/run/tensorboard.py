@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,16 @@ class TensorBoard:
 
     def begin(self, run: Path, recipe: dict[str, Any], iteration: int) -> None:
         """Begin a file of events that hides what files before it have from this iteration on."""
-        self._events = SummaryWriter(
-            str(run / "tensorboard"), purge_step=iteration, flush_secs=_FLUSH
-        )
+        place = run / "tensorboard"
+        is_new = not place.exists()
+        self._events = SummaryWriter(str(place), purge_step=iteration, flush_secs=_FLUSH)
         rows = "\n".join(f"| {name} | {value} |" for name, value in recipe.items())
         self._events.add_text("recipe", f"| field | value |\n| --- | --- |\n{rows}", iteration)
+        if is_new:  # and the run perhaps is not: it may have come from another machine
+            for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+                record = json.loads(line)
+                if record["iteration"] < iteration:  # what comes after is given
+                    self.write(record)
 
     def write(self, record: dict[str, Any]) -> None:
         """Add what a record has to show."""

@@ -12,7 +12,8 @@ import torch
 
 from luthier import devices, recipe, report, strategies, training
 from luthier.checkpoint import Checkpoint, Saver
-from luthier.distributed.pieces import whole
+from luthier.distributed.pieces import whole_at
+from luthier.errors import PeerError
 from luthier.files import durable, writing
 from luthier.recipe import decided
 from luthier.report import Console
@@ -70,7 +71,8 @@ class Underway:
             patience=60 * decided(how.disk_patience),
             say=console.say,
             at_once=job.is_cut,  # rows are collected while nothing else is exchanged
-            writes=job.world.is_first,
+            writes=job.world.is_first or job.is_cut,
+            board=job.world.board() if job.is_cut else None,
         )
 
     @property
@@ -108,6 +110,9 @@ class Underway:
                     yield
             except KeyboardInterrupt:
                 self._saver.close(at_once=True)
+                raise
+            except PeerError:
+                self._saver.lose_others()
                 raise
             total = time.monotonic() - self._began
             self._before, self._began = self.seconds, None
@@ -181,12 +186,11 @@ class Underway:
         """Write the best model, after an audit, and the scores that this process has of it."""
         self.audit()
         scores = self.job.world.batches_in_turn(scores)
-        if self.job.is_cut:  # in all processes
-            state = {name: whole(tensor) for name, tensor in state.items()}
+        found = {name: whole_at(tensor, 0) for name, tensor in state.items()}  # by all processes
         if not self.job.world.is_first:
             return
-        described = results.description(self.job, score)
-        stored, photos = stored_of(state), self.job.photos
+        described, photos = results.description(self.job, score), self.job.photos
+        stored = stored_of({name: t for name, t in found.items() if t is not None})
         said = Predictions(
             torch.cat(list(scores)),
             torch.tensor([sample.label for sample in photos.val]),

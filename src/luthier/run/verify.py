@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import json
 import re
+import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from luthier.files.entries import Archive, RefusedEntry, SparseEntry, TensorEntr
 from luthier.files.opening import open_archive
 from luthier.files.wording import plain
 from luthier.run.folder import RunFolder
+from luthier.storage import Bucket, is_url
 
 _MOST_NOTES = 20  # of one kind, of one file
 
@@ -27,14 +29,14 @@ class Finding:
     """What was found of one thing.
 
     Attributes:
-        path: the file or checkpoint.
+        path: the file or checkpoint; in a store its URL.
         problem: what is wrong with it, or None.
         said: what is known of it where it is sound.
         notes: what is no damage, and should be known: numbers that are not finite, code that the
             file wanted to be run, tensors of kinds that luthier does not give.
     """
 
-    path: Path
+    path: Path | str
     problem: str | None
     said: str = ""
     notes: tuple[str, ...] = ()
@@ -91,12 +93,16 @@ def verify(path: str | Path) -> Verification:
     checkpoints and the like of luthier's own.
 
     Args:
-        path: a run's folder, a checkpoint's directory, a file or a folder that ``inspect`` opens.
+        path: a run's folder, a checkpoint's directory, a file or a folder that ``inspect`` opens;
+            or the URL of a folder in a store, all of which is brought here for the time.
 
     Raises:
         UnsupportedFileError: it is none of these, or does not exist.
         MissingExtraError: it is of a kind whose reader is not installed.
+        StorageError: the store refuses.
     """
+    if is_url(path):
+        return _stored(Bucket(str(path)))
     path = Path(path)
     if not path.exists():
         raise UnsupportedFileError(
@@ -111,6 +117,29 @@ def verify(path: str | Path) -> Verification:
     if folder.recipe.exists() or folder.checkpoints.is_dir():
         return _run(folder)
     return Verification("folder", (_file(path),))
+
+
+def _stored(bucket: Bucket) -> Verification:
+    names = bucket.names()
+    if not names:
+        raise UnsupportedFileError(
+            f"{bucket.url} holds nothing", cure="give the URL of a run's folder or a checkpoint's"
+        )
+    with tempfile.TemporaryDirectory(prefix="luthier-") as place:
+        here = Path(place) / bucket.url.rpartition("/")[2]
+        for name in names:
+            (here / name).parent.mkdir(parents=True, exist_ok=True)
+            bucket.download(name, here / name)
+        found = verify(here)
+
+    def there(text: str) -> str:
+        return text.replace(str(here), bucket.url)
+
+    moved = [
+        replace(f, path=there(str(f.path)), problem=f.problem and there(f.problem))
+        for f in found.findings
+    ]
+    return replace(found, findings=tuple(moved))
 
 
 def _is_checkpoint(path: Path) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -43,6 +45,7 @@ class Learner:
         average: the moving average of the weights, or None.
         toward: weight decay toward the start, or None where the optimizer's own is all.
         forward: images → scores, where a faster way than calling the model is known.
+        forwards: of modules that compute in another way in a step than outside of it.
         micro: lets fewer images go through at once where memory runs out; None: that is an error.
         team: those who take the same steps on the rest of each batch.
         clock: is told of the time that is spent on what is not computing.
@@ -61,6 +64,7 @@ class Learner:
     average: WeightAverage | None = None
     toward: TowardStart | None = None
     forward: Callable[[torch.Tensor], torch.Tensor] | None = None
+    forwards: Mapping[nn.Module, Callable[..., Any]] = field(default_factory=dict)
     micro: MicroBatch | None = None
     team: Team | None = None
     clock: Clock = field(default_factory=Clock)
@@ -163,7 +167,8 @@ def _learn(
         micro.keep()
     while True:
         try:
-            return [_backward(learner, batch, size, last) for batch in todo][-1]
+            with _computed_by(learner.forwards):
+                return [_backward(learner, batch, size, last) for batch in todo][-1]
         except (RuntimeError, MemoryError) as error:
             if micro is None or not is_out_of_memory(error):
                 raise
@@ -172,6 +177,22 @@ def _learn(
         micro.put_back()
         micro.shrink(max(len(labels) for _, _, labels in group), f"step {step + 1}", met)
         todo = group
+
+
+@contextlib.contextmanager
+def _computed_by(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Let modules have these forwards inside, and their own again after."""
+    own = {module: vars(module).get("forward") for module in forwards}
+    for module, forward in forwards.items():
+        module.forward = forward
+    try:
+        yield
+    finally:
+        for module, before in own.items():
+            if before is None:
+                del module.forward
+            else:
+                module.forward = before
 
 
 def _backward(learner: Learner, batch: _Numbered, size: int, last: bool) -> tuple[float, int]:

@@ -9,11 +9,10 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from luthier.distributed import World, naming_lost_peers
+from luthier.distributed import World
 from luthier.training.buckets import as_the_first
-from luthier.training.team import Work, finite
-
-_DUMMIES = 2  # images: batch normalisation cannot learn from one
+from luthier.training.synced_norms import SyncedNorms
+from luthier.training.team import DUMMIES, Part, Work
 
 
 class Replicas:
@@ -28,6 +27,7 @@ class Replicas:
         forward: images → scores by the model's parameters.
         world: the processes; more than one.
         shape: of an image: ``(channels, height, width)``.
+        norms: what takes its statistics from the whole batch.
     """
 
     def __init__(
@@ -36,8 +36,12 @@ class Replicas:
         forward: Callable[[torch.Tensor], torch.Tensor],
         world: World,
         shape: tuple[int, int, int],
+        norms: SyncedNorms | None = None,
     ) -> None:
-        self._model, self._forward, self._world, self._shape = model, forward, world, shape
+        self._model, self._forward, self._shape = model, forward, shape
+        # The mean over processes is what DDP makes of gradients.
+        self._world = world
+        self._part = Part(world, self._scores, world.size, alone_first=True, norms=norms)
         self._parallel: DistributedDataParallel | None = None
 
     def enter(self) -> None:
@@ -48,19 +52,10 @@ class Replicas:
         self, work: Work, images: torch.Tensor, labels: torch.Tensor, size: int, *, last: bool
     ) -> tuple[float, int]:
         """Add the gradient of a batch; see ``Team``."""
-        count = len(labels)
-        shown, answers = work.ready(images, labels, self._world.rank)
-        if not count:  # gradients are exchanged by all or by none
-            shown = shown.new_zeros((_DUMMIES, *shown.shape[1:]))
-            answers = labels.new_zeros(_DUMMIES, device=shown.device)
-        with naming_lost_peers(), contextlib.nullcontext() if last else self._ready().no_sync():
-            loss, right = work.loss(shown, answers, self._scores)
-            told = self._world.gather((count, loss.item() * count, right) if count else (0, 0, 0))
-            whole = sum(n for n, _, _ in told)
-            value = finite(sum(part for _, part, _ in told) / whole, work.number)
-            # The mean over processes is what DDP makes of gradients.
-            (loss * (count * self._world.size / size)).backward()  # type: ignore[no-untyped-call]
-        return value, int(sum(n for _, _, n in told))
+        # Before random numbers are drawn for the batch: to get ready takes a pass.
+        parallel = self._ready()
+        with contextlib.nullcontext() if last else parallel.no_sync():
+            return self._part.learn(work, images, labels, size)
 
     def _scores(self, images: torch.Tensor) -> torch.Tensor:
         scores: torch.Tensor = self._ready()(images)
@@ -73,7 +68,7 @@ class Replicas:
         Args:
             more: tensors that are to become the first process's too, such as averages of buffers.
         """
-        with naming_lost_peers():
+        with self._world.exchanging():
             as_the_first([*self._model.buffers(), *more])
 
     def _ready(self) -> DistributedDataParallel:
@@ -84,19 +79,19 @@ class Replicas:
     def _wrapped(self) -> DistributedDataParallel:
         scores = _Scores(self._model, self._forward)
         weights = {p: p.grad for p in self._model.parameters() if p.requires_grad}
-        with self._as_before(weights):
+        with self._as_before(weights), self._world.exchanging():  # statistics of norms
             self._try(scores)
             unused = any(p.grad is None for p in weights)
-        parallel = DistributedDataParallel(scores, find_unused_parameters=unused)
-        # DDP orders its sums anew after its first pass, by when gradients came. That pass is this
-        # one, so that the first step after a restart sums as any other step does.
-        with self._as_before(weights), naming_lost_peers():
+        with self._as_before(weights), self._world.exchanging():
+            parallel = DistributedDataParallel(scores, find_unused_parameters=unused)
+            # DDP orders its sums anew after its first pass, by when gradients came. That pass is
+            # this one, so that the first step after a restart sums as any other step does.
             self._try(parallel)
         return parallel
 
     def _try(self, module: nn.Module) -> None:
         device = next(self._model.parameters()).device
-        images = torch.zeros((_DUMMIES, *self._shape), device=device)
+        images = torch.zeros((DUMMIES, *self._shape), device=device)
         images = images.contiguous(memory_format=torch.channels_last)
         (module(images).float().sum() * 0).backward()
 

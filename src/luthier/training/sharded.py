@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from luthier.distributed import World, naming_lost_peers
+from luthier.distributed import World
 from luthier.errors import ModelError
 from luthier.modes import kept_modes
 from luthier.training.buckets import as_the_first
 from luthier.training.precision import Precision
-from luthier.training.team import Work, finite
+from luthier.training.synced_norms import SyncedNorms
+from luthier.training.team import DUMMIES, Part, Work
 
-_DUMMIES = 2  # images: batch normalisation cannot learn from one
 _LARGE, _SMALL = 0.1, 0.01  # parts of the model's parameters
 
 
@@ -36,6 +36,7 @@ class Sharded:
             normalisation; gradients are summed in fp32.
         world: the processes; more than one.
         shape: of an image: ``(channels, height, width)``.
+        norms: what takes its statistics from the whole batch.
 
     Raises:
         ModelError: it has a parameter that cannot be cut, or another value in another process.
@@ -48,16 +49,21 @@ class Sharded:
         precision: Precision,
         world: World,
         shape: tuple[int, int, int],
+        norms: SyncedNorms | None = None,
     ) -> None:
-        self._model, self._precision, self._world, self._shape = model, precision, world, shape
+        self._model, self._precision, self._shape = model, precision, shape
+        self._world = world
+        self._part = Part(world, self.scores, norms=norms)
         _check(model)
         _check_alike(model, world)
         self.units = _cut(model, units_of(model, parts, shape), precision, world)
+        for unit in self.units:  # before FSDP's own, which waits for the unit's weights
+            unit.register_forward_pre_hook(world.come_so_far, prepend=True)
 
     def enter(self) -> None:
         """Take note that other parts of the model learn from now on."""
         for unit in self.units:  # FSDP looks at what learns when it begins to put a unit together
-            with naming_lost_peers():
+            with self._world.exchanging():
                 unit.unshard()
             unit.reshard()
 
@@ -65,25 +71,15 @@ class Sharded:
         self, work: Work, images: torch.Tensor, labels: torch.Tensor, size: int, *, last: bool
     ) -> tuple[float, int]:
         """Add the gradient of a batch; see ``Team``."""
-        count = len(labels)
-        shown, answers = work.ready(images, labels, self._world.rank)
-        if not count:  # the model is put together by all or by none
-            shown = shown.new_zeros((_DUMMIES, *shown.shape[1:]))
-            answers = labels.new_zeros(_DUMMIES, device=shown.device)
         self.units[-1].set_requires_gradient_sync(last)
-        with naming_lost_peers():
-            loss, right = work.loss(shown, answers, self.scores)
-            told = self._world.gather((count, loss.item() * count, right) if count else (0, 0, 0))
-            whole = sum(n for n, _, _ in told)
-            value = finite(sum(part for _, part, _ in told) / whole, work.number)
-            (loss * (count / size)).backward()  # type: ignore[no-untyped-call]
+        found = self._part.learn(work, images, labels, size)
         if last:
             self.settle()
-        return value, int(sum(n for _, _, n in told))
+        return found
 
     def scores(self, images: torch.Tensor) -> torch.Tensor:
         """Return what the model says of images; to be called by all processes."""
-        with naming_lost_peers():
+        with self._world.exchanging():
             scores: torch.Tensor = self._model(images)
         return scores
 
@@ -118,7 +114,7 @@ class Sharded:
     @torch.no_grad()
     def settle(self, more: Iterable[torch.Tensor] = ()) -> None:
         """Let every process have the buffers of the first; see ``Replicas.settle``."""
-        with naming_lost_peers():
+        with self._world.exchanging():
             as_the_first([*self._model.buffers(), *more])
 
 
@@ -196,7 +192,7 @@ def _calls(model: nn.Module, shape: tuple[int, int, int]) -> Counter[nn.Module]:
     try:
         with kept_modes(model), torch.no_grad():
             model.eval()
-            model(torch.zeros((_DUMMIES, *shape)))
+            model(torch.zeros((DUMMIES, *shape)))
     finally:
         for hook in hooks:
             hook.remove()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from luthier.distributed import World, naming_lost_peers
+from luthier.distributed import World
 from luthier.training.buckets import anywhere, as_the_first, buckets
 
 
@@ -51,9 +52,18 @@ class SharedGradients:
 
     def _weighted(self, _state: object, bucket: Any) -> torch.futures.Future[torch.Tensor]:
         gradients = bucket.buffer().mul_(self._share)
+        waiting = contextlib.ExitStack()
+        if bucket.is_last():  # this process has done its part
+            waiting.enter_context(self._world.exchanging())
         work = dist.all_reduce(gradients, async_op=True).get_future()
-        summed: torch.futures.Future[torch.Tensor] = work.then(lambda done: done.value()[0])
-        return summed
+
+        def summed(done: Any) -> torch.Tensor:
+            waiting.close()
+            result: torch.Tensor = done.value()[0]
+            return result
+
+        added: torch.futures.Future[torch.Tensor] = work.then(summed)
+        return added
 
     @torch.no_grad()
     def _before_step(self, optimizer: torch.optim.Optimizer, *_facts: object) -> None:
@@ -63,7 +73,7 @@ class SharedGradients:
             for weight in group["params"]
             if weight.requires_grad and weight not in self._parallel
         ]
-        with naming_lost_peers():
+        with self._world.exchanging():
             self._add_up(weights)
             alone = [m for m in self._modules if not isinstance(m, DistributedDataParallel)]
             as_the_first([buffer for module in alone for buffer in module.buffers()])

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from luthier.distributed import Share, World, naming_lost_peers
+from luthier.distributed import Share, World
 from luthier.training.buckets import anywhere, as_the_first, buckets
 from luthier.training.team import Work, finite
 
@@ -64,7 +64,7 @@ class VirtualShards:
         told_rows = [row[at : at + 3] for row in told for at in range(0, len(row), 3)]
         images_in_all = sum(n for n, _, _ in told_rows)
         value = finite(sum(part for _, part, _ in told_rows) / images_in_all, work.number)
-        with torch.no_grad(), naming_lost_peers():
+        with torch.no_grad(), self._world.exchanging():
             for weight, gradient in before.items():
                 weight.grad = gradient
             self._add(weights, pieces)

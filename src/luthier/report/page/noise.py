@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 
+from luthier.intervals import mcnemar_p
 from luthier.report.page.values import Difference
 from luthier.values import Score
 
@@ -18,9 +18,8 @@ def differences(best: Mapping[str, Score], right: Mapping[str, Answers]) -> tupl
     """Compare every two runs by their best epochs.
 
     Two runs of which it is known what each said of the same images differ if McNemar's exact test
-    (1947, Psychometrika 12:153) says so at the level of 5 %, after Holm's correction for so many
-    comparisons (1979, Scand. J. Statist. 6:65). Any others differ if their 95 % intervals do not
-    overlap, which asks for more.
+    says so at the level of 5 %, after Holm's correction for so many comparisons (1979, Scand. J.
+    Statist. 6:65). Any others differ if their 95 % intervals do not overlap, which asks for more.
 
     Args:
         best: by name.
@@ -44,22 +43,7 @@ def _alone(a: str, b: str, best: Mapping[str, Score], right: Mapping[str, Answer
     pairs = [(right[a][image], right[b][image]) for image in right[a]]
     first = sum(x and not y for x, y in pairs)
     second = sum(y and not x for x, y in pairs)
-    return Difference(a, b, gain, (first, second), mcnemar(first, second), False)
-
-
-def mcnemar(first: int, second: int) -> float:
-    """Return the two-sided p of images that only one of two has right being so unevenly shared.
-
-    Args:
-        first: images that only the first has right.
-        second: images that only the second has right.
-    """
-    total, fewer = first + second, min(first, second)
-    whole = math.lgamma(total + 1) - total * math.log(2)
-    tail = (
-        math.exp(whole - math.lgamma(k + 1) - math.lgamma(total - k + 1)) for k in range(fewer + 1)
-    )
-    return min(1.0, 2 * math.fsum(tail))
+    return Difference(a, b, gain, (first, second), mcnemar_p(first, second), False)
 
 
 def holm(p: Sequence[float]) -> list[float]:
