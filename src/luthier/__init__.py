@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from luthier.run.diff import diff as diff
     from luthier.run.evaluate import Evaluated as Evaluated
     from luthier.run.evaluate import evaluate as evaluate
+    from luthier.run.export import export as export
     from luthier.run.finetune import Result as Result
     from luthier.run.finetune import finetune as finetune
     from luthier.run.finetune import resume as resume
@@ -62,6 +63,7 @@ _HOMES = {
     "describe": "luthier.run.description",
     "diff": "luthier.run.diff",
     "evaluate": "luthier.run.evaluate",
+    "export": "luthier.run.export",
     "finetune": "luthier.run.finetune",
     "inspect": "luthier.run.inspect",
     "lease": "luthier.devices.leasing",
@@ -99,6 +101,7 @@ __all__ = [
     "describe",
     "diff",
     "evaluate",
+    "export",
     "finetune",
     "inspect",
     "lease",

@@ -87,6 +87,12 @@ class DoesNotFitError(LuthierError):
     exit_status = 1
 
 
+class DisagreesError(LuthierError):
+    """An export does not give what its model gives."""
+
+    exit_status = 1
+
+
 class FrozenMovedError(LuthierError):
     """A part that was to stay frozen differs from its start."""
 

@@ -40,6 +40,7 @@ COMMANDS = {
     "models": (
         Command("predict", "say what photos show, by a model file alone"),
         Command("evaluate", "see how good a model file is on labelled photos; calibrate it"),
+        Command("export", "write a model for ONNX, timm, transformers, …, and compare the scores"),
     ),
     "files": (
         Command(

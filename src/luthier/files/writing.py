@@ -136,11 +136,17 @@ def write(path: Path, what: Stored, metadata: Mapping[str, Any] | None = None) -
         UnsupportedStateError: a tensor of a dtype that the format lacks; it is named.
         OSError: the disk refuses; what was there is as it was.
     """
-    if kind_of(path) == "torch":
-        durable.write_file(path, torch_chunks(what))
-    else:
-        laid = layout.lay_out(what.specs, metadata, what.ties)
-        durable.write_file(path, safetensors_chunks(laid, what.sources))
+    durable.write_file(path, chunks(kind_of(path), what, metadata))
+
+
+def chunks(
+    kind: str, what: Stored, metadata: Mapping[str, Any] | None = None
+) -> Iterator[bytes | memoryview]:
+    """Give the content of a file of a kind ("safetensors" or "torch") piece by piece."""
+    if kind == "torch":
+        return torch_chunks(what)
+    laid = layout.lay_out(what.specs, metadata, what.ties)
+    return safetensors_chunks(laid, what.sources)
 
 
 def safetensors_chunks(laid: Layout, sources: Mapping[str, Source]) -> Iterator[bytes | memoryview]:

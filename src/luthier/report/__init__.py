@@ -1,5 +1,6 @@
 """Finished values → lines, tables and curves. Needs no torch."""
 
+from luthier.report.card import Card, render_card
 from luthier.report.console import Console, epoch_line
 from luthier.report.curves import Records, draw_comparison, draw_curves, read_metrics
 from luthier.report.evaluation import calibration_line, evaluation_lines, mcnemar_lines
@@ -7,6 +8,7 @@ from luthier.report.table import table
 from luthier.report.times import breakdown, spent, time_line, verdict
 
 __all__ = [
+    "Card",
     "Console",
     "Records",
     "breakdown",
@@ -17,6 +19,7 @@ __all__ = [
     "evaluation_lines",
     "mcnemar_lines",
     "read_metrics",
+    "render_card",
     "spent",
     "table",
     "time_line",

@@ -14,6 +14,7 @@ from typing import Any
 from luthier.errors import UnsupportedFileError
 from luthier.files.entries import Archive, Global, RefusedEntry, TensorEntry
 from luthier.files.formats import torch_zip
+from luthier.files.formats.safetensors import METADATA_KEY, description
 from luthier.files.formats.torch_zip import Records
 from luthier.files.limits import Broken, Budget
 from luthier.files.mapped import MappedFile
@@ -50,6 +51,7 @@ _DTYPES = {  # torch.export's numbers of dtypes
     34: "uint32",
     35: "uint64",
 }
+_ABOUT = f"extra/{METADATA_KEY}"  # among the extra files
 _OBJECTS = ("custom_obj_", "opaque_obj_")
 _REBUILD = Global("torch._utils", "_rebuild_tensor_v2")
 
@@ -93,14 +95,22 @@ class _Exported:
                 cure="save the model's state_dict(), or the program that was exported",
             )
         found = {program: self._program(program) for program in programs}
+        about = self._description() if _ABOUT in records else {}
         return Archive(
             records.zip.file.path,
             "torch.export",
             found["model"] if programs == ["model"] else found,
+            metadata=about,
             facts=records.facts(),
             globals=tuple(dict.fromkeys(self._globals)),
             check=records.zip.check,
         )
+
+    def _description(self) -> dict[str, Any]:
+        try:
+            return description(bytes(self._records.content(_ABOUT)), self._records.zip.file.size)
+        except ValueError as error:
+            raise self._records.damaged(f"its record {_ABOUT!r} is broken: {error}") from error
 
     def _program(self, name: str) -> dict[str, Any]:
         found = {}

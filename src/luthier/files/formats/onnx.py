@@ -1,8 +1,9 @@
 """ONNX: the initialisers of a graph, mapped where they lie. No torch, no other package.
 
 Of the schema only what leads to tensors is read: ModelProto.graph, GraphProto.initializer and
-TensorProto (onnx.proto, IR version 13). The reader is luthier's own, since the package onnx would
-copy every tensor into memory, twice. Tensors in a file beside it are looked for in the same folder.
+TensorProto (onnx.proto, IR version 13), and luthier's own description in metadata_props. The reader
+is luthier's own, since the package onnx would copy every tensor into memory, twice. Tensors in a
+file beside it are looked for in the same folder.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
+from typing import Any
 
 from luthier.errors import DamagedError, UnsupportedFileError
 from luthier.files.dtypes import DTYPES
 from luthier.files.entries import Archive, Entry, RefusedEntry, TensorEntry
+from luthier.files.formats.safetensors import METADATA_KEY, description
 from luthier.files.formats.sharded import beside
 from luthier.files.limits import ALLOWANCE, Budget
 from luthier.files.mapped import Blob, MappedFile, Region
@@ -22,9 +25,9 @@ from luthier.files.parsing import shapes, wire
 from luthier.files.wording import shown
 from luthier.values import TensorSpec
 
-_PRODUCER, _VERSION, _GRAPH = 2, 3, 7  # of ModelProto
+_PRODUCER, _VERSION, _GRAPH, _METADATA = 2, 3, 7, 14  # of ModelProto
 _INITIALIZER, _SPARSE_INITIALIZER = 5, 15  # of GraphProto
-_OTHER_FIELDS = frozenset({1, 4, 5, 6, 8, 14, 20, 25, 26})  # of ModelProto
+_OTHER_FIELDS = frozenset({1, 4, 5, 6, 8, 20, 25, 26})  # of ModelProto
 _DTYPES = {
     1: "float32",
     2: "uint8",
@@ -135,6 +138,7 @@ def _read(file: MappedFile) -> Archive:
     budget = Budget.of_size(file.size, str(file.path))
     model = _Model(file, file.view(0, file.size), budget)
     view, facts, graph = model.view, {}, None
+    about: dict[str, Any] = {}
     for found in wire.fields(view, 0, file.size, range(1 << 32)):
         if found.number == _GRAPH and found.kind == wire.BYTES:
             if graph is not None:  # others would put the two together
@@ -142,22 +146,40 @@ def _read(file: MappedFile) -> Archive:
             graph = found
         elif found.number in (_PRODUCER, _VERSION) and found.kind == wire.BYTES:
             facts[found.number] = _text(view, found)
+        elif found.number == _METADATA and found.kind == wire.BYTES:
+            about |= _metadata(model, found)
         elif found.number not in _OTHER_FIELDS:
             raise ValueError(f"it has a field {found.number}, which no ONNX model has")
     if graph is None:
         raise UnsupportedFileError(f"{file.path} looks like an ONNX model, but has no graph")
+    by = " ".join(facts[number] for number in sorted(facts))
+    said = (("written by", by),) if by else ()
+    return Archive(file.path, "ONNX", _content(model, graph), metadata=about, facts=said)
+
+
+def _content(model: _Model, graph: wire.Field) -> dict[str, Entry]:
     content: dict[str, Entry] = {}
     initializers = (_INITIALIZER, _SPARSE_INITIALIZER)
-    for found in wire.fields(view, graph.start, graph.end, initializers):
+    for found in wire.fields(model.view, graph.start, graph.end, initializers):
         if found.kind != wire.BYTES:
             raise ValueError(f"an initialiser at byte {found.start} is a number")
-        budget.spend(_COST)
+        model.budget.spend(_COST)
         name, entry = _initializer(model, found)
         if name in content:
             raise ValueError(f"the tensor {name[:200]!r} is there twice")
         content[name] = entry
-    by = " ".join(facts[number] for number in sorted(facts))
-    return Archive(file.path, "ONNX", content, facts=(("written by", by),) if by else ())
+    return content
+
+
+def _metadata(model: _Model, message: wire.Field) -> dict[str, Any]:
+    """Return luthier's description, if that is what an entry of the metadata is."""
+    inside = wire.fields(model.view, message.start, message.end, (1, 2))
+    parts = {part.number: part for part in inside if part.kind == wire.BYTES}
+    if len(parts) < 2 or _text(model.view, parts[1]) != METADATA_KEY:
+        return {}
+    value = bytes(model.view[parts[2].start : parts[2].end])
+    model.budget.spend(len(value))
+    return description(value, model.file.size)
 
 
 def _text(view: memoryview, found: wire.Field) -> str:

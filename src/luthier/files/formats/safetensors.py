@@ -66,7 +66,8 @@ def read(file: MappedFile) -> Archive:
     try:
         length = int.from_bytes(file.read(0, 8), "little") if file.size >= 8 else 0
         header = parse_header(file.read(0, 8 + _checked_length(length, file.size)), file.size)
-        description = _description(header.metadata, file.size)
+        about = header.metadata.get(METADATA_KEY, "")
+        described = description(about.encode(), file.size) if about else {}
     except ValueError as error:
         raise DamagedError(
             f"safetensors file {file.path} is truncated or damaged: {error}"
@@ -76,7 +77,7 @@ def read(file: MappedFile) -> Archive:
         file.path,
         "safetensors",
         tensors | _tied(tensors, header.metadata),
-        metadata=description,
+        metadata=described,
         facts=tuple((k, v) for k, v in header.metadata.items() if k != METADATA_KEY),
     )
 
@@ -98,11 +99,17 @@ def _entry(file: MappedFile, begin: int, found: Described) -> Entry:
     return TensorEntry(spec, Region(file, begin + found.start, found.end - found.start))
 
 
-def _description(metadata: Mapping[str, str], size: int) -> dict[str, Any]:
-    text = metadata.get(METADATA_KEY)
-    if not text:
-        return {}
-    found = strict_json.parse(text.encode(), size + strict_json.ROOM)
+def description(text: bytes, size: int) -> dict[str, Any]:
+    """Read what luthier says of a model in a file of any format that has a place for it.
+
+    Args:
+        text: what stands under ``METADATA_KEY``.
+        size: of the file.
+
+    Raises:
+        ValueError: it is no JSON object; see ``strict_json.parse``.
+    """
+    found = strict_json.parse(text, size + strict_json.ROOM)
     if not isinstance(found, dict):
         raise ValueError(f"its metadata {METADATA_KEY!r} is no JSON object")
     return found
