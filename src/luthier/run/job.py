@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from luthier.models import Head, Start
 from luthier.recipe import Recipe, decided
 from luthier.report import Console
 from luthier.run import heads
+from luthier.run.writers import Writer, opened
 from luthier.strategies import Policy
 from luthier.training import Precision, SyncedNorms
 from luthier.values import Block, Choice, Preprocessing
@@ -52,6 +53,7 @@ class Job:
         norms: what takes its statistics from the batches of all processes.
         recomputed: blocks whose activations are computed again, and how they compute.
         world: the processes that do it.
+        writers: by name, of its records; the first process alone has them.
     """
 
     recipe: Recipe
@@ -69,6 +71,7 @@ class Job:
     norms: SyncedNorms | None = None
     recomputed: dict[nn.Module, Callable[..., Any]] = field(default_factory=dict)
     world: World = ALONE
+    writers: Mapping[str, Writer] = field(default_factory=dict)
 
     @property
     def is_cut(self) -> bool:
@@ -101,6 +104,7 @@ def prepare(
         LuthierError: anything that keeps the run from starting; see each room.
     """
     _check_shards(wanted, world)
+    writers = opened(wanted.machine.log) if world.is_first else {}
     found = devices.probe().part(world.local_rank, world.local_size)
     machine = wanted.machine
     chosen = devices.choose(found, decided(machine.device), machine.workers, held)
@@ -156,6 +160,7 @@ def prepare(
         norms=norms,
         recomputed=again,
         world=world,
+        writers=writers,
     )
 
 
