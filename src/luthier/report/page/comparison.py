@@ -31,9 +31,7 @@ def render_comparison(page: ComparisonPage) -> str:
     courses = [curves.course_of(run) for run in page.runs]
     sections = [
         Section("runs", "Runs", _runs(page.runs)),
-        Section(
-            "curves", "Validation curves", curves.compared(list(map(curves.course_of, page.runs)))
-        ),
+        Section("curves", "Validation curves", curves.compared(courses)),
         Section("differences", "Differences", _differences(page.differences)),
         Section("recipes", "Recipes", _recipes(page.runs)),
     ]
