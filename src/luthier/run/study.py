@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from luthier import devices, recipe, report
 from luthier.errors import (
@@ -337,7 +338,7 @@ def _page(found: Comparison) -> StudyPage:
     members = []
     for path, outcome in zip(found.runs, found.outcomes, strict=True):
         folder = RunFolder(path)
-        own = f"{path.name}/{folder.page.name}" if folder.page.exists() else ""
+        own = quote(f"./{path.name}/{folder.page.name}") if folder.page.exists() else ""
         told = outcome.name, outcome.seed, outcome.fold, outcome.best, outcome.last
         records = report.read_metrics(folder.metrics)
         members.append(Member(*told, outcome.seconds, records, own))

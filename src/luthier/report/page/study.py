@@ -32,7 +32,7 @@ def render_study(page: StudyPage) -> str:
     sections = [
         Section("standings", "Means", _standings(page)),
         Section("differences", "Differences", _differences(page.differences)),
-        Section("curves", "Validation curves, means over the runs", curves.compared(courses)),
+        Section("curves", "Mean validation curves", curves.compared(courses)),
         Section("runs", "Runs", _runs(page.members)),
     ]
     return document.document(title, head, sections)
