@@ -377,7 +377,7 @@ def test_what_depends_on_others_is_filled_in(
 
 def test_every_field_is_a_flag_and_every_flag_a_field() -> None:
     of_the_command = {"-h", "--help", "--out", "--recipe", "--tune", "--json"}
-    of_the_command |= {"--wait", "--share", "--processes"}
+    of_the_command |= {"--wait", "--share", "--processes", "--seeds", "--folds", "--at-once"}
     of_the_command |= {
         f"--no-{name}" for name in ("strict-images", "compile", "shard", "pin-memory", *WITH_STEPS)
     }
