@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from luthier.report.page import Example, RunFacts, RunPage
+from luthier.report.page import Example, Member, RunFacts, RunPage, StudyPage
 from luthier.values import ClassScores, Evaluation, Mistake, Proportion, Score
 
 
@@ -94,3 +94,17 @@ def run_page(
         "absent": (),
     }
     return RunPage(**known | other)
+
+
+def study_page(name: str = "full") -> StudyPage:
+    """Two names, three runs of each."""
+    members = []
+    for seed in range(3):
+        for one, better in ((name, 0.1), ("frozen", 0.0)):
+            made = facts(one, better=better, epochs=2 + seed)
+            told = one, seed, f"{seed + 1}/3", made.best, made.last
+            members.append(Member(*told, 1.5, made.records, f"{one}/report.html"))
+    header = ("", "runs", "best, %", "95 % interval")
+    rows = ((name, "3", "85.00 ± 1.00", "70.1 to 92.0"), ("frozen", "3", "75.00", "60.0 to 83.0"))
+    said = (f"{name} is 10.00 points better than frozen",)
+    return StudyPage(name, header, rows, said, tuple(members))

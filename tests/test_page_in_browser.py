@@ -12,8 +12,14 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, Request, sync_playwright
 
-from luthier.report.page import ComparisonPage, differences, render_comparison, render_run
-from pages import facts, run_page
+from luthier.report.page import (
+    ComparisonPage,
+    differences,
+    render_comparison,
+    render_run,
+    render_study,
+)
+from pages import facts, run_page, study_page
 
 ATTACK = "<img src=x onerror=\"document.title='broken'\"><script>document.title='broken'</script>"
 
@@ -130,7 +136,8 @@ def test_nothing_is_wider_than_the_screen(browser: Browser, tmp_path: Path, widt
     runs = tuple(facts(f"{long}{number}", epochs=2 + number) for number in range(5))
     found = differences({run.name: run.best for run in runs}, {})
     alone = run_page(classes, image, jpeg(), facts=facts(long, data=long, model=long))
-    for text in (render_run(alone), render_comparison(ComparisonPage(runs, found))):
+    study = render_study(study_page(long))
+    for text in (render_run(alone), render_comparison(ComparisonPage(runs, found)), study):
         path = written(tmp_path, text)
         opened = Opened(browser, path, viewport={"width": width, "height": 800})
         assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
@@ -162,7 +169,8 @@ def test_a_legend_shows_and_hides_its_run_in_every_chart(browser: Browser, tmp_p
 def test_hostile_names_do_nothing(browser: Browser, tmp_path: Path) -> None:
     run = facts(ATTACK, model=ATTACK, data=ATTACK, weights=ATTACK, recipe={"a": {"b": ATTACK}})
     alone = run_page((ATTACK, "dog"), ATTACK, None, facts=run, notes=(ATTACK,), loaded=ATTACK)
-    for text in (render_run(alone), render_comparison(ComparisonPage((run, facts("b")), ()))):
+    several = render_comparison(ComparisonPage((run, facts("b")), ()))
+    for text in (render_run(alone), several, render_study(study_page(ATTACK))):
         opened = Opened(browser, written(tmp_path, text))
         opened.page.locator("figure.chart svg[tabindex]").first.focus()
         opened.page.keyboard.press("End")  # the tip shows names too

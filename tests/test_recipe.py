@@ -24,6 +24,7 @@ from luthier.recipe import (
     overlay,
     parse_fold,
     parse_interval,
+    parse_log,
     read,
     replace,
     resolve,
@@ -90,6 +91,7 @@ SAMPLES: dict[str, Any] = {
     "pin_memory": True,
     "cache_memory": 1.5,
     "cache_disk": 20.0,
+    "log": "tensorboard, a.b:Writer",
 }
 
 ONLY: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -201,6 +203,7 @@ def any_value(entry: Entry) -> st.SearchStrategy[Any]:
         "fold": st.sampled_from(["1/2", "3/3", "2/10"]),
         "device": st.sampled_from(["auto", "cpu", "mps", "cuda", "cuda:3"]),
         "weights": st.sampled_from(["imagenet", "IMAGENET1K_V1", "a/b c.pth"]),
+        "log": st.sampled_from(["tensorboard", "a:b", "a.b:c.d,tensorboard"]),
     }
     if entry.name in own:
         return own[entry.name]
@@ -374,7 +377,7 @@ def test_what_depends_on_others_is_filled_in(
 
 def test_every_field_is_a_flag_and_every_flag_a_field() -> None:
     of_the_command = {"-h", "--help", "--out", "--recipe", "--tune", "--json"}
-    of_the_command |= {"--wait", "--share", "--processes"}
+    of_the_command |= {"--wait", "--share", "--processes", "--seeds", "--folds", "--at-once"}
     of_the_command |= {
         f"--no-{name}" for name in ("strict-images", "compile", "shard", "pin-memory", *WITH_STEPS)
     }
@@ -701,6 +704,21 @@ def test_folds_are_read() -> None:
 @pytest.mark.parametrize("text", ["", "1", "0/5", "6/5", "1/1", "-1/5", "1/5/2", "1.5/5", "a/b"])
 def test_other_folds_are_refused(text: str) -> None:
     assert f"--fold {text!r} is not understood" in refusal(fold=text)
+
+
+def test_names_of_writers_are_read() -> None:
+    assert parse_log("tensorboard") == ("tensorboard",)
+    assert parse_log(" a.b:c.d ,tensorboard") == ("a.b:c.d", "tensorboard")
+
+
+@pytest.mark.parametrize("text", ["", "wandb", "a:", ":b", "Tensorboard", "a:b,", "a:b,nope"])
+def test_other_names_of_writers_are_refused(text: str) -> None:
+    wrong = text.rpartition(",")[2]
+    assert refusal(log=text).startswith(f"--log {wrong!r} is unknown")
+
+
+def test_a_writer_that_is_named_twice_is_refused() -> None:
+    assert "--log has a:b twice" in refusal(log="a:b, tensorboard, a:b")
 
 
 def test_a_fraction_beside_folds_is_refused() -> None:

@@ -210,8 +210,10 @@ def test_each_run_is_that_of_finetune(photos: Path, tmp_path: Path) -> None:
     (of_run,) = [o for o in found.outcomes if (o.name, o.fold) == ("frozen", "2/2")]
     assert (of_run.best, of_run.last) == (alone.best, alone.last)
     assert of_run.learning == 84 * 2 + 2
-    assert found.picture is not None
-    assert found.picture.exists()
+    assert found.page == tmp_path / "all" / "report.html"
+    text = found.page.read_text()
+    assert "frozen-seed0-fold2of2/report.html" in text
+    assert str(found.differences[0]) in text
 
 
 def test_what_is_finished_is_left_alone_and_more_is_added(photos: Path, tmp_path: Path) -> None:
@@ -342,3 +344,31 @@ def test_a_run_that_fails_beside_others_is_named(photos: Path, tmp_path: Path) -
         LuthierError, match=r"^full-seed[01] failed: weights file .*nowhere\.pth does"
     ):
         luthier.compare(photos, out=tmp_path / "all", at_once=2, weights=missing, **knobs)
+
+
+def test_probes_of_a_comparison_make_each_feature_once(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from luthier.run import features  # noqa: PLC0415
+
+    made: list[int] = []
+    write = features.write
+
+    def counting(path: Path, chunk: Any, found: Any, environment: Any) -> None:
+        made.append(len(found))
+        write(path, chunk, found, environment)
+
+    monkeypatch.setattr(features, "write", counting)
+    knobs: dict[str, Any] = {"model": LENET, "image_size": 32, "batch_size": 5, "workers": 0}
+    knobs |= {"precision": "fp32", "weights": str(weights_of_three(tmp_path / "start"))}
+    knobs |= {"console": QUIET}
+    found = luthier.compare(
+        photos, strategies=["probe"], folds=3, seeds=2, out=tmp_path / "all", **knobs
+    )
+    assert sum(made) == 39  # each photo once, for six runs
+    assert not (tmp_path / "all" / "features").exists()
+    assert found.standings[0].images == 39
+    alone = luthier.finetune(
+        photos, out=tmp_path / "alone", strategy="probe", fold="2/3", seed=1, **knobs
+    )
+    assert bit_differences(bits(alone.run), bits(tmp_path / "all/probe-seed1-fold2of3")) == []

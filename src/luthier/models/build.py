@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import inspect
-import os
-import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
-from luthier import vision
+from luthier import named, vision
 from luthier.errors import ModelError, nearest
 from luthier.models import from_timm
 
@@ -78,7 +74,7 @@ def _without_auxiliary_heads(model: nn.Module) -> nn.Module:
 
 
 def _own(name: str, classes: int) -> nn.Module:
-    factory = find(name)
+    factory = named.find(name, "model", ModelError)
     try:
         takes_classes = "num_classes" in inspect.signature(factory).parameters
         model = factory(**({"num_classes": classes} if takes_classes else {}))
@@ -87,36 +83,3 @@ def _own(name: str, classes: int) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ModelError(f"{name} returned a {type(model).__name__}, expected a torch.nn.Module")
     return model
-
-
-def find(name: str) -> Callable[..., Any]:
-    """Import what ``package.module:callable`` names; the working directory's modules are found.
-
-    Raises:
-        ModelError: there is no such thing, or it cannot be called.
-    """
-    module_name, _, attribute = name.partition(":")
-    try:
-        with _working_directory_importable():
-            found: Any = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except Exception as error:  # an import runs the module's code
-        raise ModelError(
-            f"model {name!r} was not found: {type(error).__name__}: {error}",
-            cure="give it as package.module:callable",
-        ) from error
-    if not callable(found):
-        raise ModelError(f"{name} is a {type(found).__name__}, expected a function or class")
-    return found  # type: ignore[no-any-return]
-
-
-@contextlib.contextmanager
-def _working_directory_importable() -> Iterator[None]:
-    folder = os.getcwd()
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):  # the module may have changed the path
-            sys.path.remove(folder)

@@ -6,7 +6,14 @@ flag cannot exist that nothing reads. A field that is ``None`` has not been deci
 ``resolve`` decides it. A field that would have no effect beside the others is an error.
 """
 
-from luthier.recipe.deciding import Interval, overlay, parse_fold, parse_interval, resolve
+from luthier.recipe.deciding import (
+    Interval,
+    overlay,
+    parse_fold,
+    parse_interval,
+    parse_log,
+    resolve,
+)
 from luthier.recipe.fields import (
     ENTRIES,
     STRATEGIES,
@@ -37,6 +44,7 @@ __all__ = [
     "overlay",
     "parse_fold",
     "parse_interval",
+    "parse_log",
     "read",
     "replace",
     "resolve",

@@ -129,6 +129,8 @@ def _check_values(recipe: Recipe) -> None:
         parse_interval(recipe.training.save_every)
     if recipe.data.fold is not None:
         parse_fold(recipe.data.fold)
+    if recipe.machine.log is not None:
+        parse_log(recipe.machine.log)
 
 
 def _check_range(entry: Entry, value: float) -> None:
@@ -323,6 +325,25 @@ def parse_fold(text: str) -> tuple[int, int]:
             f"--fold {text!r} is not understood: give K/N, the Kth of N parts, such as 1/5"
         )
     return int(found[1]), int(found[2])
+
+
+def parse_log(text: str) -> tuple[str, ...]:
+    """Read ``"tensorboard, package.module:callable"`` as names of writers.
+
+    Raises:
+        RecipeError: anything else, and a name that is there twice.
+    """
+    names = tuple(name.strip() for name in text.split(","))
+    for name in names:
+        module, colon, attribute = name.partition(":")
+        if name != "tensorboard" and not (module and colon and attribute):
+            raise RecipeError(
+                f"--log {name!r} is unknown{nearest(name, ['tensorboard'])}",
+                cure="give tensorboard, package.module:callable, or several with commas",
+            )
+        if names.count(name) > 1:
+            raise RecipeError(f"--log has {name} twice", cure="name each writer once")
+    return names
 
 
 @dataclass(frozen=True)

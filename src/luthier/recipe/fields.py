@@ -318,6 +318,9 @@ class Machine:
     cache_disk: float | None = _knob(
         "GiB of disk for decoded photos that memory cannot hold [a tenth of what is free]", low=0.0
     )
+    log: str | None = _knob(
+        "where metrics go besides metrics.jsonl: tensorboard, package.module:callable, with commas"
+    )
 
 
 @dataclass(frozen=True)

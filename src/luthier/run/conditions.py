@@ -21,6 +21,7 @@ _FREE = (
     "save_every",
     "keep",
     "disk_patience",
+    "log",
 )
 
 

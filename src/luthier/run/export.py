@@ -10,12 +10,12 @@ from typing import Any
 
 from torch import nn
 
+from luthier import named
 from luthier.errors import DataError, DisagreesError, ModelError, RecipeError
 from luthier.exporting import Agreement, Format, Subject, check, format_of
 from luthier.files import durable
 from luthier.files.opening import open_archive
 from luthier.models import find_head
-from luthier.models.build import find
 from luthier.report import render_card
 from luthier.run import examples
 from luthier.run.counterparts import Counterpart, counterpart
@@ -189,7 +189,9 @@ def _subject(source: Path, model: str | Callable[..., nn.Module] | None) -> Subj
             f"{source} does not say what its model sees of a photo",
             cure="write it with luthier.save(model, path, architecture=…, preprocessing=…)",
         )
-    built = load_model(source, model=find(model) if isinstance(model, str) else model)
+    if isinstance(model, str):
+        model = named.find(model, "model", ModelError)
+    built = load_model(source, model=model)
     state = dict(built.state_dict())
     outputs = find_head(built, about.head or None).outputs
     return Subject(

@@ -23,7 +23,7 @@ class Chunk:
     """Some photos in one view.
 
     Attributes:
-        side: "train" or "val".
+        side: "train" or "val", or "all".
         view: number of the view.
         number: of the chunk in its view.
         batches: the first batch, and one past the last.
@@ -45,7 +45,8 @@ class Chunk:
 
     def path(self, folder: Path) -> Path:
         """Return where it lies in the folder of all features."""
-        return folder / f"{self.side}-{self.view:04d}-{self.number:06d}.safetensors"
+        what = f"{self.side}-{self.view:04d}-{self.number:06d}-{self.wanted[:8]}"
+        return folder / f"{what}.safetensors"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 from luthier.errors import CannotWriteError, RunFolderError
 from luthier.files import durable
+from luthier.studies import STUDY
 
 try:
     import fcntl
@@ -38,7 +39,7 @@ class RunFolder:
 
     def sweep(self) -> None:
         """Remove what killed writers left."""
-        for place in (self.path, self.checkpoints, self.features):
+        for place in (self.path, self.checkpoints, self.path / "features"):
             durable.sweep(place)
 
     @property
@@ -73,8 +74,13 @@ class RunFolder:
 
     @property
     def features(self) -> Path:
-        """What a probe's trunk shows of the photos; gone once the run is finished."""
-        return self.path / "features"
+        """What a probe's trunk shows of the photos; gone once the run or comparison is finished."""
+        return (self.path.parent if self.shares_features else self.path) / "features"
+
+    @property
+    def shares_features(self) -> bool:
+        """Whether it is a run of a comparison, whose runs have features in common."""
+        return (self.path.parent / STUDY).is_file()
 
     @property
     def model(self) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from luthier.models import Head, Start
 from luthier.recipe import Recipe, decided
 from luthier.report import Console
 from luthier.run import heads
+from luthier.run.writers import Writer, opened
 from luthier.strategies import Policy
 from luthier.training import Precision, SyncedNorms
 from luthier.values import Block, Choice, Preprocessing
@@ -52,6 +53,7 @@ class Job:
         norms: what takes its statistics from the batches of all processes.
         recomputed: blocks whose activations are computed again, and how they compute.
         world: the processes that do it.
+        writers: by name, of its records; the first process alone has them.
     """
 
     recipe: Recipe
@@ -69,6 +71,7 @@ class Job:
     norms: SyncedNorms | None = None
     recomputed: dict[nn.Module, Callable[..., Any]] = field(default_factory=dict)
     world: World = ALONE
+    writers: Mapping[str, Writer] = field(default_factory=dict)
 
     @property
     def is_cut(self) -> bool:
@@ -101,6 +104,7 @@ def prepare(
         LuthierError: anything that keeps the run from starting; see each room.
     """
     _check_shards(wanted, world)
+    writers = opened(wanted.machine.log) if world.is_first else {}
     found = devices.probe().part(world.local_rank, world.local_size)
     machine = wanted.machine
     chosen = devices.choose(found, decided(machine.device), machine.workers, held)
@@ -156,6 +160,7 @@ def prepare(
         norms=norms,
         recomputed=again,
         world=world,
+        writers=writers,
     )
 
 
@@ -220,20 +225,11 @@ def batches_of(job: Job, *, shuffle: bool = True) -> tuple[Batches, Batches]:
         job: ready to start.
         shuffle: give the training photos an order of its own in each epoch.
     """
-    how, machine = job.recipe.training, job.recipe.machine
-    make = functools.partial(
-        Batches,
-        batch_size=decided(how.batch_size),
-        seed=decided(how.seed),
-        workers=int(job.chosen.workers.value),
-        device=job.chosen.device.value,
-        pin_memory=machine.pin_memory is not False,
-        decoded=job.decoded,
-    )
+    make = _batches(job)
     # Of a probe, files of features go round, and the batches in them are whole.
     is_probe = job.recipe.strategy.strategy == "probe"
     ours = (0, 1) if is_probe else (job.world.rank, job.world.size)
-    learning = Share(*ours, pieces=machine.virtual_shards)
+    learning = Share(*ours, pieces=job.recipe.machine.virtual_shards)
     looking = Share(*ours, whole=True)
     learn = make(
         job.photos.train,
@@ -243,6 +239,27 @@ def batches_of(job: Job, *, shuffle: bool = True) -> tuple[Batches, Batches]:
         share=learning,
     )
     return learn, make(job.photos.val, job.preprocessing, share=looking)
+
+
+def batches_of_all(job: Job) -> Batches:
+    """Return batches of all of a job's photos, in the listing's order, as validation sees them."""
+    sides = {"train": iter(job.photos.train), "val": iter(job.photos.val)}
+    every = tuple(next(sides[e.side]) for e in job.photos.inventory.readable if e.side is not None)
+    return _batches(job)(every, job.preprocessing)
+
+
+def _batches(job: Job) -> functools.partial[Batches]:
+    """Return what makes batches of photos."""
+    how = job.recipe.training
+    return functools.partial(
+        Batches,
+        batch_size=decided(how.batch_size),
+        seed=decided(how.seed),
+        workers=int(job.chosen.workers.value),
+        device=job.chosen.device.value,
+        pin_memory=job.recipe.machine.pin_memory is not False,
+        decoded=job.decoded,
+    )
 
 
 def augment_of(how: recipe.Data) -> data.Augment | None:

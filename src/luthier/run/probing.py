@@ -4,6 +4,9 @@ Features lie in the run's folder in files of ``_CHUNK`` batches. Each says by a 
 the trunk's weights, how images are prepared and augmented, and the photos. A run that was
 interrupted makes those that are missing, or are of something else by now, and ends with the same
 bits. Several processes have a part of the files each; the first fits the head.
+
+With one view an image gives the same features whether it is learned from or validated on: they are
+made of all images in the listing's order, and the runs of a comparison have them in common.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from luthier.report import Console
 from luthier.run import conditions, features, results
 from luthier.run.features import Chunk
 from luthier.run.folder import RunFolder
-from luthier.run.job import Job
+from luthier.run.job import Job, batches_of_all
 from luthier.run.stopping import StopRequest
 from luthier.run.trunk import Trunk, check_head
 from luthier.run.underway import Underway
@@ -59,11 +62,20 @@ class Probing(Underway):
         job.model.eval()
         check_head(job.model, job.head, job.precision, job.preprocessing.image_size)
         self._environment = results.environment(job)
+        self._streams = {"train": self.train, "val": self.val}
+        if self.views == 1:
+            self._streams = {"all": batches_of_all(job)}
 
     @property
     def views(self) -> int:
         """Looks at each training photo."""
         return decided(self.job.recipe.strategy.views)
+
+    def close(self) -> None:
+        """End the threads, and then let go of the photos that they read."""
+        for stream in self._streams.values():
+            stream.close()
+        super().close()
 
     def restore(self, saved: Checkpoint) -> None:
         """Take back the end of the run, which alone is in its checkpoint.
@@ -91,7 +103,7 @@ class Probing(Underway):
 
     def _probe(self) -> None:
         job, started = self.job, time.monotonic()
-        chunks = [*self._chunks("train"), *self._chunks("val")]
+        chunks = [chunk for side in self._streams for chunk in self._chunks(side)]
         found, scores = self._fitted(chunks, self._made(chunks))
         batches = self.views * len(self.train.sizes())
         self.progress.at = Position(1, 0, found["iterations"])
@@ -134,7 +146,9 @@ class Probing(Underway):
         job = self.job
         sides: dict[str, list[torch.Tensor]] = {"train": [], "val": []}
         for chunk in chunks:
-            sides[chunk.side].append(there[chunk] if chunk in there else self._read(chunk))
+            made = there[chunk] if chunk in there else self._read(chunk)
+            for side, blocks in sides.items():
+                blocks.extend(self._rows(made, chunk, side))
 
         def each() -> None:
             job.world.gather([0.0])
@@ -200,7 +214,7 @@ class Probing(Underway):
             self._heed(f"{saved} of {len(chunks)} files of features are saved")
 
         for run in _runs(mine):
-            stream = self.train if run[0].side == "train" else self.val
+            stream = self._streams[run[0].side]
             with contextlib.closing(stream.epoch(run[0].view, run[0].batches[0])) as source:
                 for chunk in run:
                     self._write(chunk, self._compute(chunk, source, heed))
@@ -211,11 +225,10 @@ class Probing(Underway):
         return there
 
     def _chunks(self, side: str) -> list[Chunk]:
-        job, batches = self.job, self.train if side == "train" else self.val
-        ends = [0]
-        for size in batches.sizes():
+        job, ends = self.job, [0]
+        for size in self._streams[side].sizes():
             ends.append(ends[-1] + size)
-        hashes = [e.found.sha256 for e in job.photos.inventory.entries if e.side == side]
+        hashes = [e.found.sha256 for e in job.photos.inventory.readable if side in ("all", e.side)]
         how = features.hash_of(
             [self.progress.start[t] for block in job.blocks[:-1] for t in block.tensors],
             decided(job.recipe.model.model),
@@ -267,7 +280,7 @@ class Probing(Underway):
         self, chunk: Chunk, batches: Iterator[data.Batch], heed: Callable[[], None]
     ) -> torch.Tensor:
         made = []
-        views = chunk.view if chunk.side == "train" else self.views
+        views = self.views if chunk.side == "val" else chunk.view
         before = views * len(self.train.sizes()) + chunk.batches[0]
         weights = self.job.model.state_dict() if self._trace is not None else {}
         for number in range(before, before + chunk.batches[1] - chunk.batches[0]):
@@ -294,6 +307,18 @@ class Probing(Underway):
         if found is None:
             raise DamagedError(f"{path} is gone or exchanged", cure="let nothing else write there")
         return found.features
+
+    def _rows(self, made: torch.Tensor, chunk: Chunk, side: str) -> list[torch.Tensor]:
+        """Return the features of the photos on a side, if there are any."""
+        if chunk.side != "all":
+            return [made] if chunk.side == side else []
+        entries = self.job.photos.inventory.readable[slice(*chunk.photos)]
+        rows = [row for row, entry in enumerate(entries) if entry.side == side]
+        if not rows:
+            return []
+        if rows[-1] - rows[0] + 1 == len(rows):  # stay in their file
+            return [made[rows[0] : rows[-1] + 1]]
+        return [made[rows]]
 
     def _shown(self, train: Sequence[torch.Tensor]) -> list[Shown]:
         photos, how = self.job.photos, self.job.recipe
@@ -333,7 +358,7 @@ class Probing(Underway):
 
     def _wrap_up(self) -> None:
         """Remove the features."""
-        if self.folder.features.exists():
+        if self.folder.features.exists() and not self.folder.shares_features:
             durable.remove_directory(self.folder.features)
 
 

@@ -319,7 +319,7 @@ class Session(Underway):
         progress = self.progress
         progress.at = replace(progress.at, batch=step.batch, step=step.step)
         progress.tally = progress.tally.add(step.loss, step.correct, step.images)
-        self._metrics.add(
+        self._add(
             {
                 "kind": "step",
                 "epoch": step.epoch + 1,

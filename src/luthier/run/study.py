@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from luthier import devices, recipe, report
 from luthier.errors import (
@@ -18,7 +19,8 @@ from luthier.errors import (
 )
 from luthier.files import durable
 from luthier.recipe import Recipe
-from luthier.report import Console
+from luthier.report import Console, page
+from luthier.report.page import Member, StudyPage
 from luthier.run import results
 from luthier.run.beside import Planned, run_beside
 from luthier.run.finetune import finetune, resume
@@ -49,7 +51,7 @@ class Comparison:
         differences: of the best from each other.
         outcomes: of each run.
         runs: folders by run, as ``outcomes``.
-        picture: curves of validation on common axes; None where none was drawn.
+        page: where they are shown, of runs that were made together.
         unfinished: names of runs that are not finished.
     """
 
@@ -57,7 +59,7 @@ class Comparison:
     differences: tuple[Difference, ...]
     outcomes: tuple[Outcome, ...]
     runs: tuple[Path, ...]
-    picture: Path | None = None
+    page: Path | None = None
     unfinished: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
@@ -66,13 +68,14 @@ class Comparison:
             "standings": [standing.as_dict() for standing in self.standings],
             "differences": [difference.as_dict() for difference in self.differences],
             "runs": [str(path) for path in self.runs],
-            "picture": self.picture and str(self.picture),
+            "page": self.page and str(self.page),
             "unfinished": list(self.unfinished),
         }
 
     def __str__(self) -> str:
         lines = [report.table(COLUMNS, [standing.row() for standing in self.standings])]
         lines += map(str, self.differences)
+        lines += [f"page {self.page}"] if self.page is not None else []
         lines += [f"not finished: {', '.join(self.unfinished)}"] if self.unfinished else []
         return "\n".join(lines)
 
@@ -119,7 +122,8 @@ def compare(
     known = [folder for folder in folders if _is_run(folder) or is_study(folder)]
     if folders and len(known) == len(folders):
         _check_only_shown(strategies, seeds, folds, recipe_file, knobs)
-        return _shown(folders)
+        alone = folders[0] if len(folders) == 1 and is_study(folders[0]) else None
+        return _shown(folders, alone)
     if len(folders) != 1:
         strange = next((f for f in folders if f not in known), None)
         raise RunFolderError(
@@ -225,7 +229,9 @@ def _first_difference(one: Study, other: Study) -> str:
 def _run(
     study: Study, trials: Sequence[Trial], folder: Path, console: Console, means: _Means
 ) -> Comparison:
-    with held(RunFolder(folder.resolve())):
+    whole = RunFolder(folder.resolve())
+    with held(whole):
+        whole.sweep()
         if not is_study(folder) or read_study(folder).as_dict() != study.as_dict():
             durable.write_text(folder / STUDY, json.dumps(study.as_dict(), indent=1) + "\n")
         planned = [Planned(t.name, RunFolder(folder / t.name), t.recipe) for t in trials]
@@ -239,6 +245,8 @@ def _run(
                 quiet = Console(console.stream, quiet=console.quiet or number > 0)
                 _run_one(plan, quiet, means.wait)
                 _say(plan, console)
+        if whole.features.exists():
+            durable.remove_directory(whole.features)
         return _shown([folder], folder)
 
 
@@ -271,7 +279,7 @@ def _say(plan: Planned, console: Console) -> None:
 
 
 def _shown(folders: Sequence[Path], out: Path | None = None) -> Comparison:
-    """Compare what is finished of runs and comparisons; draw it into a folder, if one is given."""
+    """Compare what is finished of runs and comparisons; show it in a folder, if one is given."""
     found: list[tuple[Path, Outcome]] = []
     unfinished: list[str] = []
     for folder in folders:
@@ -285,16 +293,18 @@ def _shown(folders: Sequence[Path], out: Path | None = None) -> Comparison:
         raise RunFolderError(
             f"no run is finished of {', '.join(unfinished)}", cure="continue one: luthier resume"
         )
-    outcomes = [outcome for _, outcome in found]
-    picture = _draw(found, out) if out is not None else None
-    return Comparison(
+    outcomes = tuple(outcome for _, outcome in found)
+    comparison = Comparison(
         tuple(standings(outcomes)),
         tuple(differences(outcomes)),
-        tuple(outcomes),
+        outcomes,
         tuple(path for path, _ in found),
-        picture,
+        None if out is None else RunFolder(out).page,
         tuple(unfinished),
     )
+    if comparison.page is not None:
+        durable.write_text(comparison.page, page.render_study(_page(comparison)))
+    return comparison
 
 
 def _members(folder: Path) -> list[tuple[Path, str, int, str | None]]:
@@ -323,15 +333,19 @@ def outcome_of(folder: RunFolder, name: str, seed: int, fold: str | None) -> Out
     return Outcome(name, seed, fold, best, last, seconds, rate, learning, size)
 
 
-def _draw(found: Sequence[tuple[Path, Outcome]], folder: Path) -> Path | None:
-    curves: dict[str, report.Records] = {}
-    for path, outcome in found:
-        records = report.read_metrics(RunFolder(path).metrics)
-        if sum(record["kind"] == "val" for record in records) > 1:
-            curves.setdefault(outcome.name, records)
-    if not curves:
-        return None
-    picture = folder / "curves.png"
-    with durable.new_file(picture) as temporary:
-        report.draw_comparison(curves, temporary, f"{folder.name}: the first run of each")
-    return picture
+def _page(found: Comparison) -> StudyPage:
+    data = recipe.read(RunFolder(found.runs[0]).recipe).data.data
+    members = []
+    for path, outcome in zip(found.runs, found.outcomes, strict=True):
+        folder = RunFolder(path)
+        own = quote(f"./{path.name}/{folder.page.name}") if folder.page.exists() else ""
+        told = outcome.name, outcome.seed, outcome.fold, outcome.best, outcome.last
+        records = report.read_metrics(folder.metrics)
+        members.append(Member(*told, outcome.seconds, records, own))
+    return StudyPage(
+        data=Path(str(data)).name,
+        header=COLUMNS,
+        standings=tuple(tuple(standing.row()) for standing in found.standings),
+        differences=tuple(map(str, found.differences)),
+        members=tuple(members),
+    )

@@ -24,6 +24,7 @@ from luthier.run.predictions import Predictions
 from luthier.run.progress import Progress
 from luthier.run.save import stored_of
 from luthier.run.trace import open_trace
+from luthier.run.writers import Writers
 from luthier.training import Clock, MicroBatch
 from luthier.values import Score, Tally
 
@@ -96,7 +97,10 @@ class Underway:
         )
         keep_photos_in(self.folder.path, self.job)
         self._began = time.monotonic()
+        given = recipe.values(self.job.recipe)
         with contextlib.ExitStack() as ends:  # from the last to the first
+            self._writers = Writers(self.job.writers, self.folder, given, self.console.say)
+            ends.callback(self._writers.close)
             ends.callback(self._metrics.close)
             ends.callback(self.console.stop)
             ends.callback(self.close)
@@ -156,9 +160,13 @@ class Underway:
             "lr": lr,
             "seconds": round(seconds, 3),
         }
-        self._metrics.add(record)
+        self._add(record)
         self._flush()
         self.console.say(report.epoch_line(record, self.epochs, self.epochs * batches))
+
+    def _add(self, record: dict[str, Any]) -> None:
+        self._metrics.add(record)
+        self._writers.write(record)
 
     def _flush(self) -> None:
         self._saver.patiently("metrics.jsonl", self._metrics.flush)

@@ -120,6 +120,8 @@ class Difference:
 
     def __str__(self) -> str:
         said = f"{self.better} is {100 * self.mean:.2f} points better than {self.other}"
+        if not self.mean:
+            said = f"{self.better} and {self.other} have the same mean"
         if self.pairs < 2:
             return f"{said}: one run of each cannot tell whether that is noise"
         ends = f"95 % interval {100 * self.low:.2f} to {100 * self.high:.2f}, {self.pairs} pairs"

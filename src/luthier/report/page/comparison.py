@@ -28,9 +28,10 @@ def render_comparison(page: ComparisonPage) -> str:
             "p", "Best: ", name(best.name), f" with {percent(best.best.accuracy.value, 2)}. {told}"
         ),
     )
+    courses = [curves.course_of(run) for run in page.runs]
     sections = [
         Section("runs", "Runs", _runs(page.runs)),
-        Section("curves", "Validation curves", curves.compared(page.runs)),
+        Section("curves", "Validation curves", curves.compared(courses)),
         Section("differences", "Differences", _differences(page.differences)),
         Section("recipes", "Recipes", _recipes(page.runs)),
     ]

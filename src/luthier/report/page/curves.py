@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from luthier.report.page.chart import Axis, Series, axis, finite, line_chart, thinned
 from luthier.report.page.html import Html, tag
-from luthier.report.page.values import RunFacts
+from luthier.report.page.values import Records, RunFacts
 from luthier.report.page.wording import loss, percent, short
 from luthier.values import Proportion
-
-Records = Sequence[Mapping[str, Any]]
 
 _TRAIN, _VAL = 0, 1  # colours
 _BATCHES = 200  # points of the curve of the batches' loss
@@ -74,24 +72,38 @@ def _corners(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return thinned([points[0], *kept, points[-1]], _BATCHES)
 
 
-def compared(runs: Sequence[RunFacts]) -> Html | None:
-    """Return the charts of validation of several runs on common axes; None if none has a course."""
-    found = [_of(run.records, "val") for run in runs]
-    at = [epoch for val in found for epoch in _x(val, "epoch")]
-    if max(map(len, found)) < 2:
+@dataclass(frozen=True)
+class Course:
+    """How the validation of a run went, or of several on average.
+
+    Attributes:
+        name: its name.
+        val: ``epoch``, ``accuracy`` and ``loss`` of each.
+        mark: epoch and accuracy that are marked, if any.
+    """
+
+    name: str
+    val: Records
+    mark: tuple[float, float] | None
+
+
+def course_of(run: RunFacts) -> Course:
+    """Return a run's course, with its best epoch marked."""
+    mark = float(run.best.epoch), run.best.accuracy.value
+    return Course(run.name, _of(run.records, "val"), mark)
+
+
+def compared(courses: Sequence[Course]) -> Html | None:
+    """Return the charts of several courses on common axes; None if none has two epochs."""
+    at = [epoch for course in courses for epoch in _x(course.val, "epoch")]
+    if max(len(course.val) for course in courses) < 2:
         return None
     epochs = _epochs(min(at), max(at))
-    told = list(zip(runs, found, strict=True))
     accuracies = [
-        Series(
-            run.name,
-            _points(val, "accuracy"),
-            n,
-            mark=(float(run.best.epoch), run.best.accuracy.value),
-        )
-        for n, (run, val) in enumerate(told)
+        Series(course.name, _points(course.val, "accuracy"), n, mark=course.mark)
+        for n, course in enumerate(courses)
     ]
-    losses = [Series(run.name, _points(val, "loss"), n) for n, (run, val) in enumerate(told)]
+    losses = [Series(c.name, _points(c.val, "loss"), n) for n, c in enumerate(courses)]
     share = axis("accuracy", _values(accuracies), lambda v: percent(v, 0), high=1.0)
     return tag(
         "div",

@@ -8,6 +8,8 @@ from typing import Any
 
 from luthier.values import Evaluation, Score
 
+Records = Sequence[Mapping[str, Any]]
+
 
 @dataclass(frozen=True)
 class RunFacts:
@@ -131,3 +133,47 @@ class ComparisonPage:
 
     runs: tuple[RunFacts, ...]
     differences: tuple[Difference, ...]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A run among several of one question.
+
+    Attributes:
+        name: of what it is an example of.
+        seed: of everything random.
+        fold: ``"K/N"``, or None.
+        best: validation of the best epoch.
+        last: of the last one.
+        seconds: of training and validation.
+        records: lines of ``metrics.jsonl``.
+        href: its own page, from this one; "" of none.
+    """
+
+    name: str
+    seed: int
+    fold: str | None
+    best: Score
+    last: Score
+    seconds: float
+    records: Records = field(repr=False)
+    href: str = ""
+
+
+@dataclass(frozen=True)
+class StudyPage:
+    """All that the page of runs by name, seed and fold shows.
+
+    Attributes:
+        data: name of the data set.
+        header: of the table of means.
+        standings: its rows, the best first: texts.
+        differences: what is said of them, a sentence each.
+        members: the runs.
+    """
+
+    data: str
+    header: tuple[str, ...]
+    standings: tuple[tuple[str, ...], ...]
+    differences: tuple[str, ...]
+    members: tuple[Member, ...]
