@@ -283,7 +283,8 @@ def test_two_processes_have_one_mirror_and_resume_from_it(
     monkeypatch.setenv("LUTHIER_SILENCE", "30")
     store, whole = tmp_path / "ants", tmp_path / "whole"
     together(2, lambda _rank: finetune(photos, whole) and None)
-    together(2, lambda _rank: finetune(photos, f"file://{store}") and None)
+    url, console = f"file://{store}", Patient(store)
+    together(2, lambda _rank: finetune(photos, url, console=console) and None)
     assert_whole(store, whole)
     (store / "summary.json").unlink()
     _without_a_file(store / "checkpoints" / all_sound(store)[-1])

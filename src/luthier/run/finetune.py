@@ -187,6 +187,9 @@ def _resumed(
 ) -> Result:
     if folder.summary.exists():
         console.say(f"run {folder.name} is finished; nothing to resume")
+        wanted = recipe.resolve(recipe.read(folder.recipe))
+        mirror = _mirror(folder, claim, wanted, console)
+        by_first(world, mirror.complete if mirror is not None else lambda: None)
         return _result(folder, json.loads(folder.summary.read_text(encoding="utf-8")))
     given = recipe.replace(
         recipe.read(folder.recipe), **{k: v for k, v in changes.items() if v is not None}

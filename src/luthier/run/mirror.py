@@ -144,6 +144,16 @@ class Mirror:
             f" without it: luthier resume {self.folder.path}",
         )
 
+    def complete(self) -> None:
+        """Store what a run that is finished here could not store, if there is any of it.
+
+        Raises:
+            StorageError: the store refused for longer than the patience.
+            RunFolderError: another machine has taken the run over.
+        """
+        if self.folder.summary.name not in self._bucket.names():  # the last object of a run
+            self._patiently(ends=True)
+
     # --- what is due ------------------------------------------------------------------------
 
     def store(self, *, to_the_end: bool = False) -> None:
