@@ -43,7 +43,7 @@ from torch.distributed.run import config_from_args, get_args_parser
 from luthier import checkpoint
 from luthier.cli.main import main as luthier
 from luthier.errors import DamagedError
-from luthier.run.compare import compare_runs
+from luthier.run.bitwise import compare_runs
 from luthier.run.folder import RunFolder
 
 TESTS = Path(__file__).parent.parent / "tests"

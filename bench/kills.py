@@ -43,7 +43,7 @@ from luthier.errors import DamagedError
 from luthier.report import Console
 from luthier.run import finetune as _finetune
 from luthier.run import loop as _loop
-from luthier.run.compare import compare_runs
+from luthier.run.bitwise import compare_runs
 from luthier.run.folder import RunFolder
 
 # What a forked process would import for itself each time; nothing may compute before the fork.

@@ -27,7 +27,7 @@ from luthier.errors import (
 from luthier.files import disk
 from luthier.files.dtypes import DTYPES
 from luthier.models.lenet import LeNet
-from luthier.run.convert import bytes_of
+from luthier.weights.convert import bytes_of
 from test_save import Tied, all_bits, random_bits, read
 
 BOTH = [name for name, dtype in DTYPES.items() if dtype.safetensors]
@@ -244,7 +244,7 @@ def test_a_disk_that_refuses_leaves_nothing_by_half(
 
 
 WATCHED = """
-import re, sys, luthier, luthier.run.convert
+import re, sys, luthier, luthier.weights.convert
 from luthier.files import durable
 
 def private():

@@ -17,8 +17,8 @@ import luthier
 from luthier.cli.main import main
 from luthier.files.dtypes import DTYPES
 from luthier.models.lenet import LeNet
-from luthier.run import difference as module
-from luthier.run.difference import difference
+from luthier.weights import difference as module
+from luthier.weights.difference import difference
 from test_save import random_bits
 
 pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf support")

@@ -23,8 +23,8 @@ from luthier.errors import DamagedError, UnsupportedFileError
 from luthier.files import tensors
 from luthier.files.entries import TensorEntry
 from luthier.files.mapped import Held
-from luthier.run import inspected, nametree
 from luthier.values import TensorSpec
+from luthier.weights import inspected, nametree
 
 
 def saved(content: Any, folder: Path, name: str = "file.pt") -> Path:

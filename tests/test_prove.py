@@ -248,7 +248,7 @@ def test_the_main_job_is_identical(
 def test_bits_are_compared_and_not_values(tmp_path: Path) -> None:
     import luthier  # noqa: PLC0415
     from luthier.report import Console  # noqa: PLC0415
-    from luthier.run.compare import compare_runs  # noqa: PLC0415
+    from luthier.run.bitwise import compare_runs  # noqa: PLC0415
     from luthier.run.folder import RunFolder  # noqa: PLC0415
 
     def run_with(name: str, value: float) -> dict[str, RunFolder]:

@@ -35,7 +35,7 @@ from luthier.files.contents.candidates import candidates
 from luthier.files.dtypes import DTYPES
 from luthier.files.opening import open_archive
 from luthier.models.lenet import LeNet
-from luthier.run import registry
+from luthier.weights import registry
 
 ONLY_BY_DISK = True
 NO_TORCH_CODE = sorted(name for name, dtype in DTYPES.items() if dtype.safetensors is None)

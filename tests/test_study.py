@@ -22,7 +22,7 @@ from luthier.errors import DamagedError, LuthierError, RecipeError, RunFolderErr
 from luthier.intervals import mean95, student95
 from luthier.recipe import Recipe, overlay, replace, resolve
 from luthier.report import Console
-from luthier.run.study import go_on
+from luthier.run.compare import go_on
 from luthier.studies import Outcome, Study, differences, read_study, standings, variations_of
 from luthier.values import Proportion, Score
 from processes import luthier as command

@@ -17,67 +17,67 @@ if TYPE_CHECKING:
     from luthier.devices.moving import to as to
     from luthier.devices.seeding import seed_everything as seed_everything
     from luthier.errors import LuthierError as LuthierError
-    from luthier.run.convert import convert as convert
+    from luthier.run.compare import Comparison as Comparison
+    from luthier.run.compare import compare as compare
     from luthier.run.demo import demo as demo
-    from luthier.run.description import describe as describe
-    from luthier.run.diff import diff as diff
     from luthier.run.evaluate import Evaluated as Evaluated
     from luthier.run.evaluate import evaluate as evaluate
     from luthier.run.export import export as export
     from luthier.run.finetune import Result as Result
     from luthier.run.finetune import finetune as finetune
     from luthier.run.finetune import resume as resume
-    from luthier.run.fit import load as load
-    from luthier.run.fit import match as match
-    from luthier.run.inspect import Inspection as Inspection
-    from luthier.run.inspect import inspect as inspect
     from luthier.run.loop import Run as Run
     from luthier.run.own_loop import load_optimizer as load_optimizer
     from luthier.run.own_loop import param_groups as param_groups
     from luthier.run.page import write_report as write_report
     from luthier.run.predict import Predictor as Predictor
     from luthier.run.prove import prove as prove
-    from luthier.run.rebuilding import load_model as load_model
-    from luthier.run.registry import register as register
-    from luthier.run.save import save as save
-    from luthier.run.study import Comparison as Comparison
-    from luthier.run.study import compare as compare
     from luthier.run.tuning import tune as tune
     from luthier.run.verify import verify as verify
     from luthier.values import Evaluation as Evaluation
     from luthier.values import Prediction as Prediction
+    from luthier.weights.convert import convert as convert
+    from luthier.weights.description import describe as describe
+    from luthier.weights.diff import diff as diff
+    from luthier.weights.fit import load as load
+    from luthier.weights.fit import match as match
+    from luthier.weights.inspect import Inspection as Inspection
+    from luthier.weights.inspect import inspect as inspect
+    from luthier.weights.rebuilding import load_model as load_model
+    from luthier.weights.registry import register as register
+    from luthier.weights.save import save as save
 
 _HOMES = {
-    "Comparison": "luthier.run.study",
+    "Comparison": "luthier.run.compare",
     "Evaluated": "luthier.run.evaluate",
     "Evaluation": "luthier.values",
-    "Inspection": "luthier.run.inspect",
+    "Inspection": "luthier.weights.inspect",
     "LuthierError": "luthier.errors",
     "Prediction": "luthier.values",
     "Predictor": "luthier.run.predict",
     "Result": "luthier.run.finetune",
     "Run": "luthier.run.loop",
-    "compare": "luthier.run.study",
-    "convert": "luthier.run.convert",
+    "compare": "luthier.run.compare",
+    "convert": "luthier.weights.convert",
     "demo": "luthier.run.demo",
-    "describe": "luthier.run.description",
-    "diff": "luthier.run.diff",
+    "describe": "luthier.weights.description",
+    "diff": "luthier.weights.diff",
     "evaluate": "luthier.run.evaluate",
     "export": "luthier.run.export",
     "finetune": "luthier.run.finetune",
-    "inspect": "luthier.run.inspect",
+    "inspect": "luthier.weights.inspect",
     "lease": "luthier.devices.leasing",
-    "load": "luthier.run.fit",
-    "load_model": "luthier.run.rebuilding",
+    "load": "luthier.weights.fit",
+    "load_model": "luthier.weights.rebuilding",
     "load_optimizer": "luthier.run.own_loop",
-    "match": "luthier.run.fit",
+    "match": "luthier.weights.fit",
     "memory_report": "luthier.devices.memory",
     "param_groups": "luthier.run.own_loop",
     "pick_device": "luthier.devices.leasing",
     "prove": "luthier.run.prove",
-    "register": "luthier.run.registry",
+    "register": "luthier.weights.registry",
     "resume": "luthier.run.finetune",
-    "save": "luthier.run.save",
+    "save": "luthier.weights.save",
     "seed_everything": "luthier.devices.seeding",
     "to": "luthier.devices.moving",
     "tune": "luthier.run.tuning",

@@ -32,8 +32,8 @@ with atheris.instrument_imports(include=["luthier"]):
     from luthier.files import entries, opening
     from luthier.files.contents.candidates import candidates, suspicious
     from luthier.files.tensors import tensor
-    from luthier.run import inspect
     from luthier.run.verify import verify
+    from luthier.weights import inspect
 
 ROOM = 64 << 20  # bytes beside the file's size
 SMALL = 1 << 16  # bytes of a tensor that is read

@@ -25,7 +25,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Convert, and print what was written and what was left out."""
-    from luthier.run.convert import convert  # noqa: PLC0415 - torch comes with it
+    from luthier.weights.convert import convert  # noqa: PLC0415 - torch comes with it
 
     converted = convert(
         arguments.file,

@@ -17,7 +17,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what differs; 1 if anything does."""
-    from luthier.run.diff import diff  # noqa: PLC0415 - torch comes with it
+    from luthier.weights.diff import diff  # noqa: PLC0415 - torch comes with it
 
     found = diff(arguments.a, arguments.b, where_a=arguments.where_a, where_b=arguments.where_b)
     print(json.dumps(found.as_dict()) if arguments.json else found)

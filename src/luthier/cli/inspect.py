@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from luthier.run.inspect import inspect
+from luthier.weights.inspect import inspect
 
 
 def add(parser: argparse.ArgumentParser) -> None:

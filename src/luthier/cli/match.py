@@ -27,7 +27,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what a load would do; 1 if a load would be refused."""
-    from luthier.run.fit import match_named  # noqa: PLC0415 - torch comes with it
+    from luthier.weights.fit import match_named  # noqa: PLC0415 - torch comes with it
 
     plan = match_named(
         arguments.file,

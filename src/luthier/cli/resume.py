@@ -57,7 +57,7 @@ def _resume_study(arguments: argparse.Namespace) -> int:
                 f"--{flag} is for one run, and {arguments.run_folder} holds several",
                 cure=f"leave --{flag} out",
             )
-    from luthier.run.study import go_on  # noqa: PLC0415 - torch comes with it
+    from luthier.run.compare import go_on  # noqa: PLC0415 - torch comes with it
 
     found = go_on(arguments.run_folder, wait=arguments.wait, at_once=arguments.at_once)
     print(json.dumps(found.as_dict()) if arguments.json else found)

@@ -34,7 +34,7 @@ def add_at_once_flag(parser: argparse.ArgumentParser) -> None:
 
 def run_study(arguments: argparse.Namespace, what: list[str], given: dict[str, Any]) -> int:
     """Compare, with the flags of a command, and print the comparison."""
-    from luthier.run.study import compare  # noqa: PLC0415 - torch comes with it
+    from luthier.run.compare import compare  # noqa: PLC0415 - torch comes with it
 
     found = compare(
         *what,

@@ -7,7 +7,7 @@ from pathlib import Path
 from luthier.errors import UnsupportedFileError
 from luthier.files import tensors, writing
 from luthier.files.opening import open_archive
-from luthier.run.save import refusals, stored_of
+from luthier.weights.save import refusals, stored_of
 
 
 def check_can_hold_temperature(path: Path) -> None:

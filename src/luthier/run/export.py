@@ -19,14 +19,14 @@ from luthier.models import find_head
 from luthier.report import render_card
 from luthier.run import examples
 from luthier.run.counterparts import Counterpart, counterpart
-from luthier.run.description import Description
 from luthier.run.examples import Examples
 from luthier.run.folder import RunFolder
-from luthier.run.inspected import size
 from luthier.run.model_card import card_of
-from luthier.run.rebuilding import load_model
-from luthier.run.save import refusals
 from luthier.values import Preprocessing
+from luthier.weights.description import Description
+from luthier.weights.inspected import size
+from luthier.weights.rebuilding import load_model
+from luthier.weights.save import refusals
 
 _CARD = "README.md"  # of a folder
 

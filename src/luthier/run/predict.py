@@ -27,11 +27,11 @@ from luthier.errors import (
     is_out_of_memory,
 )
 from luthier.metrics import log_probabilities
-from luthier.run.description import Description, describe
 from luthier.run.folder import RunFolder
-from luthier.run.rebuilding import load_model
 from luthier.training import Precision
 from luthier.values import Choice, Prediction, Preprocessing, Unreadable
+from luthier.weights.description import Description, describe
+from luthier.weights.rebuilding import load_model
 
 _PRECISIONS = ("fp32", "bf16")
 _AHEAD = 2  # batches that are read ahead of an accelerator; a CPU would lose cores to them

@@ -15,7 +15,7 @@ from typing import Any
 
 from luthier import devices, recipe
 from luthier.errors import CommandFailedError, RecipeError
-from luthier.run.compare import Difference, compare_runs, probable_cause
+from luthier.run.bitwise import Difference, compare_runs, probable_cause
 from luthier.run.folder import RunFolder, free_folder, new_run
 from luthier.run.peers import REDIRECT
 from luthier.run.trace import KERNELS, TRACE

@@ -7,12 +7,12 @@ from typing import Any
 from luthier import checkpoint, report
 from luthier.recipe import decided
 from luthier.run import conditions
-from luthier.run.description import Description, full_name
 from luthier.run.folder import RunFolder
 from luthier.run.job import Job
 from luthier.run.progress import Progress
 from luthier.strategies import Audit
 from luthier.values import Score
+from luthier.weights.description import Description, full_name
 
 
 def description(job: Job, score: Score) -> dict[str, Any]:

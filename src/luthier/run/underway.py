@@ -22,11 +22,11 @@ from luthier.run.folder import Metrics, RunFolder
 from luthier.run.job import Job, batches_of, keep_photos_in
 from luthier.run.predictions import Predictions
 from luthier.run.progress import Progress
-from luthier.run.save import stored_of
 from luthier.run.trace import open_trace
 from luthier.run.writers import Writers
 from luthier.training import Clock, MicroBatch
 from luthier.values import Score, Tally
+from luthier.weights.save import stored_of
 
 _FEW = 4
 

@@ -19,10 +19,10 @@ from luthier.files.entries import Archive, Entry, SparseEntry, TensorEntry
 from luthier.files.opening import open_archive
 from luthier.files.wording import plain, some
 from luthier.files.writing import Source, Stored
-from luthier.run.inspect import Inspection, inspection
-from luthier.run.inspected import size
-from luthier.run.save import refusals
 from luthier.values import TensorSpec
+from luthier.weights.inspect import Inspection, inspection
+from luthier.weights.inspected import size
+from luthier.weights.save import refusals
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _FLOATS = tuple(name for name in DTYPES if "float" in name)

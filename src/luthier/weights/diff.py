@@ -14,8 +14,8 @@ from luthier.files.contents.candidates import Candidate
 from luthier.files.entries import Archive, Entry, RefusedEntry, SparseEntry, TensorEntry
 from luthier.files.opening import open_archive
 from luthier.files.wording import plain, some
-from luthier.run.convert import chosen
-from luthier.run.difference import Difference, difference
+from luthier.weights.convert import chosen
+from luthier.weights.difference import Difference, difference
 
 _SHOWN = 12
 

@@ -15,8 +15,8 @@ from luthier.files.contents.candidates import Candidate, contents
 from luthier.files.entries import Archive, TensorEntry
 from luthier.files.opening import open_archive
 from luthier.models import build_described, check_arguments, find_head, replace_head
-from luthier.run import registry
-from luthier.run.description import Description
+from luthier.weights import registry
+from luthier.weights.description import Description
 
 _EXACTLY = How(order=False, adjust=False)  # the file says which model it is: nothing is guessed
 

@@ -17,8 +17,8 @@ from luthier.files.contents.candidates import Candidate, contents, key_text, pro
 from luthier.files.entries import Archive, Entry, Record, RefusedEntry, SparseEntry, TensorEntry
 from luthier.files.opening import open_archive
 from luthier.files.wording import plain, shown
-from luthier.run import inspected
-from luthier.run.nametree import nbytes_of
+from luthier.weights import inspected
+from luthier.weights.nametree import nbytes_of
 
 _ENTRIES = (TensorEntry, SparseEntry, RefusedEntry)
 _VALUES = 1_000  # of other values, and of parameters of an optimizer, that are looked at

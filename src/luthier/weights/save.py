@@ -16,16 +16,16 @@ from luthier.files import durable, writing
 from luthier.files.opening import open_archive
 from luthier.files.writing import Stored
 from luthier.models import find_head
-from luthier.run.description import (
+from luthier.values import Preprocessing
+from luthier.weights.description import (
     Description,
     arguments_of,
     classes_of,
     full_name,
     preprocessing_of,
 )
-from luthier.run.registry import BUILT_IN
-from luthier.run.unwrapping import Unwrapped, bare, unwrapped
-from luthier.values import Preprocessing
+from luthier.weights.registry import BUILT_IN
+from luthier.weights.unwrapping import Unwrapped, bare, unwrapped
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from luthier.files.contents import architecture
 from luthier.files.contents.candidates import Candidate
 from luthier.files.entries import Entry, Record, RefusedEntry, SparseEntry, TensorEntry
 from luthier.files.wording import plain, shown, some
-from luthier.run.nametree import Row, nbytes_of, rows
+from luthier.weights.nametree import Row, nbytes_of, rows
 
 if TYPE_CHECKING:
-    from luthier.run.inspect import Inspection, OptimizerState
+    from luthier.weights.inspect import Inspection, OptimizerState
 
 _IMPORTED = "code by name that a pickle loader would have imported: "
 _NARROWEST = 24  # of a column of names

@@ -12,9 +12,9 @@ from typing import Any
 from luthier.errors import DamagedError, ModelError, UnsupportedFileError
 from luthier.files.entries import Archive
 from luthier.files.opening import open_archive
-from luthier.run.registry import registered
 from luthier.values import Preprocessing
 from luthier.version import __version__
+from luthier.weights.registry import registered
 
 _FORMAT = 1
 INTERPOLATIONS = ("bilinear", "bicubic")
