@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from luthier.report.page import Example, Member, RunFacts, RunPage, StudyPage
-from luthier.values import ClassScores, Evaluation, Mistake, Proportion, Score
+from luthier.values import ClassScores, Evaluation, Mistake, Outcome, Proportion, Score
 
 
 def records(epochs: int, batches: int = 4, better: float = 0.0) -> list[dict[str, Any]]:
@@ -102,8 +102,8 @@ def study_page(name: str = "full") -> StudyPage:
     for seed in range(3):
         for one, better in ((name, 0.1), ("frozen", 0.0)):
             made = facts(one, better=better, epochs=2 + seed)
-            told = one, seed, f"{seed + 1}/3", made.best, made.last
-            members.append(Member(*told, 1.5, made.records, f"{one}/report.html"))
+            outcome = Outcome(one, seed, f"{seed + 1}/3", made.best, made.last, 1.5)
+            members.append(Member(outcome, made.records, f"{one}/report.html"))
     header = ("", "runs", "best, %", "95 % interval")
     rows = ((name, "3", "85.00 ± 1.00", "70.1 to 92.0"), ("frozen", "3", "75.00", "60.0 to 83.0"))
     said = (f"{name} is 10.00 points better than frozen",)

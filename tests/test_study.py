@@ -23,8 +23,8 @@ from luthier.intervals import mean95, student95
 from luthier.recipe import Recipe, overlay, replace, resolve
 from luthier.report import Console
 from luthier.run.compare import go_on
-from luthier.studies import Outcome, Study, differences, read_study, standings, variations_of
-from luthier.values import Proportion, Score
+from luthier.studies import Study, differences, read_study, standings, variations_of
+from luthier.values import Outcome, Proportion, Score
 from processes import luthier as command
 from test_exactness import bits
 from test_exactness import differences as bit_differences

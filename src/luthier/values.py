@@ -234,6 +234,33 @@ class Unreadable:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """What one run came to.
+
+    Attributes:
+        name: of what it is an example of.
+        seed: of everything random.
+        fold: ``"K/N"``, or None.
+        best: the validation of the model that it hands over.
+        last: that of the last epoch.
+        seconds: of training and validation.
+        images_per_second: in training; None where it took no steps.
+        learning: parameters that learned.
+        checkpoint: bytes of one.
+    """
+
+    name: str
+    seed: int
+    fold: str | None
+    best: Score
+    last: Score
+    seconds: float
+    images_per_second: float | None = None
+    learning: int | None = None
+    checkpoint: int | None = None
+
+
+@dataclass(frozen=True)
 class Mistake:
     """An image whose largest score was another class's than its own.
 

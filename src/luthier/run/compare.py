@@ -29,7 +29,6 @@ from luthier.studies import (
     COLUMNS,
     STUDY,
     Difference,
-    Outcome,
     Standing,
     Study,
     Trial,
@@ -39,7 +38,7 @@ from luthier.studies import (
     standings,
     variations_of,
 )
-from luthier.values import Score
+from luthier.values import Outcome, Score
 
 
 @dataclass(frozen=True)
@@ -339,9 +338,7 @@ def _page(found: Comparison) -> StudyPage:
     for path, outcome in zip(found.runs, found.outcomes, strict=True):
         folder = RunFolder(path)
         own = quote(f"./{path.name}/{folder.page.name}") if folder.page.exists() else ""
-        told = outcome.name, outcome.seed, outcome.fold, outcome.best, outcome.last
-        records = report.read_metrics(folder.metrics)
-        members.append(Member(*told, outcome.seconds, records, own))
+        members.append(Member(outcome, report.read_metrics(folder.metrics), own))
     return StudyPage(
         data=Path(str(data)).name,
         header=COLUMNS,

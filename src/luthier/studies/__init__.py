@@ -4,7 +4,6 @@ from luthier.studies.plan import STUDY, Study, Trial, is_study, read_study, vari
 from luthier.studies.standings import (
     COLUMNS,
     Difference,
-    Outcome,
     Standing,
     differences,
     standings,
@@ -14,7 +13,6 @@ __all__ = [
     "COLUMNS",
     "STUDY",
     "Difference",
-    "Outcome",
     "Standing",
     "Study",
     "Trial",

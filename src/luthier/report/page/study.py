@@ -11,6 +11,7 @@ from luthier.report.page.document import Section
 from luthier.report.page.html import Html, join, name, table, tag
 from luthier.report.page.values import Member, Records, StudyPage
 from luthier.report.page.wording import NONE, duration, percent
+from luthier.values import Outcome
 
 _MEANING = (
     "Means over the seeds, folds of a seed taken together; ± is the standard deviation over the"
@@ -27,8 +28,8 @@ def render_study(page: StudyPage) -> str:
         tag("h1", f"{len(page.members)} runs", tag("span", " on ", name(page.data))),
         tag("p", "Best mean: ", name(page.standings[0][0]), f" with {page.standings[0][2]} %."),
     )
-    names = dict.fromkeys(member.name for member in page.members)
-    courses = [_course(n, [m.records for m in page.members if m.name == n]) for n in names]
+    names = dict.fromkeys(member.outcome.name for member in page.members)
+    courses = [_course(n, [m.records for m in page.members if m.outcome.name == n]) for n in names]
     sections = [
         Section("standings", "Means", _standings(page)),
         Section("differences", "Differences", _differences(page.differences)),
@@ -51,22 +52,21 @@ def _differences(said: Sequence[str]) -> Html | None:
 
 
 def _runs(members: Sequence[Member]) -> Html:
-    rows = [
-        [
-            tag("a", name(member.name), href=member.href) if member.href else name(member.name),
-            str(member.seed),
-            member.fold or NONE,
-            join(
-                tag("b", percent(member.best.accuracy.value, 2)),
-                tag("small", f"epoch {member.best.epoch}"),
-            ),
-            percent(member.last.accuracy.value, 2),
-            duration(member.seconds),
-        ]
-        for member in members
-    ]
+    rows = [_row(member.outcome, member.href) for member in members]
     header = ["run", "seed", "fold", "best", "last", "time"]
     return table(header, rows, caption="Each run", left=1)
+
+
+def _row(run: Outcome, href: str) -> list[str]:
+    best = tag("b", percent(run.best.accuracy.value, 2))
+    return [
+        tag("a", name(run.name), href=href) if href else name(run.name),
+        str(run.seed),
+        run.fold or NONE,
+        join(best, tag("small", f"epoch {run.best.epoch}")),
+        percent(run.last.accuracy.value, 2),
+        duration(run.seconds),
+    ]
 
 
 def _course(name: str, runs: Sequence[Records]) -> Course:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from luthier.values import Evaluation, Score
+from luthier.values import Evaluation, Outcome, Score
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -140,22 +140,12 @@ class Member:
     """A run among several of one question.
 
     Attributes:
-        name: of what it is an example of.
-        seed: of everything random.
-        fold: ``"K/N"``, or None.
-        best: validation of the best epoch.
-        last: of the last one.
-        seconds: of training and validation.
+        outcome: what it came to.
         records: lines of ``metrics.jsonl``.
         href: its own page, from this one; "" of none.
     """
 
-    name: str
-    seed: int
-    fold: str | None
-    best: Score
-    last: Score
-    seconds: float
+    outcome: Outcome
     records: Records = field(repr=False)
     href: str = ""
 
