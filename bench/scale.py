@@ -168,7 +168,9 @@ def job(photos: Path, out: Path, size: int, model: str, rank: int) -> None:
     found |= {"written": costs.written, "messages": clocks.messages, "gradients": 0, "buckets": 0}
     if clocks.copies:
         told = clocks.copies[0]._parallel._get_ddp_logging_data()  # type: ignore[union-attr]
-        found["buckets"] = len(str(told["bucket_sizes"]).split(","))
+        found["buckets"] = len(
+            str(told.get("rebuilt_bucket_sizes") or told["bucket_sizes"]).split(",")
+        )
         weights = clocks.copies[0]._model.parameters()
         found["gradients"] = sum(4 * p.numel() for p in weights if p.requires_grad)
     found["message"] = message()
