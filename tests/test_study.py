@@ -143,8 +143,8 @@ def test_differences_are_those_of_pairs(pairs: list[tuple[int, int]]) -> None:
     values = [sign * (a - b) / 100 for a, b in pairs]
     assert found.mean == pytest.approx(statistics.fmean(values))
     assert found.mean >= -1e-12
-    assert (found.low, found.high) == pytest.approx(mean95(values)[1:])
-    assert found.beyond_noise == (found.low > 0)
+    assert found.over_runs == pytest.approx(mean95(values)[1:])
+    assert found.beyond_noise == (found.over_runs[0] > 0)
 
 
 def test_folds_count_for_less_than_runs_on_new_images() -> None:
@@ -158,16 +158,37 @@ def test_folds_count_for_less_than_runs_on_new_images() -> None:
 
     (free,), (bound,) = differences(rows(False)), differences(rows(True))
     # Nadeau and Bengio: 1/J + n_validation/n_training, here 1/5 + 1/4.
-    assert (bound.high - bound.low) / (free.high - free.low) == pytest.approx(
-        math.sqrt((1 / 5 + 1 / 4) / (1 / 5))
-    )
+    wide, narrow = (d.over_runs[1] - d.over_runs[0] for d in (bound, free))
+    assert wide / narrow == pytest.approx(math.sqrt((1 / 5 + 1 / 4) / (1 / 5)))
 
 
 def test_one_pair_cannot_tell() -> None:
     (found,) = differences([outcome("a", 0, 90), outcome("b", 0, 80)])
-    assert found.beyond_noise is None
+    assert not found.beyond_noise
     assert str(found).endswith("one run of each cannot tell whether that is noise")
-    assert found.as_dict()["interval95"] is None
+    assert found.as_dict()["over_runs95"] is None
+
+
+def test_images_can_be_too_few_for_what_all_seeds_agree_on() -> None:
+    def answers(wrong: int) -> dict[tuple[str, str], bool]:
+        return {(str(n), ""): n >= wrong for n in range(100)}
+
+    rows = [outcome(n, s, r) for s in range(5) for n, r in (("a", 98), ("b", 96))]
+    rows[0] = outcome("a", 0, 99)
+    few = [answers(100 - round(o.best.accuracy.correct)) for o in rows]
+    (found,) = differences(rows, few)
+    assert found.over_runs[0] > 0
+    images = [0.2] + [1.0, 1.0] + [0.0] * 97  # image 1 in one of five, 2 and 3 in all
+    assert found.over_images is not None
+    assert found.over_images == pytest.approx(mean95(images)[1:], abs=1e-12)
+    assert found.images == 100
+    assert found.over_images[0] < 0
+    assert str(found).endswith("beyond the runs' noise, within that of so few images")
+    clear = [answers(0 if o.name == "a" else 40) for o in rows]
+    (shown,) = differences(rows, clear)
+    assert shown.over_images is not None
+    assert shown.over_images[0] > 0
+    assert shown.beyond_noise
 
 
 def test_a_run_without_its_pair_is_left_out_of_the_difference() -> None:

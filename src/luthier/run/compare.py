@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from luthier import devices, recipe, report
+from luthier.data import Inventory
 from luthier.errors import (
     DamagedError,
     InterruptedRunError,
@@ -21,7 +22,7 @@ from luthier.files import durable
 from luthier.recipe import Recipe
 from luthier.report import Console, page
 from luthier.report.page import Member, StudyPage
-from luthier.run import results
+from luthier.run import predictions, results
 from luthier.run.beside import Planned, run_beside
 from luthier.run.finetune import finetune, resume
 from luthier.run.folder import RunFolder, free_folder, held, new_run
@@ -249,7 +250,7 @@ def _run(
         return _shown([folder], folder)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _naming(folder: Path) -> Iterator[None]:
     """Say of an interruption how the whole is continued."""
     try:
@@ -295,7 +296,7 @@ def _shown(folders: Sequence[Path], out: Path | None = None) -> Comparison:
     outcomes = tuple(outcome for _, outcome in found)
     comparison = Comparison(
         tuple(standings(outcomes)),
-        tuple(differences(outcomes)),
+        tuple(differences(outcomes, [_right(RunFolder(path)) for path, _ in found])),
         outcomes,
         tuple(path for path, _ in found),
         None if out is None else RunFolder(out).page,
@@ -330,6 +331,16 @@ def outcome_of(folder: RunFolder, name: str, seed: int, fold: str | None) -> Out
     rate = results.images_a_second(report.read_metrics(folder.metrics), strategy)
     size = results.checkpoint_bytes(folder)
     return Outcome(name, seed, fold, best, last, seconds, rate, learning, size)
+
+
+def _right(folder: RunFolder) -> dict[tuple[str, str], bool]:
+    """Return whether the best model has each validation image right; {} where it is not known."""
+    with contextlib.suppress(OSError, DamagedError):
+        found = predictions.read(folder.predictions)
+        inventory = Inventory.from_json(folder.data.read_bytes(), str(folder.data))
+        if found.data == inventory.fingerprint:
+            return predictions.right(found, inventory)
+    return {}
 
 
 def _page(found: Comparison) -> StudyPage:

@@ -176,9 +176,7 @@ class _Finished:
         """Return for each validation image whether the best epoch has it right."""
         if self._predictions is None:
             return {}
-        answers = (self._predictions.scores.argmax(1) == self._predictions.labels).tolist()
-        entries = self._entries("val")
-        return {(e.name, e.found.sha256): x for e, x in zip(entries, answers, strict=True)}
+        return predictions.right(self._predictions, self._inventory)
 
     def page(self) -> RunPage:
         """Return what the run's own page shows."""

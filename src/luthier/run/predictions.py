@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from luthier.data import Inventory
 from luthier.errors import DamagedError, UnsupportedFileError
 from luthier.files import tensors
 from luthier.files.opening import open_archive
@@ -42,6 +43,13 @@ def write(path: Path, what: Predictions) -> None:
         "data": what.data,
     }
     tensors.write(path, {"scores": what.scores, "labels": what.labels}, told)
+
+
+def right(what: Predictions, inventory: Inventory) -> dict[tuple[str, str], bool]:
+    """Return for each validation image, by name and content, whether its class scores highest."""
+    answers = (what.scores.argmax(1) == what.labels).tolist()
+    entries = [entry for entry in inventory.entries if entry.side == "val"]
+    return {(e.name, e.found.sha256): x for e, x in zip(entries, answers, strict=True)}
 
 
 def read(path: Path) -> Predictions:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from luthier.intervals import mean95, wilson
 from luthier.values import Outcome, Proportion
+
+Answers = Mapping[tuple[str, str], bool]  # by name and content of the image
 
 COLUMNS = (
     *("", "runs", "best, %", "95 % interval", "last, %", "images", "seconds", "images/s"),
@@ -79,41 +81,60 @@ class Difference:
         better: the one with the higher mean.
         other: the other.
         mean: of the differences between runs that differ in nothing else.
-        low: lower end of its 95 % interval.
-        high: upper end.
+        over_runs: 95 % interval: what the runs scatter by.
         pairs: how many there are.
+        over_images: 95 % interval: what other images of their kind may give; None where it is not
+            known what each run said of each image.
+        images: how many there are.
     """
 
     better: str
     other: str
     mean: float
-    low: float
-    high: float
+    over_runs: tuple[float, float]
     pairs: int
+    over_images: tuple[float, float] | None = None
+    images: int = 0
 
     def __str__(self) -> str:
         said = f"{self.better} is {100 * self.mean:.2f} points better than {self.other}"
         if not self.mean:
             said = f"{self.better} and {self.other} have the same mean"
-        if self.pairs < 2:
-            return f"{said}: one run of each cannot tell whether that is noise"
-        ends = f"95 % interval {100 * self.low:.2f} to {100 * self.high:.2f}, {self.pairs} pairs"
-        return f"{said} ({ends}): {'beyond' if self.beyond_noise else 'within'} noise"
+        ends = []
+        if self.pairs > 1:
+            ends.append(f"{_span(self.over_runs)} over {self.pairs} pairs of runs")
+        if self.over_images is not None:
+            ends.append(f"{_span(self.over_images)} over {self.images} images")
+        told = f" (95 % interval {', '.join(ends)})" if ends else ""
+        return f"{said}{told}: {self._verdict}"
 
     @property
-    def beyond_noise(self) -> bool | None:
-        """Whether it is more than the runs scatter by; None where one pair cannot tell."""
-        return None if self.pairs < 2 else self.low > 0
+    def _verdict(self) -> str:
+        if self.beyond_noise:
+            return "beyond noise"
+        if self.pairs > 1 and self.over_runs[0] > 0:
+            return "beyond the runs' noise, within that of so few images"
+        if self.pairs < 2 and self.over_images is None:
+            return "one run of each cannot tell whether that is noise"
+        return "within noise"
+
+    @property
+    def beyond_noise(self) -> bool:
+        """Whether it is shown, by all that is known, to be no chance."""
+        known = [self.over_runs] if self.pairs > 1 else []
+        known += [self.over_images] if self.over_images is not None else []
+        return bool(known) and all(low > 0 for low, _ in known)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the difference as plain JSON values."""
-        interval = [self.low, self.high] if self.pairs > 1 else None
         return {
             "better": self.better,
             "other": self.other,
             "mean": self.mean,
-            "interval95": interval,
+            "over_runs95": list(self.over_runs) if self.pairs > 1 else None,
             "pairs": self.pairs,
+            "over_images95": None if self.over_images is None else list(self.over_images),
+            "images": self.images,
             "beyond_noise": self.beyond_noise,
         }
 
@@ -150,6 +171,10 @@ def _standing(outcomes: Sequence[Outcome]) -> Standing:
     )
 
 
+def _span(ends: tuple[float, float]) -> str:
+    return f"{100 * ends[0]:.2f} to {100 * ends[1]:.2f}"
+
+
 def _mean(accuracy: float, spread: float | None) -> str:
     return f"{100 * accuracy:.2f}" + ("" if spread is None else f" ± {100 * spread:.2f}")
 
@@ -162,29 +187,50 @@ def _by_seed(outcomes: Sequence[Outcome], accuracies: Sequence[Proportion]) -> d
     return {seed: Proportion(*both).value for seed, both in sums.items()}
 
 
-def differences(outcomes: Sequence[Outcome]) -> list[Difference]:
+def differences(outcomes: Sequence[Outcome], right: Sequence[Answers] = ()) -> list[Difference]:
     """Compare the name with the best mean with each other, pair by pair of seed and fold.
 
-    Student's t over the pairs. Runs of different folds learn from much the same images, so that
-    their differences vary less than those of new data would: the variance is corrected as Nadeau
-    and Bengio (2003, Machine Learning 52:239) propose.
+    Student's t over the pairs, and over the images, each with the mean of its runs. Runs of
+    different folds learn from much the same images, so that their differences vary less than those
+    of new data would: the variance is corrected as Nadeau and Bengio (2003, Machine Learning
+    52:239) propose.
+
+    Args:
+        outcomes: of the runs.
+        right: for each of them whether the best model has each image right; empty of none.
     """
     names = [standing.name for standing in standings(outcomes)]
     if len(names) < 2:
         return []
     best, *others = names
     found = {(o.name, o.seed, o.fold): o.best.accuracy.value for o in outcomes}
+    answers = dict(zip(((o.name, o.seed, o.fold) for o in outcomes), right, strict=False))
     made = []
     for other in others:
         pairs = [
-            value - found[other, seed, fold]
-            for (name, seed, fold), value in found.items()
+            ((best, seed, fold), (other, seed, fold))
+            for name, seed, fold in found
             if name == best and (other, seed, fold) in found
         ]
-        if pairs:
-            shared = _shared(outcomes)
-            made.append(Difference(best, other, *mean95(pairs, shared), len(pairs)))
+        if not pairs:
+            continue
+        mean, *over_runs = mean95([found[a] - found[b] for a, b in pairs], _shared(outcomes))
+        images = _by_image([(answers.get(a, {}), answers.get(b, {})) for a, b in pairs])
+        over_images = mean95(images)[1:] if len(images) > 1 else None
+        low, high = over_runs
+        made.append(
+            Difference(best, other, mean, (low, high), len(pairs), over_images, len(images))
+        )
     return made
+
+
+def _by_image(pairs: Sequence[tuple[Answers, Answers]]) -> list[float]:
+    """Return for each image in how many more of its runs the first has it right, as a part."""
+    of_image: dict[tuple[str, str], list[int]] = {}
+    for first, second in pairs:
+        for image in first.keys() & second.keys():
+            of_image.setdefault(image, []).append(first[image] - second[image])
+    return [statistics.fmean(differences) for differences in of_image.values()]
 
 
 def _shared(outcomes: Sequence[Outcome]) -> float:
