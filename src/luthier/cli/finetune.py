@@ -8,7 +8,7 @@ from typing import Any
 
 from luthier.cli.processes import add_processes_flag, in_processes, is_first
 from luthier.cli.requests import add_share_flag, add_wait_flag
-from luthier.cli.studies import add_repeat_flags, run_study
+from luthier.cli.studies import add_repeat_flags, refuse_of_one_run, run_study
 from luthier.errors import RecipeError
 from luthier.recipe import ENTRIES, Entry
 
@@ -92,14 +92,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run_repeated(arguments: argparse.Namespace) -> int:
-    for flag, given in (
-        ("--tune", arguments.tune),
-        ("--processes", arguments.processes),
-        ("--share", arguments.share),
-    ):
-        if given:
-            raise RecipeError(
-                f"{flag} is for one run, and --seeds and --folds ask for several",
-                cure=f"leave {flag} out",
-            )
+    flags = ("tune", "processes", "share")
+    refuse_of_one_run(arguments, flags, "--seeds and --folds ask for several")
     return run_study(arguments, [arguments.data], given_fields(arguments))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from luthier.cli.processes import add_processes_flag, in_processes, is_first
 from luthier.cli.requests import add_share_flag, add_wait_flag
-from luthier.cli.studies import add_at_once_flag
+from luthier.cli.studies import add_at_once_flag, refuse_of_one_run
 from luthier.errors import RecipeError
 from luthier.studies import is_study
 
@@ -51,12 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _resume_study(arguments: argparse.Namespace) -> int:
-    for flag in ("device", "workers", "processes", "share"):
-        if getattr(arguments, flag) is not None:
-            raise RecipeError(
-                f"--{flag} is for one run, and {arguments.run_folder} holds several",
-                cure=f"leave --{flag} out",
-            )
+    flags = ("device", "workers", "processes", "share")
+    refuse_of_one_run(arguments, flags, f"{arguments.run_folder} holds several")
     from luthier.run.compare import go_on  # noqa: PLC0415 - torch comes with it
 
     found = go_on(arguments.run_folder, wait=arguments.wait, at_once=arguments.at_once)

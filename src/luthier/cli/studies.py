@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from typing import Any
+
+from luthier.errors import RecipeError
 
 
 def add_repeat_flags(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +33,14 @@ def add_at_once_flag(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="runs beside each other, each a process [as many as there are accelerators]",
     )
+
+
+def refuse_of_one_run(arguments: argparse.Namespace, flags: Sequence[str], why: str) -> None:
+    """Raise RecipeError if a flag is given that has no meaning for several runs."""
+    for flag in flags:
+        value = getattr(arguments, flag)
+        if value is not None and value is not False:
+            raise RecipeError(f"--{flag} is for one run, and {why}", cure=f"leave --{flag} out")
 
 
 def run_study(arguments: argparse.Namespace, what: list[str], given: dict[str, Any]) -> int:
