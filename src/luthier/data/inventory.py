@@ -68,6 +68,10 @@ class Inventory:
         """The images that are used."""
         return tuple(entry for entry in self.entries if entry.found.problem is None)
 
+    def on(self, side: Side) -> tuple[Entry, ...]:
+        """Return the images of a side."""
+        return tuple(entry for entry in self.entries if entry.side == side)
+
     @cached_property
     def unreadable(self) -> tuple[tuple[str, str], ...]:
         """(name, reason) of the images that are left out."""

@@ -192,7 +192,7 @@ def _sides(
 
 
 def _check(listing: Listing, inventory: Inventory, known: Inventory | None) -> None:
-    learnable = {entry.label for entry in inventory.entries if entry.side == "train"}
+    learnable = {entry.label for entry in inventory.on("train")}
     without = [name for name in listing.classes if name not in learnable]
     cure = None
     if without:
@@ -232,8 +232,7 @@ def _notes(listing: Listing, inventory: Inventory) -> list[str]:
 
 def _on_both_sides(inventory: Inventory) -> Iterator[tuple[list[tuple[str, str]], str, str]]:
     """Yield the pairs of images on both sides, if there are any, with how alike they are."""
-    learned = [entry for entry in inventory.entries if entry.side == "train"]
-    held = [entry for entry in inventory.entries if entry.side == "val"]
+    learned, held = inventory.on("train"), inventory.on("val")
     by_content = {entry.found.sha256: entry.name for entry in learned}
     same = {e.name: by_content[e.found.sha256] for e in held if e.found.sha256 in by_content}
     if same:

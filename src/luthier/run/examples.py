@@ -83,7 +83,7 @@ def of_run(folder: RunFolder, how: Preprocessing) -> Examples:
     inventory = Inventory.from_json(folder.data.read_bytes(), str(folder.data))
     data = Path(recipe.decided(recipe.read(folder.recipe).data.data))
     root = data if data.is_dir() else data.parent
-    names = [entry.name for entry in inventory.readable if entry.side == "val"]
+    names = [entry.name for entry in inventory.on("val")]
     paths = tuple(path for name in names if (path := root / name).is_file())
     step = max(1, -(-len(paths) // _MOST))
     kind = "validation images"

@@ -15,7 +15,6 @@ from PIL import Image
 
 from luthier import recipe, report
 from luthier.data import Batches, Decoded, Inventory
-from luthier.data.inventory import Entry
 from luthier.data.photos import Sample
 from luthier.errors import DamagedError, DataError, RunFolderError
 from luthier.files import durable
@@ -154,9 +153,6 @@ class _Finished:
     def _root(self) -> Path:
         return Path(decided(self.recipe.data.data))
 
-    def _entries(self, side: str) -> list[Entry]:
-        return [entry for entry in self._inventory.entries if entry.side == side]
-
     def _of_best(self) -> Predictions | None:
         """Return what the best epoch said of the images as they are listed now."""
         path = self.folder.predictions
@@ -181,7 +177,7 @@ class _Finished:
     def page(self) -> RunPage:
         """Return what the run's own page shows."""
         told = self.summary
-        names = [entry.name for entry in self._entries("val")]
+        names = [entry.name for entry in self._inventory.on("val")]
         found = _evaluation(self._predictions, names) if self._predictions is not None else None
         # Photos first: what is missing of them is among the notes.
         mistakes = tuple(map(self._thumbnail, found.mistakes[:_MISTAKES])) if found else ()
@@ -209,7 +205,7 @@ class _Finished:
         return (self._root if self._root.is_dir() else self._root.parent) / name
 
     def _thumbnail(self, mistake: Mistake) -> Example:
-        found = next(e.found for e in self._entries("val") if e.name == mistake.image)
+        found = next(e.found for e in self._inventory.on("val") if e.name == mistake.image)
         jpeg = None
         with contextlib.suppress(DataError):
             pixels = Decoded(_EDGE, memory=0).photo(self._place(mistake.image), found)
@@ -218,7 +214,7 @@ class _Finished:
 
     def _augmented(self) -> tuple[Example, ...]:
         """Return the first images of the first epoch, to the pixel as they were drawn then."""
-        entries, classes = self._entries("train"), self.summary["classes"]
+        entries, classes = self._inventory.on("train"), self.summary["classes"]
         how = self.recipe.data
         look = Preprocessing(
             decided(how.resize),

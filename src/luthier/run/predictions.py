@@ -48,8 +48,8 @@ def write(path: Path, what: Predictions) -> None:
 def right(what: Predictions, inventory: Inventory) -> dict[tuple[str, str], bool]:
     """Return for each validation image, by name and content, whether its class scores highest."""
     answers = (what.scores.argmax(1) == what.labels).tolist()
-    entries = [entry for entry in inventory.entries if entry.side == "val"]
-    return {(e.name, e.found.sha256): x for e, x in zip(entries, answers, strict=True)}
+    entries = zip(inventory.on("val"), answers, strict=True)
+    return {(entry.name, entry.found.sha256): is_right for entry, is_right in entries}
 
 
 def read(path: Path) -> Predictions:

@@ -323,7 +323,7 @@ class Probing(Underway):
     def _shown(self, train: Sequence[torch.Tensor]) -> list[Shown]:
         photos, how = self.job.photos, self.job.recipe
         labels = [sample.label for sample in photos.train]
-        content = [e.found.sha256 for e in photos.inventory.entries if e.side == "train"]
+        content = [e.found.sha256 for e in photos.inventory.on("train")]
         folds = training.folds_of(labels, content, decided(how.training.seed))
         weights = _weights(photos.train, len(photos.classes), how.regularisation.class_weights)
         columns = (
