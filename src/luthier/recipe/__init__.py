@@ -24,6 +24,7 @@ from luthier.recipe.fields import (
     Regularisation,
     Schedule,
     decided,
+    given,
     replace,
     values,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "Schedule",
     "decided",
     "from_toml",
+    "given",
     "overlay",
     "parse_fold",
     "parse_interval",

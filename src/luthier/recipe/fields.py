@@ -381,6 +381,11 @@ def values(recipe: Recipe) -> dict[str, Any]:
     return {e.name: getattr(getattr(recipe, e.section), e.name) for e in ENTRIES.values()}
 
 
+def given(recipe: Recipe) -> dict[str, Any]:
+    """Return the fields that have a value, by name."""
+    return {name: value for name, value in values(recipe).items() if value is not None}
+
+
 def decided(value: T | None) -> T:
     """Return a field of a resolved recipe, which is never undecided.
 

@@ -264,7 +264,7 @@ def _run_one(plan: Planned, console: Console, waits: str | float) -> None:
     if plan.folder.recipe.exists():
         resume(plan.folder.path, console=console, wait=waits)
         return
-    given = {n: v for n, v in recipe.values(plan.recipe).items() if v is not None}
+    given = recipe.given(plan.recipe)
     data = given.pop("data")
     finetune(data, out=plan.folder.path, console=console, wait=waits, **given)
 

@@ -93,18 +93,17 @@ class Study:
         return Trial(name, seed, fold, wanted)
 
     def _check_used(self, made: Sequence[Trial]) -> None:
-        used = {n for t in made for n, v in recipe.values(t.recipe).items() if v is not None}
-        for name, value in recipe.values(self.base).items():
-            if value is not None and name not in used:
+        used = {name for trial in made for name in recipe.given(trial.recipe)}
+        for name, value in recipe.given(self.base).items():
+            if name not in used:
                 names = ", ".join(self.variations)
                 raise RecipeError(f"{ENTRIES[name].title(value)} has no effect with any of {names}")
 
     def as_dict(self) -> dict[str, Any]:
         """Return the study as plain JSON values."""
-        base = {name: v for name, v in recipe.values(self.base).items() if v is not None}
         return {
             "format": _FORMAT,
-            "recipe": base,
+            "recipe": recipe.given(self.base),
             "variations": {name: dict(changes) for name, changes in self.variations.items()},
             "seeds": self.seeds,
             "folds": self.folds,
@@ -141,8 +140,7 @@ def variations_of(
     found: dict[str, dict[str, Any]] = {}
     for name in named:
         if name in files:
-            given = recipe.values(files[name]).items()
-            short, changes = _stem(name), {field: v for field, v in given if v is not None}
+            short, changes = _stem(name), recipe.given(files[name])
         elif name in STRATEGIES:
             short, changes = name, {"strategy": name}
         else:
