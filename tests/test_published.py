@@ -151,6 +151,7 @@ def assert_tells_what_to_do(error: pytest.ExceptionInfo[BaseException], mirror: 
 def test_what_the_mirror_lacks_is_told_with_what_to_fetch_and_where_to_put_it(mirror: Any) -> None:
     with pytest.raises(WeightsUnavailableError, match="404") as error:
         start_weights("resnet18", "imagenet")
+    assert error.value.__cause__.closed  # type: ignore[union-attr]
     assert_tells_what_to_do(error, mirror)
 
 

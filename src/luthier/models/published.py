@@ -192,6 +192,8 @@ def fetch(url: str) -> Path:
                 address, str(path), found and found[1], progress=sys.stderr.isatty()
             )
         except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()  # it is the answer too, with its connection
             raise WeightsUnavailableError(
                 f"{address} could not be fetched: {error}",
                 cure=f"fetch {url} on a machine with a network and put it at {path}, or give"
