@@ -1,0 +1,48 @@
+"""``luthier doctor``."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import sys
+
+_COLOURS = {"ok": 32, "warning": 33, "fault": 31}  # of terminals: green, yellow, red
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("--out", default="runs", metavar="FOLDER", help="where runs will be [runs]")
+    parser.add_argument(
+        "--timeout", default="60s", metavar="TIME", help="that one check may take [60s]"
+    )
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="print one JSON object")
+    how.add_argument(
+        "--fix",
+        action="store_true",
+        help="print shell commands that would cure what is found; none is run",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print what is found; 1 if there is a fault."""
+    from luthier.machine.doctor import doctor  # noqa: PLC0415 - only for this command
+
+    found = doctor(arguments.out, timeout=arguments.timeout)
+    # A stream that has no Chinese shows it escaped.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    if arguments.json:
+        print(json.dumps(found.as_dict()))
+    elif arguments.fix:
+        print("\n".join(found.fixes()))
+    else:
+        colourful = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        print("\n".join(found.lines(_painted if colourful else lambda _level, word: word)))
+    return 0 if found.sound else 1
+
+
+def _painted(level: str, word: str) -> str:
+    return f"\033[{_COLOURS[level]}m{word}\033[0m"
