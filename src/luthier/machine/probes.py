@@ -190,13 +190,15 @@ def _ask(child: str, *words: str, limit: float) -> dict[str, Any] | Unknown:
     try:
         out, said = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
-        return Unknown("timeout", {"seconds": round(limit)})
+        return Unknown("timeout", {"seconds": f"{limit:g}"})
     finally:
-        if process.poll() is None:
-            process.kill()
-            # One that waits for a dead file system is not ended by this either.
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.communicate(timeout=1)
+        # Asked first, so that it takes away what it has made. One that waits for a dead file
+        # system is ended by neither.
+        for end in (process.terminate, process.kill):
+            if process.poll() is None:
+                end()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.communicate(timeout=1)
     if process.returncode < 0:
         return Unknown("signal", {"signal": _name(-process.returncode)})
     if process.returncode:
