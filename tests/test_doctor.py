@@ -505,5 +505,7 @@ def test_more_memory_is_never_worse(one: int, other: int) -> None:
 def test_a_command_that_would_cure_is_quoted_for_the_shell() -> None:
     hostile = folder(free=MIB, path="/runs/$(touch x); 'y'")
     (script,) = Checkup(judge(hostile)).fixes()
-    assert script.split("\n")[1].startswith("du -xh --max-depth=1 '/runs/$(touch x); '\"'\"'y'\"'\"''")
+    assert script.split("\n")[1].startswith(
+        "du -xh --max-depth=1 '/runs/$(touch x); '\"'\"'y'\"'\"''"
+    )
     assert list(Checkup(judge(HEALTHY)).fixes()) == ["# no command would change anything here"]

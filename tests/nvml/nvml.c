@@ -121,7 +121,7 @@ int nvmlSystemGetDriverVersion(char *text, unsigned size) {
   return OK;
 }
 
-int nvmlSystemGetCudaDriverVersion_v2(int *version) {
+int nvmlSystemGetCudaDriverVersion(int *version) {
   ANSWER(NULL);
   if (!cuda) return UNSUPPORTED;
   *version = cuda;

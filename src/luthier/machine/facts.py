@@ -34,6 +34,7 @@ _PCI = Path("/sys/bus/pci/devices")
 _NVIDIA, _DISPLAY = "0x10de", "0x03"  # a vendor, and the class of what draws or computes
 _RELEASE = 1_767_225_600  # the first second of 2026: no clock is before this file
 TORCHRUN_PORT = 29500
+_CALL = 5.0  # seconds for a call from this machine to itself
 
 
 @dataclass(frozen=True)
@@ -278,30 +279,31 @@ def _own_tasks() -> Iterator[int]:
 
 @dataclass(frozen=True)
 class Ports:
-    """Whether a port of 127.0.0.1 can be had (or why not), and whether torchrun's is free."""
+    """Why no process can listen on 127.0.0.1 and be called there, and whether torchrun's is free."""
 
     error: str | None
     torchrun_free: bool
 
 
 def ports() -> Ports:
-    """Try to listen."""
+    """Listen on 127.0.0.1, and call."""
     try:
-        _listen(0)
+        _listen_and_call(0)
     except OSError as error:
         return Ports(error.strerror or str(error), torchrun_free=False)
     try:
-        _listen(TORCHRUN_PORT)
+        _listen_and_call(TORCHRUN_PORT)
     except OSError:
         return Ports(None, torchrun_free=False)
     return Ports(None, torchrun_free=True)
 
 
-def _listen(port: int) -> None:
+def _listen_and_call(port: int) -> None:
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
         listener.listen()
+        socket.create_connection(listener.getsockname(), _CALL).close()
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ import sys
 from datetime import timedelta
 from typing import Any
 
+_PATIENCE = 20.0  # seconds in which those who have begun meet
+
 
 def main() -> dict[str, Any]:
     """Return ``sum``, or the ``error``; ``absent`` where torch has no Gloo."""
@@ -34,7 +36,7 @@ def _meet(seconds: float, port: int | None) -> dict[str, Any]:
         return {"absent": True}
     from torch.distributed import TCPStore  # type: ignore[attr-defined]  # noqa: PLC0415
 
-    patience = timedelta(seconds=seconds / 2)  # so that an error is told in time
+    patience = timedelta(seconds=min(_PATIENCE, seconds / 2))  # so that an error is told in time
     if port is not None:
         return {"sum": _add(TCPStore("127.0.0.1", port, 2, timeout=patience), 1, patience)}
     store = TCPStore("127.0.0.1", 0, 2, is_master=True, timeout=patience, wait_for_workers=False)
