@@ -46,6 +46,7 @@ def is_whole(found: Explanation | None, name: str) -> None:
     ast.parse("\n".join(python))
 
 
+@pytest.mark.filterwarnings("ignore")  # of torch's, on the way to the error
 @pytest.mark.parametrize(("name", "raises"), KNOWN)
 def test_a_real_error_is_explained(
     name: str, raises: Raises, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,11 @@ class Explanation:
     code: str
     page: str
     labels: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any], labels: Mapping[str, str]) -> Explanation:
+        """Return what ``as_dict`` has told."""
+        return cls(**{**told, "checked": tuple(told["checked"])}, labels=labels)
 
     def __str__(self) -> str:
         says = {"cause": [self.cause], "checked": self.checked, "cure": [self.cure]}
