@@ -71,7 +71,7 @@ def test_a_layer_that_makes_it_is_named(images: torch.Tensor) -> None:
     assert (found.what, found.name, found.kind) == ("output", "head", "Linear")
 
 
-def test_a_published_model_is_searched(images: torch.Tensor) -> None:
+def test_a_published_model_is_searched() -> None:
     model = vision.load("torchvision.models").resnet18()
     with torch.no_grad():
         model.layer3[1].conv2.weight.mul_(1e38).mul_(1e3)
