@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from luthier.run.demo import demo as demo
     from luthier.run.evaluate import Evaluated as Evaluated
     from luthier.run.evaluate import evaluate as evaluate
+    from luthier.run.explaining import explain as explain
+    from luthier.run.explaining import explaining as explaining
     from luthier.run.export import export as export
     from luthier.run.finetune import Result as Result
     from luthier.run.finetune import finetune as finetune
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from luthier.run.prove import prove as prove
     from luthier.run.tuning import tune as tune
     from luthier.run.verify import verify as verify
+    from luthier.training.nonfinite import first_nonfinite as first_nonfinite
     from luthier.values import Evaluation as Evaluation
     from luthier.values import Prediction as Prediction
     from luthier.weights.convert import convert as convert
@@ -67,8 +70,11 @@ _HOMES = {
     "diff": "luthier.weights.diff",
     "doctor": "luthier.machine.doctor",
     "evaluate": "luthier.run.evaluate",
+    "explain": "luthier.run.explaining",
+    "explaining": "luthier.run.explaining",
     "export": "luthier.run.export",
     "finetune": "luthier.run.finetune",
+    "first_nonfinite": "luthier.training.nonfinite",
     "inspect": "luthier.weights.inspect",
     "lease": "luthier.devices.leasing",
     "load": "luthier.weights.fit",

@@ -111,7 +111,12 @@ class Checkup:
         return "\n".join(self.lines())
 
 
-def doctor(out: str | os.PathLike[str] = "runs", *, timeout: float | str = PATIENCE) -> Checkup:
+def doctor(
+    out: str | os.PathLike[str] = "runs",
+    *,
+    timeout: float | str = PATIENCE,
+    lang: Language | None = None,
+) -> Checkup:
     """Check this machine: what torch needs, the GPUs, limits, the network, and a run's folder.
 
     torch is imported in processes of their own. What is written is taken away again.
@@ -119,16 +124,19 @@ def doctor(out: str | os.PathLike[str] = "runs", *, timeout: float | str = PATIE
     Args:
         out: the folder where runs will be; it need not be there yet.
         timeout: seconds that one check may take, or a time such as ``"2min"``.
+        lang: "en" or "zh"; by default what ``LUTHIER_LANG`` or the locale says.
 
     Raises:
-        RecipeError: ``out`` is no folder of this machine, or ``timeout`` is no time.
+        RecipeError: ``out`` is no folder of this machine, ``timeout`` is no time, or
+            ``LUTHIER_LANG`` names a language that is not spoken.
     """
     limit = parse_time("timeout", timeout)
     if limit <= 0:
         raise RecipeError(f"timeout {timeout}: expected more than 0 seconds")
     if "://" in os.fspath(out):
         raise RecipeError(f"{out}: doctor looks at folders of this machine")
-    return Checkup(judge(gather(Path(out), limit)), language(os.environ))
+    spoken = language(os.environ) if lang is None else lang
+    return Checkup(judge(gather(Path(out), limit)), spoken)
 
 
 def gather(out: Path, limit: float) -> Facts:

@@ -279,7 +279,7 @@ def _own_tasks() -> Iterator[int]:
 
 @dataclass(frozen=True)
 class Ports:
-    """Why no process can listen on 127.0.0.1 and be called there, and whether torchrun's is free."""
+    """Why no process can be called on 127.0.0.1, if so, and whether torchrun's port is free."""
 
     error: str | None
     torchrun_free: bool
