@@ -404,6 +404,22 @@ def test_each_word_of_the_table_is_used() -> None:
     assert set(wording.table()["unchecked"]) == {"timeout", "signal", "exit", "error"}
 
 
+@given(st.text(), st.integers(1, 80))
+def test_a_sentence_is_folded_without_a_loss(said: str, width: int) -> None:
+    lines = wording.folded(said, width)
+    assert "".join("".join(lines).split()) == "".join(said.split())
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_list_on_a_terminal_is_no_wider_than_it(language: Any, width: int) -> None:
+    found = tuple(finding for facts, *_ in CASES for finding in judge(facts))
+    for line in Checkup(found, language).lines(width=width):
+        # Only a word that is longer than all the room sticks out.
+        assert wording.columns(line) <= width or len(line.split(maxsplit=2)[-1].split()) == 1
+        assert line.strip()[:1] not in tuple("，。：；、）")  # noqa: RUF001 - Chinese signs
+
+
 def test_each_finding_belongs_to_one_topic_and_is_told_once() -> None:
     names = [name for names in TOPICS.values() for name in names]
     assert len(names) == len(set(names))

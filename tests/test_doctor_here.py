@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -141,6 +144,33 @@ def test_the_function_is_the_command(tmp_path: Path) -> None:
         luthier.doctor("s3://bucket")
 
 
+@pytest.mark.usefixtures("quick")
+def test_a_folder_that_was_removed_under_the_program_is_a_fault(tmp_path: Path) -> None:
+    removed = ("sh", "-c", 'mkdir gone; cd gone; rmdir ../gone; exec "$@"', "-")
+    before = ("sh", "-c", f'cd {tmp_path}; exec "$@"', "-", *removed)
+    told = found(Path("runs"), before=before, status=1)
+    assert told["folder"]["state"] == "unwritable"
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_terminal_has_colours_unless_they_are_not_wanted(tmp_path: Path) -> None:
+    for variables, coloured in (({}, True), ({"NO_COLOR": "1"}, False)):
+        ours, theirs = pty.openpty()
+        with subprocess.Popen(
+            [*DOCTOR, "--out", tmp_path],
+            stdout=theirs,
+            env=os.environ | {"COLUMNS": "120", "LINES": "20"} | variables,
+        ):
+            os.close(theirs)
+            shown = b""
+            with contextlib.suppress(OSError):  # how a terminal ends
+                while piece := os.read(ours, 1 << 16):
+                    shown += piece
+            os.close(ours)
+        assert (b"\033[32mok" in shown) == coloured
+        assert max(map(len, re.sub(rb"\033\[\d+m", b"", shown).decode().splitlines())) <= 120
+
+
 # --- torch ------------------------------------------------------------------------------------
 
 BROKEN = {
@@ -198,6 +228,14 @@ def test_an_old_torch_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     told = found(tmp_path, status=1)
     assert told["torch"]["state"] == "old"
     assert told["torch"]["facts"]["version"] == "1.13.1"
+
+
+def test_a_long_answer_is_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = "cuda.get_arch_list = lambda: [f'sm_{n}' for n in range(500)]\nprint('hello')"
+    torch_that(tmp_path, HOLLOW.format(version="2.13.0") + many, monkeypatch)
+    told = probes.torch(LIMIT)
+    assert isinstance(told, Torch)
+    assert len(told.arches) == 500
 
 
 def test_settings_that_torch_refuses_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,13 @@ import argparse
 import io
 import json
 import os
+import shutil
 import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from luthier.machine.doctor import Checkup
 
 _COLOURS = {"ok": 32, "warning": 33, "fault": 31}  # of terminals: green, yellow, red
 
@@ -39,9 +45,13 @@ def run(arguments: argparse.Namespace) -> int:
     elif arguments.fix:
         print("\n".join(found.fixes()))
     else:
-        colourful = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        print("\n".join(found.lines(_painted if colourful else lambda _level, word: word)))
+        print("\n".join(_for_terminal(found) if sys.stdout.isatty() else found.lines()))
     return 0 if found.sound else 1
+
+
+def _for_terminal(found: Checkup) -> Iterator[str]:
+    width = shutil.get_terminal_size().columns
+    return found.lines(width=width) if os.environ.get("NO_COLOR") else found.lines(_painted, width)
 
 
 def _painted(level: str, word: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -61,29 +62,41 @@ class Checkup:
             "fix": wording.fix(finding),
         }
 
-    def lines(self, paint: Callable[[str, str], str] = lambda _level, word: word) -> Iterator[str]:
+    def lines(
+        self,
+        paint: Callable[[str, str], str] = lambda _level, word: word,
+        width: int = sys.maxsize,
+    ) -> Iterator[str]:
         """Yield the lines of the list.
 
         Args:
             paint: given a level and its word as it is shown, returns what is printed for it.
+            width: columns that a line may have.
         """
-        width = max(len(wording.level(level, self.language)) for level in LEVELS)
+        longest = max(len(wording.level(level, self.language)) for level in LEVELS)
         for topic, names in TOPICS.items():
             yield wording.topic(topic, self.language)
             for finding in (one for one in self.findings if one.name in names):
-                word = wording.level(finding.level, self.language).ljust(width)
-                said = wording.frame(
-                    "line",
-                    self.language,
-                    title=wording.title(finding, self.language),
-                    text=wording.text(finding, self.language),
-                )
-                yield f"  {paint(finding.level, word)}  {said}"
+                word = wording.level(finding.level, self.language).ljust(longest)
+                indent = " " * (wording.columns(word) + 4)
+                left = width - len(indent)
+                first, *rest = wording.folded(self._said(finding), left)
+                yield f"  {paint(finding.level, word)}  {first}"
+                yield from (indent + line for line in rest)
                 cure = wording.cure(finding, self.language)
                 if cure is not None:
-                    yield f"  {' ' * wording.columns(word)}  → {cure}"
+                    first, *rest = wording.folded(cure, left - 2)
+                    yield f"{indent}→ {first}"
+                    yield from (f"{indent}  {line}" for line in rest)
             yield ""
         yield self.sum
+
+    def _said(self, finding: Finding) -> str:
+        """Return what was checked and what was found, in one line."""
+        title = wording.title(finding, self.language)
+        said = wording.text(finding, self.language)
+        line = wording.frame("line", self.language, title=title, text=said)
+        return " ".join(line.split())
 
     @property
     def sum(self) -> str:
@@ -100,10 +113,7 @@ class Checkup:
             if command is None or command in told:
                 continue
             told.add(command)
-            title = wording.title(finding, self.language)
-            said = wording.text(finding, self.language)
-            line = wording.frame("line", self.language, title=title, text=said)
-            yield f"# {' '.join(line.split())}\n{command}"
+            yield f"# {self._said(finding)}\n{command}"
         if not told:
             yield f"# {wording.frame('nothing_to_fix', self.language)}"
 

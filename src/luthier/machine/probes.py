@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 _CHILDREN = Path(__file__).with_name("children")
+_LONGEST = 300  # characters of an error that are told
 _MOUNTS = Path("/proc/self/mounts")
 _ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # the first that is set counts
 
@@ -161,7 +162,11 @@ def host(limit: float) -> Host | Unknown:
 
 def folder(out: Path, limit: float) -> Folder | Unknown:
     """Write where a run's folder is or will be, and take everything away again."""
-    told = _ask("folder", str(out.absolute()), limit=limit)
+    try:
+        absolute = out.absolute()
+    except OSError as error:  # the folder that this program is in was removed
+        return Folder(path=str(out), kind=None, free=0, error=error.strerror)
+    told = _ask("folder", str(absolute), limit=limit)
     if isinstance(told, Unknown):
         return told
     mounts = ""
@@ -202,17 +207,22 @@ def _ask(child: str, *words: str, limit: float) -> dict[str, Any] | Unknown:
     if process.returncode < 0:
         return Unknown("signal", {"signal": _name(-process.returncode)})
     if process.returncode:
-        return Unknown("exit", {"status": process.returncode, "error": _last(said)})
-    try:
-        told = json.loads(_last(out) or "")
-        return told if isinstance(told, dict) else Unknown("error", {"error": str(told)})
-    except ValueError:
-        return Unknown("error", {"error": _last(out)})
+        return Unknown("exit", {"status": process.returncode, "error": _short(_last(said))})
+    last = _last(out)
+    with contextlib.suppress(ValueError):
+        told = json.loads(last or "")
+        if isinstance(told, dict):
+            return told
+    return Unknown("error", {"error": _short(last)})
 
 
 def _last(text: bytes) -> str | None:
     lines = text.decode("utf-8", "replace").strip().splitlines()
-    return lines[-1][-300:] if lines else None
+    return lines[-1] if lines else None
+
+
+def _short(line: str | None) -> str | None:
+    return None if line is None else line[-_LONGEST:]
 
 
 def _name(number: int) -> str:
