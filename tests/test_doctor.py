@@ -258,6 +258,7 @@ FINE: list[tuple[Facts, str, str]] = [  # other ways of being as it should be
     (folder(kind="overlay"), "folder", "layer"),
     (replace(HEALTHY, open_files=Limit(None, None)), "open_files", "ok"),
     (replace(HEALTHY, vision=Vision("0.28.0", None)), "torchvision", "ok"),
+    (replace(HEALTHY, python=Python("3.11.2+", 64, "Linux")), "python", "ok"),
     (
         replace(HEALTHY, torch=Torch(version="2.14.0.dev1"), vision=Vision("0.29.0.dev2", None)),
         *("torchvision", "ok"),
@@ -434,20 +435,25 @@ def test_each_finding_belongs_to_one_topic_and_is_told_once() -> None:
 some = st.none() | st.integers(0, 2**45)
 FACTS = st.builds(
     Facts,
-    python=st.just(HEALTHY.python),
+    python=st.builds(
+        Python,
+        version=st.sampled_from(["3.11.2+", "3.14.0rc1", "3.10.1", "odd"]),
+        bits=st.sampled_from([32, 64]),
+        system=st.text(),
+    ),
     torch=st.builds(
         Torch,
         version=st.sampled_from(["2.13.0+cu128", "2.4.1", "2.14.0a0+git123", "mine", None]),
-        cuda=st.sampled_from([None, "11.8", "12.8", "13.0", "19.1"]),
+        cuda=st.sampled_from([None, "11.8", "12.8", "13.0", "19.1", "odd"]),
         arches=st.lists(st.sampled_from(["sm_50", "sm_90a", "compute_120", "odd"])).map(tuple),
         error=st.none() | st.text(),
     ),
     vision=st.builds(
         Vision,
-        version=st.sampled_from(["0.28.0", "0.19.0a0", None]),
-        built_for=st.sampled_from([None, "2.13.0", "2.14.0.dev1"]),
+        version=st.sampled_from(["0.28.0", "0.19.0a0", "odd", None]),
+        built_for=st.sampled_from([None, "2.13.0", "2.14.0.dev1", "2.13.*"]),
     ),
-    compiled=st.builds(Compiled),
+    compiled=st.builds(Compiled, operators=st.none() | st.text(), decoders=st.none() | st.text()),
     packages=st.lists(
         st.builds(
             Package,
@@ -499,6 +505,7 @@ def test_whatever_the_facts_are_there_are_findings_that_can_be_told(
     facts: Facts, language: Any
 ) -> None:
     found = Checkup(judge(facts), language)
+    assert "error" not in {finding.state for finding in found.findings}  # all facts make sense
     assert found.sound == ("fault" not in {finding.level for finding in found.findings})
     told = json.loads(json.dumps(found.as_dict()))
     assert [one["level"] for one in told["findings"]] == [f.level for f in found.findings]
@@ -507,6 +514,13 @@ def test_whatever_the_facts_are_there_are_findings_that_can_be_told(
         reason, *commands = script.split("\n")
         assert reason.startswith("# ")
         assert len(commands) <= 1 or "'" in script  # a name with a line break is quoted
+
+
+def test_facts_that_make_no_sense_end_no_checkup() -> None:
+    nonsense: Any = replace(HEALTHY, memory="much", clock=Clock(1e30, 0.0, 0.0))
+    found = {finding.name: finding.state for finding in judge(nonsense)}
+    assert found["memory"] == found["clock"] == "error"
+    assert found["gloo"] == "ok"
 
 
 @given(st.integers(0, 2**45), st.integers(0, 2**45))

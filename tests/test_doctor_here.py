@@ -259,6 +259,14 @@ def test_the_parts_of_torchvision_are_found_as_luthier_finds_them() -> None:
     assert (told.decoders is None) == vision.compiled_part_loads("image")
 
 
+def test_a_package_that_the_checkup_itself_needs_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "packaging.py").write_text("raise ModuleNotFoundError('no', name='packaging')")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    assert "needs the package 'packaging'" in call(status=2).stderr
+
+
 # --- packages ---------------------------------------------------------------------------------
 
 

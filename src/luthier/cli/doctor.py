@@ -11,6 +11,8 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from luthier.errors import LuthierError
+
 if TYPE_CHECKING:
     from luthier.machine.doctor import Checkup
 
@@ -33,9 +35,18 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print what is found; 1 if there is a fault."""
-    from luthier.machine.doctor import doctor  # noqa: PLC0415 - only for this command
+    """Print what is found; 1 if there is a fault.
 
+    Raises:
+        LuthierError: a package is not installed that the checkup itself needs.
+    """
+    try:
+        from luthier.machine.doctor import doctor  # noqa: PLC0415 - only for this command
+    except ModuleNotFoundError as error:
+        raise LuthierError(
+            f"doctor itself needs the package {error.name!r}, which is not installed",
+            cure="install luthier again, with what it depends on: pip install luthier",
+        ) from error
     found = doctor(arguments.out, timeout=arguments.timeout)
     # A stream that has no Chinese shows it escaped.
     if isinstance(sys.stdout, io.TextIOWrapper):

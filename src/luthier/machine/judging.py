@@ -110,10 +110,13 @@ def judge(facts: Facts) -> tuple[Finding, ...]:
 def _checked(
     name: str, judge_it: Callable[..., Iterator[Finding]], *given: Any
 ) -> Iterable[Finding]:
-    """Return what is found; of what could not be found out, that."""
+    """Return what is found; of what could not be found out, or makes no sense, that."""
     unknown = next((fact for fact in given if isinstance(fact, Unknown)), None)
     if unknown is None:
-        return judge_it(*given)
+        try:
+            return list(judge_it(*given))
+        except Exception as error:  # facts that nobody has thought of end no checkup
+            unknown = Unknown("error", {"error": f"{type(error).__name__}: {error}"})
     return [unchecked(name, unknown)]
 
 
@@ -125,7 +128,7 @@ def unchecked(name: str, unknown: Unknown, level: Level = "warning") -> Finding:
 def _torch(found: Torch | Unknown, asked: tuple[Package, ...]) -> Iterable[Finding]:
     if isinstance(found, Unknown):  # without torch there is no run
         return [unchecked("torch", found, "fault")]
-    return software.judge_torch(found, asked)
+    return _checked("torch", software.judge_torch, found, asked)
 
 
 def _compiled(facts: Facts, torch: Torch) -> Iterator[Iterable[Finding]]:
@@ -135,7 +138,8 @@ def _compiled(facts: Facts, torch: Torch) -> Iterator[Iterable[Finding]]:
     if isinstance(facts.compiled, Unknown):
         yield [unchecked(name, facts.compiled) for name in names]
     elif not isinstance(facts.vision, Unknown):
-        yield software.judge_compiled(torch, facts.vision, facts.compiled)
+        vision, compiled = facts.vision, facts.compiled
+        yield _checked(names[0], software.judge_compiled, torch, vision, compiled)
 
 
 def _gloo(torch: Torch, found: Group | Unknown) -> Iterable[Finding]:

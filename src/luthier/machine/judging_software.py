@@ -23,7 +23,8 @@ _KERNEL = re.compile(r"(sm|compute)_(\d+)(\d)([af]?)")
 
 def judge_python(found: Python) -> Iterator[Finding]:
     """Judge the interpreter."""
-    if Version(found.version) < Version(OLDEST_PYTHON):
+    have = _version(found.version.rstrip("+"))  # as Debian calls a build after a release
+    if have is not None and have < Version(OLDEST_PYTHON):
         yield fault("python", "old", version=found.version, wanted=OLDEST_PYTHON)
     elif found.bits < 64:
         yield fault("python", "narrow", version=found.version, bits=found.bits)
@@ -62,8 +63,8 @@ def _fit(torch: str, vision: Vision) -> bool:
     have, beside = _version(torch), _version(vision.version or "")
     if have is None or beside is None:
         return True  # a build of one's own, whose version says nothing
-    if vision.built_for is not None:
-        made_for = Version(vision.built_for)
+    made_for = _version(vision.built_for or "")
+    if made_for is not None:
         exact = not (have.is_devrelease or made_for.is_devrelease)
         return (
             have.release == made_for.release if exact else have.release[:2] == made_for.release[:2]
@@ -85,7 +86,8 @@ def judge_compiled(torch: Torch, vision: Vision, found: Compiled) -> Iterator[Fi
     """Judge whether torchvision's compiled parts load."""
     if torch.version is None or vision.version is None:
         return
-    facts = {"version": Version(vision.version).public, "index": _index(torch)}
+    beside = _version(vision.version)
+    facts = {"version": vision.version if beside is None else beside.public, "index": _index(torch)}
     parts = {"torchvision_operators": found.operators, "image_decoders": found.decoders}
     for name, error in parts.items():
         if error is None:
@@ -128,7 +130,8 @@ def _told(found: Sequence[Package]) -> tuple[str, ...]:
 
 def judge_driver(torch: Torch, found: Gpus) -> Iterator[Finding]:
     """Judge NVIDIA's driver, and whether torch was built for it."""
-    driver, cards = found.survey.driver, len(found.survey.accelerators)
+    driver = found.survey.driver
+    cards = sum(one.instance is None for one in found.survey.accelerators)
     if driver is None:
         yield (
             warning("driver", "absent", cards=found.on_bus)
@@ -159,7 +162,8 @@ def _too_old(found: Gpus, cuda: str) -> bool:
 
 
 def _major(cuda: str) -> int:
-    return Version(cuda).major
+    version = _version(cuda)
+    return 0 if version is None else version.major
 
 
 def judge_cuda(torch: Torch, found: Gpus, shown: Sequence[Accelerator]) -> Iterator[Finding]:
