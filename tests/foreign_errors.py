@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 import linecache
+import os
 import re
 import subprocess
 import sys
@@ -62,11 +63,14 @@ class Foreign:
     def _in_process(self) -> tuple[str, str]:
         shown = io.StringIO()
         everything = dict(_preamble(self.area), __name__="__main__")
-        with warnings.catch_warnings(), _terminal(shown):
-            warnings.simplefilter("ignore")
+        with (
+            warnings.catch_warnings(action="ignore"),
+            contextlib.redirect_stdout(shown),
+            contextlib.redirect_stderr(shown),
+        ):
             try:
                 exec(_compiled(self.source), everything)  # noqa: S102 - the snippets are ours
-            except BaseException as error:  # noqa: BLE001 - whatever it is, it is what we came for
+            except BaseException as error:
                 return shown.getvalue() + _printed(error), type(error).__name__
         return shown.getvalue(), "nothing"
 
@@ -74,6 +78,7 @@ class Foreign:
         Path(SCRIPT).write_text(self.source, encoding="utf-8")
         ended = subprocess.run(
             [sys.executable, SCRIPT],
+            env=dict(os.environ, TMPDIR="."),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -96,7 +101,7 @@ def _all() -> Iterator[Foreign]:
         if path.is_file():
             _, *cells = CELL.split(path.read_text(encoding="utf-8"))
             for name, raises, source in zip(cells[::3], cells[1::3], cells[2::3], strict=True):
-                yield Foreign(path.stem, name, raises or "", source.strip("\n"))
+                yield Foreign(path.stem, name, raises or "", source.strip("\n") + "\n")
     yield Foreign("texts", "empty", "", "")
     yield Foreign("texts", "bytes_of_an_image", "", bytes(range(256)).decode("latin-1") * 8)
 
@@ -110,22 +115,18 @@ def _compiled(source: str) -> CodeType:
 
 @cache
 def _preamble(area: str) -> dict[str, Any]:
-    first, *_ = CELL.split((FOLDER / f"{area}.py").read_text(encoding="utf-8"))
+    path = FOLDER / f"{area}.py"
+    first, *_ = CELL.split(path.read_text(encoding="utf-8"))
     names: dict[str, Any] = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        exec(first, names)  # noqa: S102 - the snippets are ours
+    with warnings.catch_warnings(action="ignore"):
+        exec(compile(first, path, "exec"), names)  # noqa: S102 - the snippets are ours
     return names
 
 
-@contextlib.contextmanager
-def _terminal(shown: io.StringIO) -> Iterator[None]:
-    with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
-        yield
-
-
 def _printed(error: BaseException) -> str:
-    """Return the traceback without the frame that ran the snippet."""
+    """Return what Python prints at its end, without the frame that ran the snippet."""
+    if isinstance(error, SystemExit):
+        return "" if isinstance(error.code, int) else f"{error.code}\n"
     inside = error.__traceback__.tb_next if error.__traceback__ else None
     return "".join(traceback.format_exception(type(error), error, inside))
 

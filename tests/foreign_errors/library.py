@@ -125,7 +125,7 @@ try:
 finally:
     base.close()
 
-# %% sqlite_locked: OperationalError
+# %% near_sqlite_locked: OperationalError
 one, two = (sqlite3.connect("runs.db", timeout=0) for _ in range(2))
 try:
     one.execute("begin exclusive")
@@ -152,7 +152,7 @@ finally:
 # %% command_failed: CalledProcessError
 subprocess.run([sys.executable, "-Sc", "raise SystemExit(3)"], check=True)
 
-# %% command_killed: CalledProcessError
+# %% near_command_killed: CalledProcessError
 subprocess.run([sys.executable, "-Sc", "import os; os.kill(os.getpid(), 9)"], check=True)
 
 # %% command_missing: FileNotFoundError
@@ -226,7 +226,7 @@ with open("people.csv", encoding="utf-8") as lines:
 # %% gzip_of_text: BadGzipFile
 gzip.decompress(b"plain text")
 
-# %% gzip_cut: EOFError
+# %% near_gzip_cut: EOFError
 gzip.decompress(gzip.compress(b"abc" * 999)[:-9])
 
 # %% zlib_header: error
@@ -286,7 +286,7 @@ statistics.mean([])
 # %% uuid_of_text: ValueError
 uuid.UUID("1234")
 
-# %% pickle_of_lambda: PicklingError
+# %% near_pickle_of_lambda: PicklingError
 pickle.dumps({"key": lambda row: row["label"]}, protocol=2)
 
 # %% pickle_of_generator: TypeError
@@ -299,7 +299,7 @@ pickle.dumps({"lock": threading.Lock()})
 with socket.socket() as connection:
     pickle.dumps(connection)
 
-# %% pickle_of_text: UnpicklingError
+# %% near_pickle_of_text: UnpicklingError
 pickle.loads(b"hello world")
 
 # %% queue_empty: Empty
@@ -347,7 +347,7 @@ asyncio.run(main())
 # %% no_running_loop: RuntimeError
 asyncio.get_running_loop()
 
-# %% web_refused: URLError
+# %% near_web_refused: URLError
 urllib.request.urlopen(f"http://127.0.0.1:{free_port()}/", timeout=5)
 
 # %% web_missing: HTTPError

@@ -50,6 +50,9 @@ def trainer(**knobs):
         max_epochs=1, accelerator="cpu", enable_checkpointing=False, **quiet, **knobs
     )
 
+class Bar(tqdm):
+    monitor_interval = 0  # no thread that stays
+
 # %% onnx_checker: ValidationError
 checker.check_model(graph("NoSuchOperator"))
 
@@ -71,11 +74,14 @@ onnxruntime.InferenceSession(b"no model")
 # %% ort_input_name: ValueError
 session(graph()).run(None, {"pixels": np.zeros((1, 3), np.float32)})
 
-# %% ort_input_type: InvalidArgument
+# %% near_ort_input_type: InvalidArgument
 session(graph()).run(None, {"x": np.zeros((1, 3), np.float64)})
 
-# %% ort_rank: InvalidArgument
+# %% near_ort_rank: InvalidArgument
 session(graph()).run(None, {"x": np.zeros(3, np.float32)})
+
+# %% near_ort_dimension: InvalidArgument
+session(graph()).run(None, {"x": np.zeros((1, 5), np.float32)})
 
 # %% ort_operator: InvalidGraph
 session(graph("NoSuchOperator"))
@@ -112,7 +118,7 @@ huggingface_hub.hf_hub_download("a/b/c", "model.bin")
 # %% hub_not_cached: LocalEntryNotFoundError
 huggingface_hub.hf_hub_download("nobody/nothing", "model.bin", local_files_only=True)
 
-# %% transformers_not_cached: OSError
+# %% near_transformers_not_cached: OSError
 transformers.AutoConfig.from_pretrained("nobody/nothing", local_files_only=True)
 
 # %% transformers_model_type: ValueError
@@ -178,7 +184,7 @@ v2.Compose(3)
 # %% transform_empty_choice: ValueError
 v2.RandomChoice([v2.Identity()], p=[0.5, 0.5])
 
-# %% lightning_no_training_step: MisconfigurationException
+# %% near_lightning_no_training_step: MisconfigurationException
 trainer().fit(Bare(), [torch.zeros(1, 2)])
 
 # %% lightning_precision: ValueError
@@ -234,10 +240,10 @@ with pytest.raises(ValueError, match="base 8"):
     int("x")
 
 # %% tqdm_keyword: TqdmKeyError
-tqdm([1], colour="red", gui=False, disable=False, speed=3)
+Bar([1], speed=3)
 
 # %% tqdm_of_a_number: TypeError
-for step in tqdm(10, disable=True):
+for step in Bar(10, disable=True):
     pass
 
 # %% torchdata_of_a_number: TypeError
