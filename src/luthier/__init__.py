@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from luthier.run.demo import demo as demo
     from luthier.run.evaluate import Evaluated as Evaluated
     from luthier.run.evaluate import evaluate as evaluate
+    from luthier.run.explaining import explain as explain
+    from luthier.run.explaining import explaining as explaining
     from luthier.run.export import export as export
     from luthier.run.finetune import Result as Result
     from luthier.run.finetune import finetune as finetune
@@ -63,6 +65,8 @@ _HOMES = {
     "describe": "luthier.weights.description",
     "diff": "luthier.weights.diff",
     "evaluate": "luthier.run.evaluate",
+    "explain": "luthier.run.explaining",
+    "explaining": "luthier.run.explaining",
     "export": "luthier.run.export",
     "finetune": "luthier.run.finetune",
     "inspect": "luthier.weights.inspect",

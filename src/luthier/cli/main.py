@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from luthier.cli.failure import say, tell_torchrun
+from luthier.cli.failure import explain_unforeseen, say, say_refusal, tell_torchrun
 from luthier.cli.parser import Parser
 from luthier.errors import LuthierError, RecipeError, nearest
 from luthier.version import __version__
@@ -52,6 +52,7 @@ COMMANDS = {
         Command("diff", "see what differs between the weights of two files"),
     ),
     "machine": (
+        Command("explain", "say why a program failed and what ends it, from its traceback"),
         Command("devices", "see every accelerator, who has it, and what this shell sees of it"),
         Command("run", "run a command with accelerators of its own, waiting for them in turn"),
     ),
@@ -70,6 +71,7 @@ def program() -> NoReturn:
         status = main()
     except Exception as error:
         tell_torchrun(error)
+        explain_unforeseen(error)
         raise
     leave(status)
 
@@ -112,8 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # as of a program that SIGPIPE ends
     except OSError as error:
-        print(f"luthier: {error}", file=sys.stderr)
-        return 1
+        return say_refusal(error)
 
 
 def _dispatch(words: list[str]) -> int:

@@ -1,0 +1,1 @@
+"""Errors of devices, of their memory, and of versions that do not fit together."""

@@ -1,0 +1,103 @@
+"""Each error of the catalogue is raised for real, and explained: its text, and while it lives."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import os
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import luthier
+from known_errors import Raises
+from luthier.explanations import Explanation, errors_in
+from luthier.explanations.catalogue import AREAS, LABELS, Entry, entries
+from luthier.language import places
+
+RECORDED = sorted((Path(__file__).parent / "recorded").glob("*.json"))
+MODULES = {area: importlib.import_module(f"known_errors.{area}") for area in AREAS}
+KNOWN = [
+    pytest.param(name, raises, id=f"{name}-{raises.__name__}")
+    for module in MODULES.values()
+    for name, several in module.KNOWN.items()
+    for raises in several
+]
+
+
+def recorded() -> Iterator[object]:
+    for area in MODULES.values():
+        for name, errors in area.RECORDED.items():
+            for path in RECORDED:
+                told = json.loads(path.read_text(encoding="utf-8"))["errors"]
+                for error in set(errors) & told.keys():
+                    yield pytest.param(name, told[error]["stderr"], id=f"{path.stem}-{error}")
+
+
+def is_whole(found: Explanation | None, name: str) -> None:
+    assert found is not None
+    assert found.name == name
+    assert found.cause
+    assert found.cure
+    python = [line for line in found.code.splitlines() if not line.startswith("$ ")]
+    ast.parse("\n".join(python))
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's, on the way to the error
+@pytest.mark.parametrize(("name", "raises"), KNOWN)
+def test_a_real_error_is_explained(
+    name: str, raises: Raises, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 - the catalogue says which
+        raises(tmp_path)
+    text = "".join(traceback.format_exception(caught.value))
+    for lang in LABELS:
+        is_whole(luthier.explain(text, lang=lang), name)
+        is_whole(luthier.explain(caught.value, lang=lang), name)
+
+
+@pytest.mark.parametrize(("name", "text"), list(recorded()))
+def test_a_recorded_error_is_explained(name: str, text: str) -> None:
+    for lang in LABELS:
+        is_whole(luthier.explain(text, lang=lang), name)
+
+
+def test_every_entry_is_raised_or_recorded() -> None:
+    shown = {name for m in MODULES.values() for name in (*m.KNOWN, *m.RECORDED)}
+    assert shown == {entry.name for entry in entries()}
+    told = {name for path in RECORDED for name in json.loads(path.read_text("utf-8"))["errors"]}
+    assert {error for m in MODULES.values() for e in m.RECORDED.values() for error in e} <= told
+
+
+@pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
+def test_every_language_says_the_same(entry: Entry) -> None:
+    said = [
+        [[places(s) for s in part] for part in (words.cause, words.checked, words.cure)]
+        for words in entry.words.values()
+    ]
+    assert all(other == said[0] for other in said)
+
+
+def test_names_are_the_entries_own() -> None:
+    names = [entry.name for entry in entries()]
+    assert len(names) == len(set(names))
+
+
+def test_an_unknown_error_is_not_explained() -> None:
+    text = 'Traceback (most recent call last):\n  File "a.py", line 1, in <module>\nKeyError: 3\n'
+    assert errors_in(text)
+    assert luthier.explain(text) is None
+    assert luthier.explain("") is None
+    assert luthier.explain(KeyError(3)) is None
+
+
+def test_the_languages_variable_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "LUTHIER_LANG", "zh")
+    (known, *_) = KNOWN
+    with pytest.raises(RuntimeError) as caught:
+        known.values[1](Path())
+    assert str(luthier.explain(caught.value)).startswith("原因: ")
