@@ -7,6 +7,7 @@ import configparser
 import csv
 import datetime
 import decimal
+import fcntl
 import gzip
 import http.server
 import io
@@ -405,6 +406,11 @@ os.kill(child.pid, 0)
 
 # %% environment_missing: KeyError
 os.environ["A_VARIABLE_THAT_NOBODY_SET"]
+
+# %% file_lock_held: BlockingIOError
+with open("run.lock", "w") as one, open("run.lock") as two:
+    fcntl.flock(one, fcntl.LOCK_EX)
+    fcntl.flock(two, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 # %% bad_descriptor: OSError
 os.close(10**6)

@@ -1,11 +1,15 @@
 import argparse
+import copy
+import ctypes
 import errno
 import gzip
+import hashlib
 import http.server
 import io
 import json
 import lzma
 import math
+import mmap
 import multiprocessing
 import os
 import pathlib
@@ -13,11 +17,17 @@ import pickle
 import socket
 import socketserver
 import sqlite3
+import ssl
+import statistics
+import struct
 import subprocess
 import sys
 import tarfile
+import threading
 import traceback
+import types
 import zipfile
+from concurrent.futures import Future
 
 import numpy as np
 import torch
@@ -193,7 +203,7 @@ raise RuntimeError("No space left on device shelf 28")
 
 # %% near_no_space_in_text: ValueError
 line = "OSError: [Errno 28] No space left on device"
-int(line.split(":")[0])
+int(line)
 
 # %% near_quota_of_pages: OSError
 raise OSError("the printer's quota of 28 pages is exceeded")
@@ -206,6 +216,19 @@ raise ValueError("too many open files in the editor: close some tabs")
 
 # %% near_read_only_attribute: AttributeError
 complex(1, 2).real = 3
+
+# %% near_mmap_of_an_empty_file: ValueError
+with open("log.bin", "w+b") as log:
+    mmap.mmap(log.fileno(), 0)
+
+# %% near_hash_of_nobody: ValueError
+hashlib.new("sha257", b"weights")
+
+# %% near_symbol_of_libc: AttributeError
+ctypes.CDLL(None).no_such_symbol
+
+# %% near_library_of_nobody: OSError
+ctypes.CDLL("libcudnn_of_nobody.so.9")
 
 # %% near_eof_of_gzip: EOFError
 with gzip.open(io.BytesIO(gzip.compress(b"x" * 9999)[:40])) as log:
@@ -280,6 +303,9 @@ finally:
 with open("log.txt", "w") as log:
     pickle.dumps(log)
 
+# %% near_deepcopy_of_a_lock: TypeError
+copy.deepcopy({"lock": threading.Lock()})
+
 # %% near_pickle_in_a_restricted_reader: UnpicklingError
 class Careful(pickle.Unpickler):
     def find_class(self, module, name):
@@ -350,7 +376,7 @@ raise RuntimeError("Found no driver on your team: is the race today?")
 os.sched_setaffinity(0, {-1})
 
 # %% near_nccl_word: ValueError
-int("NCCL error: unhandled system error".rsplit(": ", 1)[1])
+int("NCCL error: unhandled system error")
 
 # %% near_worker_exited_of_a_shop: RuntimeError
 raise RuntimeError("our worker (pid(s) 5, 6) exited the building unexpectedly")
@@ -428,6 +454,12 @@ raise RuntimeError("Input type (Dvorak) and layout type (Qwerty) should be the s
 # %% near_dtype_of_an_array: UFuncTypeError
 np.array(["a"]) * 2.0
 
+# %% near_bfloat16_of_numpy: TypeError
+np.zeros(2, dtype="bfloat16")
+
+# %% near_contiguous_of_numpy: ValueError
+np.arange(9)[::2].view("int16")
+
 # %% near_half_implemented: NotImplementedError
 raise NotImplementedError("'refund' not implemented for 'Half' price tickets")
 
@@ -446,7 +478,6 @@ if len(samples) < 2:
 raise ValueError("Expected more than 1 value per channel when zapping, got input size 1")
 
 # %% near_one_value_of_variance: StatisticsError
-import statistics
 statistics.stdev([1.0])
 
 # %% near_batch_size_of_cookies: ValueError
@@ -486,6 +517,11 @@ raise RuntimeError("element 0 of the table does not require a permit and does no
 
 # %% near_backward_of_a_car: RuntimeError
 raise RuntimeError("Trying to backward into the garage a second time: it is full")
+
+# %% near_graph_of_sales: TypeError
+def draw(sales):
+    return sales
+draw([1, 2], retain_graph=True)
 
 # %% near_leaf_of_a_tree: RuntimeError
 raise RuntimeError("a leaf of that tree is being used by a caterpillar: in-place pruning failed")
@@ -566,7 +602,6 @@ with socket.socket() as idle, socket.socket() as client:
     client.connect(idle.getsockname())
 
 # %% near_connection_reset: ConnectionResetError
-import struct
 with socket.create_server(("127.0.0.1", 0)) as server:
     with socket.create_connection(server.getsockname()) as client:
         peer, _ = server.accept()
@@ -591,11 +626,16 @@ finally:
 # %% near_connection_of_trains: RuntimeError
 raise RuntimeError("Connection closed by peer: the next train leaves at nine")
 
+# %% near_host_that_is_no_number: gaierror
+socket.getaddrinfo("MASTER_ADDR", 29500, flags=socket.AI_NUMERICHOST)
+
+# %% near_certificate_of_a_company: SSLError
+ssl.create_default_context(cadata="no certificate")
+
 # %% near_timeout_of_a_question: TimeoutError
 raise TimeoutError("no answer within 1800 seconds: the shop is closed")
 
 # %% near_timeout_of_a_wait: TimeoutError
-from concurrent.futures import Future
 Future().result(timeout=0.01)
 
 # %% near_rank_of_an_officer: ValueError
@@ -615,7 +655,6 @@ raise ValueError("Default process group has not been assigned to room 3")
 os.killpg(2**22 - 1, 0)
 
 # %% near_attribute_of_own_module: AttributeError
-import types
 torchlight = types.ModuleType("torchlight")
 torchlight.compile
 

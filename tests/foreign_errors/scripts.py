@@ -86,12 +86,11 @@ if __name__ == "__main__":
     process.start()
     process.join()
 
-# %% near_program_kill_of_another: PermissionError
+# %% near_program_session_twice: PermissionError
 import os
 
-if os.geteuid() == 0:
-    os.setuid(65534)
-os.kill(1, 0)
+os.setsid()
+os.setsid()
 
 # %% near_program_too_many_threads_of_a_loom: RuntimeError
 threads = 900
