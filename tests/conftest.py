@@ -10,8 +10,8 @@ from typing import Any
 # Tests run in several processes, whose threads would wait for each other at full speed.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-# What is tested is a CPU's bits, by processes forked from one that has torch: only tests/test_on_cuda
-# is for a device, by itself: LUTHIER_CUDA=1 pytest -n 0 tests/test_on_cuda.py
+# What is tested is a CPU's bits, by processes forked from one that has torch. For a device there is
+# LUTHIER_CUDA=1 pytest -n 0 tests/test_on_cuda.py
 if os.environ.get("LUTHIER_CUDA") != "1":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

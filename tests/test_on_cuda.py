@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import luthier
-from conftest import LENET
+from conftest import LENET, weights_of_three
 from luthier import vision
 from luthier.report import Console
 
@@ -106,7 +106,8 @@ def test_memory_that_runs_out_is_met(photos: Path, tmp_path: Path) -> None:
 def test_a_killed_run_ends_with_the_bits_of_a_whole_one(
     flags: list[str], photos: Path, tmp_path: Path
 ) -> None:
-    own = ["--model", LENET, "--image-size", "32", "--weights", "none", "--epochs", "3"]
+    weights = str(weights_of_three(tmp_path))
+    own = ["--model", LENET, "--image-size", "32", "--weights", weights, "--epochs", "3"]
     words = ["-m", "luthier", "prove", "--kills", "3", "--out", str(tmp_path / "proof")]
     done = subprocess.run(
         [sys.executable, *words, str(photos), *own, *flags],
