@@ -38,7 +38,7 @@ class Foreign:
     Args:
         area: the stem of the file it is in.
         name: what it is.
-        raises: the name of the error's type; empty for a text.
+        raises: the error's type as it is printed, without its module; empty for a text.
         source: the snippet, or the text itself.
     """
 
@@ -71,7 +71,7 @@ class Foreign:
             try:
                 exec(_compiled(self.source), everything)  # noqa: S102 - the snippets are ours
             except BaseException as error:
-                return shown.getvalue() + _printed(error), type(error).__name__
+                return shown.getvalue() + _printed(error), type(error).__qualname__
         return shown.getvalue(), "nothing"
 
     def _as_program(self) -> tuple[str, str]:

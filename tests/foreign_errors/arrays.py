@@ -51,7 +51,7 @@ np.zeros(3).sum(axis=2)
 # %% numpy_dtype: TypeError
 np.zeros(3, dtype="float33")
 
-# %% numpy_cast: UFuncTypeError
+# %% numpy_cast: _UFuncOutputCastingError
 totals = np.zeros(3, dtype=int)
 totals += 0.5
 
@@ -84,7 +84,7 @@ np.random.default_rng(-1)
 # %% numpy_of_one: TypeError
 float(np.zeros(3))
 
-# %% numpy_huge: MemoryError
+# %% numpy_huge: _ArrayMemoryError
 np.zeros((10**6, 10**6, 10**6), dtype="int8")
 
 # %% numpy_negative_size: ValueError

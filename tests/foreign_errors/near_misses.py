@@ -451,7 +451,7 @@ raise ValueError("schema: expected scalar type Float but found Text")
 # %% near_input_type_of_a_keyboard: RuntimeError
 raise RuntimeError("Input type (Dvorak) and layout type (Qwerty) should be the same")
 
-# %% near_dtype_of_an_array: UFuncTypeError
+# %% near_dtype_of_an_array: _UFuncNoLoopError
 np.array(["a"]) * 2.0
 
 # %% near_bfloat16_of_numpy: TypeError
