@@ -40,8 +40,12 @@ class Quiet(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
+# Through no proxy that the environment names.
+fetch = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+
 def serve_once():
     server = http.server.HTTPServer(("127.0.0.1", 0), Quiet)
+    server.timeout = 5  # seconds, in which nobody came
     def answer():
         server.handle_request()
         server.server_close()
@@ -349,12 +353,12 @@ asyncio.run(main())
 asyncio.get_running_loop()
 
 # %% near_web_refused: URLError
-urllib.request.urlopen(f"http://127.0.0.1:{free_port()}/", timeout=5)
+fetch(f"http://127.0.0.1:{free_port()}/", timeout=5)
 
 # %% web_missing: HTTPError
 thread, address = serve_once()
 try:
-    urllib.request.urlopen(address + "/weights.bin", timeout=5)
+    fetch(address + "/weights.bin", timeout=5)
 except urllib.error.HTTPError as error:
     error.close()
     raise
@@ -364,7 +368,7 @@ finally:
 # %% web_busy: HTTPError
 thread, address = serve_once()
 try:
-    urllib.request.urlopen(address + "/busy", timeout=5)
+    fetch(address + "/busy", timeout=5)
 except urllib.error.HTTPError as error:
     error.close()
     raise

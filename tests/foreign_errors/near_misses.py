@@ -182,7 +182,7 @@ raise LookupError("No such file or directory is listed in the catalogue of 1987"
 
 # %% near_permission_of_a_broadcast: PermissionError
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as radio:
-    radio.connect(("255.255.255.255", 9))
+    radio.connect(("127.255.255.255", 9))
 
 # %% near_permission_of_a_program: PermissionError
 pathlib.Path("train.sh").write_text("#!/bin/sh\n")
