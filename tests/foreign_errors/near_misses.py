@@ -454,8 +454,8 @@ raise RuntimeError("Input type (Dvorak) and layout type (Qwerty) should be the s
 # %% near_dtype_of_an_array: _UFuncNoLoopError
 np.array(["a"]) * 2.0
 
-# %% near_bfloat16_of_numpy: TypeError
-np.zeros(2, dtype="bfloat16")
+# %% near_half_type_of_numpy: TypeError
+np.zeros(2, dtype="half-float")
 
 # %% near_contiguous_of_numpy: ValueError
 np.arange(9)[::2].view("int16")
