@@ -243,13 +243,13 @@ torch.quantize_per_tensor(a, 0.1, 0, torch.float16)
 torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]).size()[5]
 
 # %% distribution_scale: ValueError
-torch.distributions.Normal(0.0, -1.0)
+torch.distributions.Normal(0.0, -1.0, validate_args=True)
 
 # %% distribution_probability: ValueError
-torch.distributions.Bernoulli(probs=1.5)
+torch.distributions.Bernoulli(probs=1.5, validate_args=True)
 
 # %% distribution_support: ValueError
-torch.distributions.Beta(1.0, 1.0).log_prob(torch.tensor(2.0))
+torch.distributions.Beta(1.0, 1.0, validate_args=True).log_prob(torch.tensor(2.0))
 
 # %% distribution_pair: NotImplementedError
 normal = torch.distributions.Normal(0.0, 1.0)
