@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 - as everybody calls it
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -487,7 +487,7 @@ RECORDED: Recorded = {
     "mkl-of-another-torch": ["mkl"],
     "extension-of-another-torch": ["flash_attn", "nvjitlink"],
     "cuda-library-missing": ["cudnn_missing"],
-    "system-library-missing": ["opencv"],
+    "opencv-without-its-libraries": ["opencv"],
     "c-library-too-old": ["glibcxx"],
     "dll-not-loaded": ["fbgemm", "paging_file", "dll_of_c"],
     "no-triton": ["triton", "triton_new"],

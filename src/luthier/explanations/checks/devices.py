@@ -19,6 +19,7 @@ from luthier.explanations.values import (
 )
 
 _TORCHS = re.compile(r"[/\\](?:torch|torchvision|torchaudio|triton|numpy)[/\\]|^<frozen ")
+_OTHERS = re.compile(r"[/\\](?:tensorflow|jax|jaxlib|cupy|numba|onnxruntime|paddle|mxnet)[/\\]")
 _BY_HAND = re.compile(r"(?:raise|assert)\b")
 _ASKED = re.compile(r"map_location\s*=\s*(?P<asked>[\w.]+\([^)]*\)|[^,)]+)")
 _LOSSES = re.compile(r"cross_entropy|_loss$|^loss$|^kl_div$|^gaussian_nll")
@@ -46,20 +47,9 @@ _APART = [
 _INPUTS = {"mat1", "index", "indices", "input", "Input"}
 _WEIGHTS = {"weight", "mat2", "bias", "running_mean", "running_var"}
 
-_BUILDS = (113, 117, 118, 121, 124, 126, 128, 129, 130)  # of CUDA, that torch's wheels have had
+_BUILDS = {11: "cu118", 12: "cu126"}  # that run on every driver of their major version
 
 _PACKAGES = {"flash_attn_2_cuda": "flash-attn", "selective_scan_cuda": "mamba-ssm"}
-_DEBIAN = {
-    "libGL": "libgl1",
-    "libgthread": "libglib2.0-0",
-    "libglib": "libglib2.0-0",
-    "libSM": "libsm6",
-    "libXext": "libxext6",
-    "libXrender": "libxrender1",
-    "libsndfile": "libsndfile1",
-    "libgomp": "libgomp1",
-}
-
 _UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _UNITS |= {unit.replace("i", ""): size for unit, size in _UNITS.items() if "i" in unit}
 _SIZE = r"([\d.]+) (bytes|[KMGT]i?B)"
@@ -77,14 +67,14 @@ Check = Callable[[Case], Facts | None]
 
 
 def by_torch(check: Check) -> Check:
-    """Return a check that first asks whether a library of ours said it, and nobody by hand."""
+    """Return a check that first asks whether PyTorch said it: no line by hand, no other library."""
 
     @functools.wraps(check)
     def checked(case: Case) -> Facts | None:
         frame = case.raised.frames[-1] if case.raised.frames else None
-        if frame and _BY_HAND.match(frame.source) and not _TORCHS.search(frame.path):
-            return None
-        return check(case)
+        by_hand = frame and _BY_HAND.match(frame.source) and not _TORCHS.search(frame.path)
+        by_others = frame and _OTHERS.search(frame.path)
+        return None if by_hand or by_others else check(case)
 
     return checked
 
@@ -100,7 +90,12 @@ def loaded(case: Case) -> Facts:
     """Return where the user's call of ``torch.load`` wants the file to be."""
     found = (_ASKED.search(frame.source) for frame in reversed(_own(case)))
     asked = next((match["asked"].strip() for match in found if match), None)
-    return {"asked": asked, "cpu_torch": case.here.torch if case.here.cuda_build is False else None}
+    backend = case.found.get("backend", "").lower()
+    return {
+        "asked": asked,
+        "backend": backend,
+        "cpu_torch": case.here.torch if case.here.cuda_build is False else None,
+    }
 
 
 @by_torch
@@ -146,13 +141,27 @@ def device_name(case: Case) -> Facts:
 
 @by_torch
 def driver(case: Case) -> Facts:
-    """Return the CUDA that a driver goes up to, and the name of torch's builds for it."""
+    """Return the CUDA that a driver goes up to, and torch's builds of that major version."""
     number = case.found.get("number")
     if number is None:
-        return {"tag": None}
+        return {}
     major, minor = int(number) // 1000, int(number) % 1000 // 10
-    builds = [b for b in _BUILDS if b // 10 == major and b % 10 <= minor]
-    return {"cuda": f"{major}.{minor}", "tag": f"cu{builds[-1]}" if builds else None}
+    return {"cuda": f"{major}.{minor}", "major": major, "tag": _BUILDS.get(major)}
+
+
+@by_torch
+def not_started(case: Case) -> Facts:
+    """Return what CUDA's own number of the error says."""
+    kind = {"802": "fabric", "2": "full"}.get(case.found.get("number", ""))
+    return {kind: case.found["told"]} if kind else {}
+
+
+@by_torch
+def hidden(case: Case) -> Facts:
+    """Return the variable that hides all devices of this machine, where it does."""
+    here = case.here
+    is_it = here.gpus and here.visible_gpus == 0
+    return {"hiding": here.cuda_visible_devices if is_it else None}
 
 
 # Tensors on different devices
@@ -181,7 +190,8 @@ def apart_in_loss(case: Case) -> Facts | None:
         odd, output, at = found.get("name"), found["others"], {str(found.get("name")): found["its"]}
     kinds = {"weight": "weights_at", "target": "labels_at", "self": "outputs_at"}
     own = {kinds[odd]: at[odd]} if odd in kinds else {}
-    return {**found, **own, "rest_at": output}
+    names = _plain(("CRITERION(OUTPUTS, LABELS)",), case.raised.frames)
+    return {**found, **names, **own, "rest_at": output}
 
 
 @by_torch
@@ -209,7 +219,8 @@ def apart_on_meta(case: Case) -> Facts | None:
 @by_torch
 def without_values(case: Case) -> Facts:
     """Return which of a model's tensors are on the meta device."""
-    return _on_meta(case)
+    calls = ("MODEL.to(DEVICE)", "MODEL.cpu()", "MODEL.cuda()")
+    return {**_plain(calls, case.raised.frames), **_on_meta(case)}
 
 
 @by_torch
@@ -226,18 +237,18 @@ def apart_in_layer(case: Case) -> Facts | None:
     return {
         "input_at": input_at,
         "weights_at": weights_at,
-        "model_moves": True if weights_at == "cpu" else None,
+        "moves_to": input_at if weights_at == "cpu" else None,
         **_called(case),
         **_layer(case),
     }
 
 
-def _apart(case: Case) -> dict[str, str | None] | None:
+def _apart(case: Case) -> dict[str, str] | None:
     for form in _APART:
         found = form.search(case.raised.message)
         if found is not None:
-            parts: dict[str, str | None] = {"its": "cpu", "others": "mps:0", **found.groupdict()}
-            return {name: part and _device(part) for name, part in parts.items()}
+            parts = {"its": "cpu", "others": "mps:0", **found.groupdict()}
+            return {name: _device(part) for name, part in parts.items()}
     return None
 
 
@@ -271,11 +282,14 @@ def _called(case: Case) -> Facts:
     """Return what the user calls the model and its input, where the line says it plainly."""
     for frame, inner in pairwise(case.raised.frames):
         if not frame.is_library and inner.is_library:
-            names = bind(("MODEL(INPUTS)",), [frame])
-            if "(" not in names["model"] + names["inputs"]:
-                return names
-            break
-    return {"model": "model", "inputs": "inputs"}
+            return _plain(("MODEL(INPUTS)",), [frame])
+    return {}
+
+
+def _plain(calls: Sequence[str], frames: Sequence[Frame]) -> dict[str, str]:
+    """Return the user's names of a call; for an expression that calls something, a plain name."""
+    found = bind(calls, frames)
+    return {name: name if "(" in text else text for name, text in found.items()}
 
 
 def _on_meta(case: Case) -> Facts:
@@ -292,9 +306,16 @@ def _on_meta(case: Case) -> Facts:
 
 @by_torch
 def generator(case: Case) -> Facts:
-    """Return whether a DataLoader's sampler drew."""
-    is_sampler = any("data/sampler" in _path(frame) for frame in case.raised.frames)
-    return {"on_cpu": "torch.Generator()" if is_sampler else None}
+    """Return the function that drew for a DataLoader, where one did."""
+    draws = (frame for frame in case.raised.frames if "data/sampler" in _path(frame))
+    sampler = next(draws, None)
+    return {"sampler": sampler and "DataLoader", "drawing": sampler and sampler.function}
+
+
+@by_torch
+def of_gpu(case: Case) -> Facts:
+    """Return whether what was to be pinned is on a GPU."""
+    return {"gpu_type": case.found["type"] if "cuda" in case.found["type"] else None}
 
 
 @by_torch
@@ -518,11 +539,16 @@ def extension(case: Case) -> Facts:
 
 
 @by_torch
-def system_library(case: Case) -> Facts:
-    """Return the package of Debian that has a library, and whether it is OpenCV that needs it."""
-    package = next(p for stem, p in _DEBIAN.items() if case.found["library"].startswith(stem))
-    cv2 = any(re.search(r"[/\\]cv2[/\\]", frame.path) for frame in case.raised.frames)
-    return {"package": package, "opencv": "cv2" if cv2 else None}
+def of_opencv(case: Case) -> Facts | None:
+    """Return facts where OpenCV was imported."""
+    return {} if any(re.search(r"[/\\]cv2[/\\]", f.path) for f in case.raised.frames) else None
+
+
+@by_torch
+def near_torch(case: Case) -> Facts | None:
+    """Return facts where torch, or a library that it loads, is what did not load."""
+    inside = any(_TORCHS.search(frame.path) for frame in case.raised.frames)
+    return {} if inside or re.search(r"torch|nvidia|triton", case.raised.message) else None
 
 
 @by_torch
