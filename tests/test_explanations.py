@@ -100,4 +100,4 @@ def test_the_languages_variable_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     (known, *_) = KNOWN
     with pytest.raises(RuntimeError) as caught:
         known.values[1](Path())
-    assert str(luthier.explain(caught.value)).startswith("原因: ")
+    assert str(luthier.explain(caught.value)).startswith("原因  ")

@@ -6,6 +6,7 @@ import argparse
 import atexit
 import gc
 import importlib
+import io
 import os
 import sys
 import threading
@@ -101,6 +102,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     2: the request was wrong. 130: interrupted, after a safe save where a run was under way.
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):  # a letter that a terminal lacks ends no command
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = _dispatch(argv)
         sys.stdout.flush()  # here, where a closed pipe can be dealt with
