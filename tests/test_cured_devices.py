@@ -14,7 +14,15 @@ from torch import nn
 
 import luthier
 from known_errors import devices
-from luthier.explanations import Explanation, Frame, Here, ModuleFacts, Raised, TensorFacts
+from luthier.explanations import (
+    Explanation,
+    Frame,
+    Here,
+    ModuleFacts,
+    ObjectFacts,
+    Raised,
+    TensorFacts,
+)
 from luthier.explanations import explain as explained
 from luthier.explanations.catalogue import entries
 
@@ -338,3 +346,19 @@ def test_what_is_raised_by_hand_is_not_torchs(kind: str, message: str, path: str
 def test_what_only_sounds_like_it_is_not_explained(kind: str, message: str) -> None:
     found = explained([Raised(kind, message)], "en")
     assert found is None or found.name not in {e.name for e in entries() if e.area == "devices"}
+
+
+def test_labels_at_hand_are_blamed_only_where_they_are_outside() -> None:
+    raised = Raised("torch.AcceleratorError", "CUDA error: device-side assert triggered")
+    outputs = TensorFacts((8, 10), "float32", "cuda:0")
+    for high, is_it in ((9, False), (10, True)):
+        loader = ObjectFacts("DataLoader", {"low": 1, "high": high})
+        found = explained([raised], "en", Here(), [({"loader": loader, "input": outputs},)])
+        assert found is not None
+        assert (f"labels from 1 to {high}, and the model 10 outputs" in found.cause) == is_it
+
+
+def test_two_gpus_are_told_by_their_numbers() -> None:
+    assert (
+        "input is on cuda:1, the weights of the layer are on cuda:0" in recorded("two_gpus").cause
+    )

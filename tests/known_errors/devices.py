@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import subprocess
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
 from known_errors import Known, Recorded
@@ -254,6 +256,43 @@ def meta_with_values(_folder: Path) -> None:
     assert net(torch.ones(1, 4)).isfinite().all()
 
 
+def state_on_meta(_folder: Path) -> None:
+    net = Net()
+    state = Net().to(FAR).state_dict()
+    net.load_state_dict(state)
+
+
+def loaded_into_meta(_folder: Path) -> None:
+    net, state = Net().to(FAR), Net().state_dict()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        net.load_state_dict(state)
+
+
+def assigned_to_meta(_folder: Path) -> None:
+    net = Net().to(FAR)
+    net.load_state_dict(Net().state_dict(), assign=True)
+    assert net(torch.ones(1, 4)).isfinite().all()
+
+
+def attention_without_a_kernel(_folder: Path) -> None:
+    query = torch.ones(1, 1, 3, 3)
+    with sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION):
+        F.scaled_dot_product_attention(query, query, query)
+
+
+def flash_attention_of_a_mask(_folder: Path) -> None:
+    query, mask = torch.ones(1, 1, 3, 3), torch.ones(3, 3, requires_grad=True)
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        F.scaled_dot_product_attention(query, query, query, attn_mask=mask)
+
+
+def attention_with_a_kernel(_folder: Path) -> None:
+    query = torch.ones(1, 1, 3, 3)
+    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]):
+        F.scaled_dot_product_attention(query, query, query)
+
+
 def drawn_on_its_device(_folder: Path) -> None:
     torch.randperm(3, generator=torch.Generator("cpu").manual_seed(0))
 
@@ -379,6 +418,9 @@ KNOWN: Known = {
         number_from_meta,
         list_from_meta,
     ],
+    "state-without-values": [state_on_meta],
+    "load-into-a-meta-model": [loaded_into_meta],
+    "no-attention-kernel": [attention_without_a_kernel, flash_attention_of_a_mask],
     "tensors-on-different-devices": [attention_elsewhere],
     "pinned-without-gpu": [pinned_on_the_cpu],
     "numpy-of-a-gpu-tensor": [array_of_meta],
@@ -405,7 +447,7 @@ RECORDED: Recorded = {
     "driver-too-old": ["driver_too_old", "driver_too_old_warning", "driver_insufficient"],
     "driver-does-not-fit-itself": ["driver_mismatch"],
     "cuda-did-not-start": ["cuda_unknown", "fabric_manager"],
-    "gpu-not-of-this-build": ["no_kernel_image"],
+    "gpu-not-of-this-build": ["no_kernel_image", "nvrtc"],
     "gpus-busy": ["busy", "busy_new"],
     "cuda-in-a-worker": ["fork_of_workers"],
     "cuda-in-a-forked-process": ["fork"],
@@ -430,6 +472,7 @@ RECORDED: Recorded = {
         "conv_weight_type",
         "conv_input_type_mps",
         "mps_placeholder",
+        "two_gpus",
     ],
     "index-on-another-device": ["index_on_cuda"],
     "tensors-on-different-devices": [
@@ -463,6 +506,10 @@ RECORDED: Recorded = {
     "index-out-of-range-on-gpu": ["gather_out_of_range", "index_assert"],
     "device-side-assert": ["assert_alone", "other_assert"],
     "illegal-memory-access": ["illegal_access"],
+    "gpu-hardware": ["ecc"],
+    "kernel-took-too-long": ["timed_out"],
+    "attention-on-this-gpu": ["flash_attention_old"],
+    "gpu-too-old-for-triton": ["triton_of_old_gpu"],
     "tensor-larger-than-gpu": ["out_of_memory"],
     "gpu-held-by-others": ["oom_of_others"],
     "gpu-memory-capped": ["out_of_memory_model", "out_of_memory_share"],
@@ -475,13 +522,14 @@ RECORDED: Recorded = {
         "oom_of_batch_2.1",
         "oom_old",
         "oom_of_cuda",
+        "oom_of_nvml",
     ],
     "host-out-of-memory": ["windows_memory", "bad_alloc", "numpy_old_memory"],
     "cublas-did-not-start": ["cublas_create", "cublas_alloc"],
     "cublas-failed": ["cublas_execution"],
     "cudnn-version": ["cudnn_versions"],
     "cudnn-did-not-start": ["cudnn_init", "cudnn_algorithm", "cudnn_engine"],
-    "cudnn-refused": ["cudnn_refused"],
+    "cudnn-refused": ["cudnn_refused", "cudnn_frontend"],
     "cudnn-failed": ["cudnn_failed", "cudnn_internal"],
     "torchvision-of-another-torch": ["other_cuda_of_torchvision", "nms_on_cuda"],
     "mkl-of-another-torch": ["mkl"],
@@ -507,6 +555,9 @@ CURED: Mapping[str, Callable[[Path], object]] = {
     "optimizer-state-on-another-device": optimizer_after_the_move,
     "weights-without-values": meta_with_values,
     "copy-of-a-meta-tensor": meta_with_values,
+    "state-without-values": meta_with_values,
+    "load-into-a-meta-model": assigned_to_meta,
+    "no-attention-kernel": attention_with_a_kernel,
     "tensors-on-different-devices": one_device,
     "generator-of-another-device": drawn_on_its_device,
     "pinned-without-gpu": not_pinned,

@@ -69,13 +69,14 @@ def _assertion(case: Case) -> str | None:
 
 
 def _labels(case: Case) -> Facts:
-    """Return the labels of the data sets at hand, where they are no numbers of classes."""
+    """Return the labels of a data set at hand, where they are not the numbers of the classes."""
     output = case.variable("input")
-    classes = None
-    if isinstance(output, TensorFacts) and len(output.shape) > 1:
-        classes = output.shape[1]
+    if not isinstance(output, TensorFacts) or len(output.shape) <= 1:
+        return {}
+    classes = output.shape[1]
     for fact in live_values(case):
-        if isinstance(fact, ObjectFacts) and "high" in fact.fields:
-            low, high = fact.fields["low"], fact.fields["high"]
-            return {"low": low, "high": high, "classes": classes}
+        if isinstance(fact, ObjectFacts):
+            low, high = fact.fields.get("low"), fact.fields.get("high")
+            if isinstance(low, int) and isinstance(high, int) and (low < 0 or high >= classes):
+                return {"low": low, "high": high, "classes": classes}
     return {}

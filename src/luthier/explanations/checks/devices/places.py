@@ -21,6 +21,8 @@ _APART = [
         r"(?P<name>Input) type \((?P<its>[\w.]+)\) and \w+ type \((?P<others>[\w.]+)\)",
         r"found (?P<name>input) tensor at (?P<its>[\w:]+) and \w+ tensor at (?P<others>[\w:]+)",
         r"(?P<name>input)\(device='?(?P<its>[\w:]+)'?\) and weight\(device='?(?P<others>[\w:]+)",
+        r"tensor for (?:argument #\d+ )?'(?P<name>\w+)' to have the same device as .*; but device "
+        r"(?P<its>[\w:]+) does not equal (?P<others>[\w:]+)",
         r"query\.device: (?P<its>[\w:]+) key\.device: (?P<others>[\w:]+)",
         r"(?P<name>Placeholder) storage has not been allocated on MPS device",
         r"found (?:at least )?two (?:different )?devices,? (?P<its>[\w:]+)(?: and|,) "
@@ -122,6 +124,8 @@ def _apart(case: Case) -> dict[str, str] | None:
 
 def _device(told: str) -> str:
     """Return a device as torch writes it, of a type such as ``torch.cuda.FloatTensor``."""
+    if told.isdecimal():
+        return f"cuda:{told}"
     if not told.endswith(("Tensor", "Type")):
         return told
     found = re.match(r"(MPS|CUDA|XPU|HPU)|torch\.(\w+)\.", told)
