@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from luthier.explanations import (
     ObjectFacts,
     Raised,
     TensorFacts,
+    errors_in,
 )
 from luthier.explanations import explain as explained
 from luthier.explanations.catalogue import entries
@@ -362,3 +364,32 @@ def test_two_gpus_are_told_by_their_numbers() -> None:
     assert (
         "input is on cuda:1, the weights of the layer are on cuda:0" in recorded("two_gpus").cause
     )
+
+
+def test_what_cuda_says_of_its_start_decides() -> None:
+    assert "fabric manager" in recorded("fabric_manager").cause
+    assert "nvidia-fabricmanager" in recorded("fabric_manager").cure
+    assert "CUDA_VISIBLE_DEVICES was changed inside" in recorded("cuda_unknown").cause
+
+
+def test_who_asked_is_named() -> None:
+    assert "asks for cuda:5" in recorded("device_ordinal").cause
+    assert "__getitem__, line 10" in recorded("fork_of_workers").cause
+    drawn = recorded("sampler_generator")
+    assert "sampler of the DataLoader draws on cuda" in drawn.cause
+    assert drawn.code.startswith(
+        'DataLoader(dataset, shuffle=True, generator=torch.Generator("cuda"'
+    )
+    assert (
+        recorded("generator_of_cuda").cause == "numbers are drawn on cpu with a generator of cuda"
+    )
+
+
+BY_MESSAGE = json.loads((RECORDED / "devices-by-message.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", BY_MESSAGE["errors"])
+def test_the_same_words_by_hand_are_nobodys(name: str) -> None:
+    (raised, *_) = errors_in(BY_MESSAGE["errors"][name]["stderr"])
+    frame = Frame("/home/user/serve.py", 3, "check", "raise RuntimeError(message)")
+    assert explained([replace(raised, frames=(frame,))], "en") is None

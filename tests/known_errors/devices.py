@@ -480,6 +480,7 @@ RECORDED: Recorded = {
         "sum_of_two_devices",
         "old_two_devices_sum",
         "compiled_two_devices",
+        "compiled_two_devices_new",
     ],
     "generator-of-another-device": [
         "generator_of_cpu",

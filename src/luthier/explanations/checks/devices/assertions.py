@@ -33,11 +33,7 @@ def asserted_pixel(case: Case) -> Facts | None:
 def asserted_row(case: Case) -> Facts | None:
     """Return facts where a row of a table, such as an embedding's, does not exist."""
     kernels = r"(?:indexSelect\w*|vectorized_gather_kernel|embedding\w*): block"
-    found = re.search(kernels, case.raised.before)
-    lookup = any(frame.function == "embedding" for frame in case.raised.frames)
-    if found is None and not (lookup and "Assertion `" in case.raised.before):
-        return None
-    return {"assertion": _assertion(case)}
+    return {"assertion": _assertion(case)} if re.search(kernels, case.raised.before) else None
 
 
 @by_torch

@@ -46,6 +46,16 @@ def own_frames(case: Case) -> Sequence[Frame]:
     return [frame for frame in case.raised.frames if not frame.is_library]
 
 
+def called_last(case: Case) -> Sequence[Frame]:
+    """Return the libraries' calls that the user's innermost call led to.
+
+    What is further out may be around everything, as an optimizer's step is around a closure.
+    """
+    frames = case.raised.frames
+    own = [number for number, frame in enumerate(frames) if not frame.is_library]
+    return frames[own[-1] + 1 if own else 0 :]
+
+
 def path_of(frame: Frame) -> str:
     """Return a frame's file, with slashes."""
     return frame.path.replace("\\", "/")

@@ -5,7 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from luthier.explanations.checks.devices.common import by_torch, live_values, own_frames, path_of
+from luthier.explanations.checks.devices.common import (
+    by_torch,
+    called_last,
+    live_values,
+    own_frames,
+    path_of,
+)
 from luthier.explanations.values import Case, Facts, TensorFacts
 
 _EVALUATIONS = re.compile(r"eval|valid|test|predict|infer", re.IGNORECASE)
@@ -72,14 +78,14 @@ def fragmented(case: Case) -> Facts | None:
 @by_torch
 def of_a_move(case: Case) -> Facts | None:
     """Return the sizes where a model was moved to the device."""
-    is_move = any(frame.function == "_apply" for frame in case.raised.frames)
+    is_move = any(frame.function == "_apply" for frame in called_last(case))
     return _told(_sizes(case)) if is_move else None
 
 
 @by_torch
 def of_an_optimizer(case: Case) -> Facts | None:
     """Return the sizes where an optimizer's step needed them."""
-    is_step = any("torch/optim/" in path_of(frame) for frame in case.raised.frames)
+    is_step = any("torch/optim/" in path_of(frame) for frame in called_last(case))
     return _told(_sizes(case)) if is_step else None
 
 
