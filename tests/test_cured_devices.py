@@ -242,9 +242,9 @@ def test_a_batch_that_may_have_room_is_named() -> None:
 def test_a_sum_of_losses_with_their_graphs_is_named() -> None:
     def train() -> None:
         weight = torch.ones(3, requires_grad=True)
-        total_loss = torch.zeros(())
+        running_loss = torch.zeros(())
         for _ in range(2):
-            total_loss = total_loss + weight.sum()
+            running_loss = running_loss + weight.sum()
         torch.empty(2**44)
 
     with pytest.raises(RuntimeError) as caught:
@@ -252,9 +252,9 @@ def test_a_sum_of_losses_with_their_graphs_is_named() -> None:
     found = luthier.explain(caught.value, lang="en")
     assert found is not None
     assert found.name == "host-out-of-memory"
-    assert found.cause.startswith('"total_loss" adds losses that have their graphs')
+    assert found.cause.startswith('"running_loss" adds losses that have their graphs')
     assert "then 64.0 TiB more" in found.cause
-    assert found.code == "total_loss += loss.item()"
+    assert found.code == "running_loss += loss.item()"
 
 
 def test_an_evaluation_that_records_gradients_is_named() -> None:

@@ -15,7 +15,7 @@ from luthier.explanations.checks.devices.common import (
 from luthier.explanations.values import Case, Facts, TensorFacts
 
 _EVALUATIONS = re.compile(r"eval|valid|test|predict|infer", re.IGNORECASE)
-_SUMS = re.compile(r"total|running|sum|epoch|accum|avg|mean|history", re.IGNORECASE)
+_SUMS = re.compile(r"running|epoch|accum|cumul", re.IGNORECASE)  # a "total" may be of one step
 
 _UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _UNITS |= {unit.replace("i", ""): size for unit, size in _UNITS.items() if "i" in unit}
@@ -47,15 +47,10 @@ def of_others(case: Case) -> Facts | None:
         return None
     others = sizes["total"] - sizes["free"] - sizes["own"]
     is_it = others > sizes["own"] and others > sizes["total"] / 4
-    processes = re.findall(r"Process (\d+) has", case.raised.message)
-    return (
-        {
-            **_told({**sizes, "others": others}),
-            "processes": ", ".join(processes) or None,
-        }
-        if is_it
-        else None
-    )
+    if not is_it:
+        return None
+    processes = ", ".join(re.findall(r"Process (\d+) has", case.raised.message))
+    return {**_told({**sizes, "others": others}), "processes": processes or None}
 
 
 @by_torch
@@ -128,7 +123,7 @@ def _kept(case: Case) -> Facts:
     """Return a sum of losses that has its graph, and with it all activations of all batches."""
     for variables, frame in zip(case.live, case.raised.frames, strict=False):
         for name, fact in variables.items():
-            is_sum = isinstance(fact, TensorFacts) and not fact.shape and fact.requires_grad
+            is_sum = isinstance(fact, TensorFacts) and not fact.shape and not fact.is_leaf
             if is_sum and not frame.is_library and _SUMS.search(name):
                 return {"sum": name}
     return {}
