@@ -293,6 +293,8 @@ def test_the_library_and_its_package_are_named(tmp_path: Path) -> None:
     assert "install --no-build-isolation --no-cache-dir flash-attn" in recorded("flash_attn").code
     assert not recorded("nvjitlink").code
     assert "WinError 1455" in recorded("paging_file").cure
+    mixed = recorded("other_cuda_of_torchvision").cause
+    assert mixed.startswith("torchvision is built for CUDA 11.8, and torch for CUDA 12.1")
     assert "redistributable" in recorded("fbgemm").cure
 
 
