@@ -385,8 +385,9 @@ def extension_of_another_torch(folder: Path) -> None:
 def no_compiler(folder: Path) -> None:
     from torch._inductor import config  # noqa: PLC0415 - it takes a second to import
 
-    absent = (None, str(folder / "g++"))
-    with config.patch({"cpp.cxx": absent, "force_disable_caches": True}):
+    own = {"cpp.cxx": (None, str(folder / "g++")), "compile_threads": 1}
+    cache = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "cache")}
+    with patch.dict(os.environ, cache), config.patch({**own, "force_disable_caches": True}):
         torch.compile(nn.Linear(3, 2))(torch.ones(1, 3))
 
 
