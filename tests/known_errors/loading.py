@@ -1,23 +1,486 @@
+"""What raises the errors of reading and writing files of weights."""
+
 from __future__ import annotations
 
+import argparse
+import collections
+import contextlib
+import gzip
+import io
+import os
+import pathlib
+import pickle
+import sys
+import threading
+import types
+import urllib.error
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy
+import safetensors.torch
 import torch
 from torch import nn
 
-from known_errors import Known, Recorded
+from known_errors import Known, Raises, Recorded, state_dicts
+from known_errors.state_dicts import Net
 
 
-def of_data_parallel(_folder: Path) -> None:
-    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-    weights = nn.DataParallel(model).state_dict()
-    model.load_state_dict(weights)
+class Command:
+    """Pickled as a call."""
+
+    def __init__(self, function: object, *arguments: str) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> tuple[object, tuple[str, ...]]:
+        return self.call
 
 
-def of_compiled(_folder: Path) -> None:
-    net = nn.Linear(3, 4)
-    net.load_state_dict(torch.compile(net).state_dict())
+def loaded(content: object, *, weights_only: bool = True) -> Raises:
+    def load(folder: Path) -> None:
+        torch.save(content, folder / "last.pt")
+        torch.load(folder / "last.pt", weights_only=weights_only)
+
+    return load
 
 
-KNOWN: Known = {"module-prefix": [of_data_parallel, of_compiled]}
-RECORDED: Recorded = {}
+def named(name: str, raises: Raises) -> Raises:
+    raises.__name__ = name
+    return raises
+
+
+def commands(folder: Path) -> None:
+    loaded(Command(os.system, "true"))(folder)
+
+
+def weights_of(content: bytes, name: str = "net.pt", *, weights_only: bool = True) -> Raises:
+    """Return what loads a file of such bytes."""
+
+    def load(folder: Path) -> None:
+        (folder / name).write_bytes(content)
+        torch.load(str(folder / name), weights_only=weights_only)
+
+    return load
+
+
+def both(label: str, content: bytes, name: str = "net.pt") -> list[Raises]:
+    """Return what loads a file of such bytes, with weights_only and without."""
+    return [
+        named(f"{label}_weights_only_{only}", weights_of(content, name, weights_only=only))
+        for only in (True, False)
+    ]
+
+
+def own_file(folder: Path) -> Path:
+    torch.save({"weight": torch.ones(1000), "bias": torch.ones(1000)}, folder / "net.pt")
+    return folder / "net.pt"
+
+
+def cut(keep: int, *, legacy: bool = False, weights_only: bool = True) -> Raises:
+    """Return what loads a file of torch.save without its end; ``keep`` counts as a slice does."""
+
+    def load(folder: Path) -> None:
+        path = folder / "net.pt"
+        torch.save(
+            {"weight": torch.ones(1000)}, path, _use_new_zipfile_serialization=not legacy
+        )
+        path.write_bytes(path.read_bytes()[:keep])
+        torch.load(str(path), weights_only=weights_only)
+
+    return named(f"cut_at_{keep}_{legacy}_{weights_only}".replace("-", "minus_"), load)
+
+
+def cut_for_jit(folder: Path) -> None:
+    path = own_file(folder)
+    path.write_bytes(path.read_bytes()[:500])
+    torch.jit.load(str(path))
+
+
+def script(folder: Path) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(nn.Linear(3, 2)).save(str(folder / "script.pt"))
+    return str(folder / "script.pt")
+
+
+def script_by_load(folder: Path) -> None:
+    torch.load(script(folder), weights_only=True)
+
+
+def weights_by_jit(folder: Path) -> None:
+    path = own_file(folder)
+    torch.jit.load(str(path))
+
+
+def archive_of_something(folder: Path) -> None:
+    with zipfile.ZipFile(folder / "net.zip", "w") as archive:
+        archive.write(own_file(folder), "net.pt")
+    torch.load(folder / "net.zip")
+
+
+def archive_without(part: str) -> Raises:
+    def load(folder: Path) -> None:
+        with zipfile.ZipFile(own_file(folder)) as whole:
+            with zipfile.ZipFile(folder / "damaged.pt", "w") as damaged:
+                for name in whole.namelist():
+                    if not name.endswith(part):
+                        damaged.writestr(name.replace("net/", "damaged/", 1), whole.read(name))
+        torch.load(folder / "damaged.pt")
+
+    return named(f"archive_without_{part.replace('/', '_')}", load)
+
+
+def torch_file_by_pickle(folder: Path) -> None:
+    own_file(folder)
+    with open("net.pt", "rb") as file:
+        pickle.load(file)
+
+
+def torch_file_by_safetensors(folder: Path) -> None:
+    own_file(folder)
+    safetensors.torch.load_file("net.pt")
+
+
+def json_by_safetensors(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes((10).to_bytes(8, "little") + b"a" * 10)
+    safetensors.torch.load_file(path)
+
+
+def safetensors_cut(keep: int) -> Raises:
+    def load(folder: Path) -> None:
+        path = folder / "model.safetensors"
+        safetensors.torch.save_file({"weight": torch.ones(100)}, path)
+        path.write_bytes(path.read_bytes()[:keep])
+        safetensors.torch.load_file(path)
+
+    return named(f"safetensors_cut_at_{keep}".replace("-", "minus_"), load)
+
+
+def safetensors_bytes() -> bytes:
+    return safetensors.torch.save({"weight": torch.ones(100)})
+
+
+def safetensors_as_stream(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(safetensors_bytes())
+    with open("model.safetensors", "rb") as file: torch.load(file, weights_only=False)
+
+
+def hash_of_download(folder: Path) -> None:
+    (folder / "net-12345678.pth").write_bytes(b"a login page")
+    url = (folder / "net-12345678.pth").as_uri()
+    torch.hub.load_state_dict_from_url(url, str(folder / "hub"), progress=False, check_hash=True)
+
+
+def download_refused(folder: Path) -> None:
+    torch.hub.load_state_dict_from_url("http://127.0.0.1:9/net.pth", str(folder))
+
+
+@contextlib.contextmanager
+def module_named(name: str, **members: object) -> Iterator[types.ModuleType]:
+    """Let a module of this name be there inside."""
+    module = types.ModuleType(name)
+    sys.modules[name] = module
+    for key, value in members.items():
+        setattr(module, key, value)
+    try:
+        yield module
+    finally:
+        del sys.modules[name]
+
+
+def saved_class(folder: Path, module: str, *, by_pickle: bool = False) -> Path:
+    """Save an object whose class says that it is of some module, which is gone after."""
+    kind = type("Encoder", (nn.Module,), {"__module__": module, "__qualname__": "Encoder"})
+    main = sys.modules["__main__"]
+    with contextlib.ExitStack() as stack:
+        if module == "__main__":
+            main.Encoder = kind  # type: ignore[attr-defined]
+            stack.callback(delattr, main, "Encoder")
+        else:
+            stack.enter_context(module_named(module, Encoder=kind))
+        if by_pickle:
+            (folder / "net.pt").write_bytes(pickle.dumps(kind()))
+        else:
+            torch.save(kind(), folder / "net.pt")
+    return folder / "net.pt"
+
+
+def class_not_in_main(folder: Path) -> None:
+    path = saved_class(folder, "__main__")
+    torch.load(path, weights_only=False)
+
+
+def class_not_in_main_by_pickle(folder: Path) -> None:
+    with saved_class(folder, "__main__", by_pickle=True).open("rb") as file:
+        pickle.load(file)
+
+
+def class_moved(folder: Path) -> None:
+    path = saved_class(folder, "old_layers")
+    with module_named("old_layers"):
+        torch.load(path, weights_only=False)
+
+
+def module_not_found(folder: Path) -> None:
+    path = saved_class(folder, "old_models")
+    torch.load(path, weights_only=False)
+
+
+def module_not_found_by_pickle(folder: Path) -> None:
+    with saved_class(folder, "old_models", by_pickle=True).open("rb") as file:
+        pickle.load(file)
+
+
+def older_gelu(folder: Path) -> None:
+    net = nn.Sequential(nn.Linear(3, 3), nn.GELU())
+    del net[1].approximate  # as torch 1.11 saved it
+    torch.save(net, folder / "net.pt")
+    torch.load(folder / "net.pt", weights_only=False)(torch.ones(1, 3))
+
+
+def local_class(folder: Path) -> None:
+    class Local(nn.Module):
+        pass
+
+    net = Local()
+    torch.save(net, folder / "net.pt")
+
+
+def local_function(folder: Path) -> None:
+    torch.save({"scale": lambda x: x}, folder / "net.pt")
+
+
+def local_class_in_the_old_form(folder: Path) -> None:
+    class Local:
+        pass
+
+    torch.save(Local(), folder / "net.pt", _use_new_zipfile_serialization=False)
+
+
+def class_defined_twice(folder: Path) -> None:
+    with module_named("cells") as cells:
+        old = type("Cell", (nn.Module,), {"__module__": "cells", "__qualname__": "Cell"})
+        cells.Cell = type("Cell", (nn.Module,), {"__module__": "cells"})  # type: ignore[attr-defined]
+        net = old()
+        torch.save(net, folder / "net.pt")
+
+
+def with_a(label: str, make: Callable[[], object]) -> Raises:
+    def save(folder: Path) -> None:
+        torch.save({"weights": torch.ones(3), "other": make()}, folder / "net.pt")
+
+    return named(f"save_with_a_{label}", save)
+
+
+def arguments_swapped(folder: Path) -> None:
+    net, path = Net(), folder / "net.pt"
+    torch.save(path, net)  # type: ignore[arg-type]
+
+
+def into_no_folder(_folder: Path) -> None:
+    net = Net()
+    torch.save(net.state_dict(), "runs/1/net.pt")
+
+
+def into_no_folder_in_the_old_form(folder: Path) -> None:
+    torch.save({}, folder / "runs" / "net.pt", _use_new_zipfile_serialization=False)
+
+
+def safetensors_into_no_folder(folder: Path) -> None:
+    safetensors.torch.save_file({"a": torch.ones(3)}, folder / "runs" / "net.safetensors")
+
+
+def no_such_file(_folder: Path) -> None:
+    torch.load("weights/net.pt")
+
+
+def no_such_absolute_file(folder: Path) -> None:
+    torch.load(folder / "net.pt")
+
+
+def no_such_safetensors(folder: Path) -> None:
+    safetensors.torch.load_file(folder / "net.safetensors")
+
+
+def no_such_script(_folder: Path) -> None:
+    torch.jit.load("script.pt")
+
+
+def folder_to_load(folder: Path) -> None:
+    torch.load(folder)
+
+
+def folder_to_save(folder: Path) -> None:
+    torch.save({}, folder)
+
+
+def empty_name(_folder: Path) -> None:
+    torch.save({}, "")
+
+
+def full_disk(_folder: Path) -> None:
+    torch.save({"a": torch.ones(100_000)}, "/dev/full")
+
+
+def full_disk_in_the_old_form(_folder: Path) -> None:
+    torch.save({"a": torch.ones(100_000)}, "/dev/full", _use_new_zipfile_serialization=False)
+
+
+def load_text(folder: Path) -> None:
+    own_file(folder)
+    with open("net.pt") as file:
+        torch.load(file)  # type: ignore[arg-type]
+
+
+def save_text(folder: Path) -> None:
+    with (folder / "net.pt").open("w") as file:
+        torch.save({}, file)  # type: ignore[arg-type]
+
+
+def bytes_to_load(folder: Path) -> None:
+    data = own_file(folder).read_bytes()
+    torch.load(data)  # type: ignore[arg-type]
+
+
+def none_to_load(_folder: Path) -> None:
+    torch.load(None)  # type: ignore[arg-type]
+
+
+class Response(io.RawIOBase):
+    """What cannot go back, as an answer of the network."""
+
+
+def stream_to_load(_folder: Path) -> None:
+    torch.load(Response())
+
+
+def mapped_object(folder: Path) -> None:
+    with own_file(folder).open("rb") as file:
+        torch.load(file, mmap=True)
+
+
+def mapped_old_form(folder: Path) -> None:
+    torch.save({}, folder / "net.pt", _use_new_zipfile_serialization=False)
+    torch.load(str(folder / "net.pt"), mmap=True)
+
+
+def tied() -> nn.Module:
+    net = nn.ModuleDict({"embedding": nn.Embedding(5, 3), "out": nn.Linear(3, 5, bias=False)})
+    net["out"].weight = net["embedding"].weight  # type: ignore[assignment]
+    return net
+
+
+def tied_weights(folder: Path) -> None:
+    net = tied()
+    safetensors.torch.save_file(net.state_dict(), folder / "net.safetensors")
+
+
+def view(folder: Path) -> None:
+    state = {"weight": torch.ones(3, 2).t()}
+    safetensors.torch.save_file(state, folder / "net.safetensors")
+
+
+def number_for_safetensors(folder: Path) -> None:
+    state = {"weight": torch.ones(3), "epoch": 3}
+    safetensors.torch.save_file(state, folder / "net.safetensors")  # type: ignore[arg-type]
+
+
+KNOWN: Known = {
+    **state_dicts.KNOWN,
+    "weights-only-code": [commands, named("evaluated", loaded(Command(eval, "1")))],
+    "weights-only-numpy": [
+        named("of_a_scalar", loaded({"accuracy": numpy.float64(0.5)})),
+        named("of_an_array", loaded({"losses": numpy.ones(3)})),
+    ],
+    "weights-only-whole-model": [
+        named("of_a_layer", loaded(nn.Linear(3, 2))),
+        named("of_layers", loaded(nn.Sequential(nn.ReLU()))),
+    ],
+    "weights-only-settings": [
+        named("of_arguments", loaded({"args": argparse.Namespace(lr=0.1)})),
+        named("of_a_path", loaded({"path": pathlib.PurePosixPath("a")})),
+        named("of_a_defaultdict", loaded(collections.defaultdict(list, a=[1]))),
+    ],
+    "weights-only-own-class": [
+        named("of_a_model", loaded(Net())),
+        named("of_a_function", loaded({"function": own_file})),
+    ],
+    "pickle-of-a-newer-protocol": [
+        named("of_pickle", weights_of(pickle.dumps({"a": 1}, 4))),
+        named("of_numpy", weights_of(pickle.dumps(numpy.ones(3)))),
+    ],
+    "safetensors-as-torch-file": [
+        named("of_another_ending", safetensors_as_stream),
+    ],
+    "web-page-as-weights": both("page", b"<!DOCTYPE html><html></html>"),
+    "git-lfs-pointer": both("pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:1"),
+    "compressed-file": both("gzip", gzip.compress(b"weights" * 100)),
+    "text-as-weights": both("json", b'{"error": "not found"}'),
+    "no-torch-file": both("noise", bytes(range(200, 256))),
+    "weights-only-unknown-instruction": [
+        named("of_protocol_0", weights_of(pickle.dumps({"a": 1}, 0))),
+        named("of_text", weights_of(b"Not Found")),
+    ],
+    "torchscript-by-torch-load": [script_by_load],
+    "torch-file-by-jit-load": [weights_by_jit],
+    "tar-of-old-torch": [named("of_zeros", weights_of(bytes(2000)))],
+    "torch-file-as-safetensors": [torch_file_by_safetensors, json_by_safetensors],
+    "safetensors-cut-off": [safetensors_cut(0), safetensors_cut(20), safetensors_cut(-10)],
+    "zip-cut-off": [cut(50), cut(2000), cut(-10, weights_only=False), cut_for_jit],
+    "zip-of-something-else": [archive_of_something, archive_without("/data.pkl")],
+    "zip-with-damage": [archive_without("data/0")],
+    "empty-file": [*both("empty", b""), cut(5, legacy=True)],
+    "pickle-cut-off": [
+        cut(at, legacy=True, weights_only=only) for at in (30, 100, -2000) for only in (True, False)
+    ],
+    "pickle-by-torch-load": both("pickle", pickle.dumps({"a": 1}, 2)),
+    "torch-file-by-pickle": [torch_file_by_pickle],
+    "hash-of-download": [hash_of_download],
+    "download-failed": [download_refused],
+    "class-not-in-main": [class_not_in_main, class_not_in_main_by_pickle],
+    "class-moved": [class_moved],
+    "module-of-class-not-found": [module_not_found, module_not_found_by_pickle],
+    "layer-of-another-version": [older_gelu],
+    "local-object-in-save": [local_class, local_function, local_class_in_the_old_form],
+    "class-defined-twice": [class_defined_twice],
+    "unpicklable-object-in-save": [
+        with_a("lock", threading.Lock),
+        with_a("generator", lambda: (n for n in range(3))),
+        with_a("module", lambda: os),
+    ],
+    "save-arguments-swapped": [arguments_swapped],
+    "folder-for-save": [
+        into_no_folder,
+        into_no_folder_in_the_old_form,
+        safetensors_into_no_folder,
+    ],
+    "no-such-file": [no_such_file, no_such_absolute_file, no_such_safetensors, no_such_script],
+    "folder-in-place-of-file": [folder_to_load, folder_to_save],
+    "file-not-openable": [empty_name],
+    "disk-full": [full_disk, full_disk_in_the_old_form],
+    "file-opened-as-text": [load_text, save_text],
+    "no-file-to-load": [bytes_to_load, none_to_load, stream_to_load],
+    "mmap-of-a-file-object": [mapped_object, mapped_old_form],
+    "shared-tensors-in-safetensors": [tied_weights],
+    "views-in-safetensors": [view],
+    "no-tensors-in-safetensors": [number_for_safetensors],
+}
+RECORDED: Recorded = {
+    "numpy-of-another-version": ["numpy_2_in_numpy_1"],
+    "read-only-file-system": ["save_read_only", "open_read_only"],
+    "no-permission": ["save_no_permission", "load_no_permission"],
+    "file-not-openable": ["save_cannot_be_opened"],
+    "disk-full": ["save_write_failed", "save_unexpected_pos"],
+    "weights-only-numpy": ["numpy_in_2_4"],
+    "weights-only-own-class": ["class_in_2_6"],
+    "git-lfs-pointer": ["pointer_in_2_6"],
+    "torch-file-as-safetensors": ["safetensors_too_large"],
+    "safetensors-cut-off": ["safetensors_incomplete"],
+    "zip-cut-off": ["not_a_zip"],
+    "zip-with-damage": ["invalid_header"],
+    "layer-of-another-version": ["upsample_of_1_10"],
+    "local-object-in-save": ["local_object_in_python_3_12"],
+}
