@@ -26,10 +26,14 @@ from luthier.explanations.checks.state_dicts import (  # noqa: F401 - the table 
 )
 from luthier.explanations.values import Case, Facts
 
-_LAYERS = "torch/nn/modules/module.py"
+_MODULE = "torch/nn/modules/module.py"
 _TORCH_FILES = ("torch/serialization.py", "torch/_weights_only_unpickler.py")
 _JIT = "torch/jit/_serialization.py"
 _SAFETENSORS = ("safetensors/torch.py", "safetensors/numpy.py", "safetensors/__init__.py")
+_TORCHS_WORDS = re.compile(
+    r"[Tt]orch|inline_container|weights_only|magic number|mmap|Error while|expected 'f'|safetensors"
+)
+_MODEL_NAME = r"[\w.]*(?:[Mm]odel|[Nn]et|network|encoder|backbone|classifier|generator)\w{0,2}"
 _OPCODES = {ord(opcode.code): opcode.name for opcode in pickletools.opcodes}
 
 
@@ -42,15 +46,14 @@ def of_users_line(case: Case) -> Facts | None:
 
 
 def no_model(case: Case) -> Facts | None:
-    """Return which dict was used as a model, as far as the line of code says it."""
-    found = of_users_line(case)
+    """Return which dict was used as a model, as the line of code says it."""
     frames = case.raised.frames
-    if found is None or not frames:
+    if not frames or of_users_line(case) is None:
         return None
-    used = re.search(r"([A-Za-z_]\w*)(?:\.\w+)?\($", frames[-1].source.partition("(")[0] + "(")
     attribute = case.found.get("attribute")
-    name = re.search(rf"([A-Za-z_][\w.]*)\.{attribute}\b", frames[-1].source) if attribute else used
-    return {"name": name[1]} if name else {}
+    used = rf"([A-Za-z_][\w.]*)\.{attribute}\b" if attribute else rf"({_MODEL_NAME})\("
+    name = re.search(used, frames[-1].source)
+    return None if name is None else {"name": name[1]}
 
 
 def refused(case: Case) -> Facts | None:
@@ -107,9 +110,10 @@ def starts_otherwise(case: Case) -> Facts | None:
 
 
 def in_torch_files(case: Case) -> Facts | None:
-    """Accept what torch.save, torch.load and torch.jit raise; return the file where it is known."""
+    """Accept what torch and safetensors raise of files; return the file where it is known."""
     places = (*_TORCH_FILES, _JIT, *_SAFETENSORS)
-    return path_of(case) if raised_in(case, places) else None
+    alone = bool(_TORCHS_WORDS.search(case.raised.message))
+    return path_of(case) if raised_in(case, places, alone=alone) else None
 
 
 def in_torch_load(case: Case) -> Facts | None:
@@ -144,29 +148,44 @@ def in_hub(case: Case) -> Facts | None:
 def by_pickle(case: Case) -> Facts | None:
     """Accept a file of torch, as its name says, that Python's own pickle was to read."""
     frames = case.raised.frames
-    if not frames or frames[-1].is_library or not re.search(r"\bload\(", frames[-1].source):
+    if not frames or frames[-1].is_library or not re.search(r"\bloads?\(", frames[-1].source):
         return None
     path = path_of(case)
     return path if re.search(r"\.(?:pth?|ckpt|bin)$", str(path.get("path", ""))) else None
 
 
+def lost_in_main(case: Case) -> Facts | None:
+    """Accept a class that was defined in the program that saved it, and is not in this one."""
+    return unpickled(case) if _was_main(case) else None
+
+
+def lost_in_module(case: Case) -> Facts | None:
+    """Accept a class that is no longer in the module that it is said to be of."""
+    return None if _was_main(case) else unpickled(case)
+
+
 def unpickled(case: Case) -> Facts | None:
-    """Accept a class that a pickle names and that is not there; return where it was looked for."""
+    """Accept a name that is not there while a pickle is read."""
     frames = case.raised.frames
-    finds = bool(frames) and (frames[-1].is_library or not frames[-1].source.startswith("raise"))
-    plain = finds and "pickle.load" in (frames[-1].marked or frames[-1].source)
-    if not plain and in_torch_load(case) is None:
-        return None
-    module = case.found.get("module")
-    return {"module": None if module == "__main__" else module} | path_of(case)
+    own = bool(frames) and not frames[-1].is_library and not frames[-1].source.startswith("raise")
+    if own and re.search(r"\bpickle\.loads?\(", frames[-1].source):
+        return path_of(case)
+    torchs = bool(frames) and file_of(frames[-1]).endswith(_TORCH_FILES)
+    return in_torch_load(case) if torchs else None
+
+
+def _was_main(case: Case) -> bool:
+    """Return whether a class was of the program itself: ``python -m`` gives it another name."""
+    return "__main__" in (case.found["module"].rpartition(".")[2], case.variable("mod_name"))
 
 
 def older_layer(case: Case) -> Facts | None:
     """Return the layer that lacks what its class sets when it is built."""
     frames = case.raised.frames
-    if not frames or not file_of(frames[-1]).endswith(_LAYERS):
+    files = [file_of(frame) for frame in frames[-2:]]
+    if len(files) < len(("forward", "__getattr__")) or not files[1].endswith(_MODULE):
         return None
-    if not any("torch/nn/modules/" in file_of(f) and f.function == "forward" for f in frames):
+    if "torch/nn/modules/" not in files[0] or files[0].endswith((_MODULE, "container.py")):
         return None
     module = case.innermost_module()
     return {"layer": module.path or None} if module is not None else {}
@@ -186,10 +205,9 @@ def absent_file(case: Case) -> Facts | None:
 
 def no_space(case: Case) -> Facts | None:
     """Return whether the system itself said that there is no room, and for which file."""
-    if not raised_in(case, (*_TORCH_FILES, *_SAFETENSORS), alone="Stream" in case.raised.message):
-        return None
-    said = case.raised.message if "No space left" in case.raised.message else None
-    return {"system": said} | path_of(case)
+    found = in_torch_files(case)
+    said = re.search(r"No space left on device|Disk quota exceeded", case.raised.message)
+    return None if found is None else {**found, "system": said[0] if said else None}
 
 
 def cut_off(case: Case) -> Facts | None:
@@ -205,6 +223,13 @@ def empty(case: Case) -> Facts | None:
     """Accept a file that ended before the number with which torch's files begin."""
     begins = any("magic_number" in frame.source for frame in case.raised.frames)
     return in_torch_load(case) if begins else None
+
+
+def ends_early(case: Case) -> Facts | None:
+    """Accept a file that ends in the middle; return until which torch its form was written."""
+    found = in_torch_load(case)
+    legacy = any(frame.function == "_legacy_load" for frame in case.raised.frames)
+    return None if found is None else {**found, "since": "1.6" if legacy else None}
 
 
 def absent_folder(case: Case) -> Facts | None:

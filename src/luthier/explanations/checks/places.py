@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 
 from luthier.explanations.values import Case, Frame
+
+_FILE_NAME = re.compile(
+    r"""["']([^"'{}]+\.(?:pth?|ckpt|bin|safetensors|pkl|pickle|tar|zip|gz|tgz|npz|h5|onnx|model))["']"""
+)
 
 
 def file_of(frame: Frame) -> str:
@@ -28,8 +33,12 @@ def raised_in(case: Case, files: tuple[str, ...], *, alone: bool = True) -> bool
 
 
 def path_of(case: Case) -> dict[str, object]:
-    """Return the file that was opened: as the program has it, or as its line names it."""
-    return {"path": next(_paths(case), None)}
+    """Return the file that was opened: as the program has it, or as its line names it.
+
+    ``quoted`` is the same for a shell.
+    """
+    path = next(_paths(case), None)
+    return {"path": path, "quoted": None if path is None else shlex.quote(path)}
 
 
 def _paths(case: Case) -> Iterator[str]:
@@ -37,9 +46,9 @@ def _paths(case: Case) -> Iterator[str]:
         given = variables.get("f", variables.get("filename"))
         if frame.is_library and isinstance(given, str):
             yield given
-    for frame in reversed(case.raised.frames):
-        if not frame.is_library:
-            yield from re.findall(r"""["']([^"']+\.\w{1,11})["']""", frame.source)
+    own = [frame for frame in case.raised.frames if not frame.is_library]
+    for frame in own[-1:]:
+        yield from _FILE_NAME.findall(frame.source)
 
 
 def is_absolute(path: str) -> bool:
