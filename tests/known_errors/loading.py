@@ -358,6 +358,10 @@ def none_to_load(_folder: Path) -> None:
     torch.load(None)  # type: ignore[arg-type]
 
 
+def dict_to_load(_folder: Path) -> None:
+    torch.load({"model": {}})  # type: ignore[arg-type]
+
+
 class Response(io.RawIOBase):
     """What cannot go back, as an answer of the network."""
 
@@ -480,7 +484,9 @@ KNOWN: Known = {
     "file-not-openable": [empty_name],
     "disk-full": [full_disk, full_disk_in_the_old_form],
     "file-opened-as-text": [load_text, save_text],
-    "no-file-to-load": [bytes_to_load, none_to_load, stream_to_load],
+    "none-to-load": [none_to_load],
+    "bytes-to-load": [bytes_to_load],
+    "no-file-to-load": [stream_to_load, dict_to_load],
     "mmap-of-a-file-object": [mapped_object, mapped_old_form],
     "shared-tensors-in-safetensors": [tied_weights],
     "views-in-safetensors": [view],
@@ -498,6 +504,7 @@ RECORDED: Recorded = {
     "torch-file-as-safetensors": ["safetensors_too_large"],
     "safetensors-cut-off": ["safetensors_incomplete"],
     "zip-cut-off": ["not_a_zip"],
+    "safetensors-as-torch-file": ["safetensors_in_2_6"],
     "zip-with-damage": ["invalid_header"],
     "layer-of-another-version": ["upsample_of_1_10"],
     "local-object-in-save": ["local_object_in_python_3_12"],

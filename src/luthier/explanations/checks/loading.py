@@ -13,6 +13,7 @@ from luthier.explanations.checks.state_dicts import (  # noqa: F401 - the table 
     only_missing,
     only_unexpected,
     other_channels,
+    other_for_state,
     other_head,
     other_head_form,
     other_keys,
@@ -242,12 +243,14 @@ def absent_folder(case: Case) -> Facts | None:
 
 
 def opened_as_text(case: Case) -> Facts | None:
-    """Accept a file object that gives or takes text where torch reads or writes bytes."""
+    """Return how a file object is to be opened that gives or takes text in place of bytes."""
     if case.raised.name == "TypeError":
-        return in_torch_save(case)
+        saves = in_torch_save(case) is not None
+        return {"mode": "wb", "call": "torch.save(state, opened)"} if saves else None
     probed = any(frame.function == "_is_zipfile" for frame in case.raised.frames)
-    found = in_torch_load(case)
-    return None if found is None or not probed else {"reading": found.get("path")}
+    if not probed or in_torch_load(case) is None:
+        return None
+    return {"mode": "rb", "call": "state = torch.load(opened, weights_only=True)"}
 
 
 def _first_byte(case: Case) -> int | None:

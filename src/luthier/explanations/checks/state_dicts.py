@@ -52,6 +52,11 @@ class _Unfit:
     unexpected: tuple[str, ...]
     sizes: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
 
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """The keys of the model for which there is no value that fits."""
+        return (*self.missing, *(key for key, _, _ in self.sizes))
+
 
 def prefixed(case: Case) -> Facts | None:
     """Return the prefix that the keys of the file have and those of the model do not."""
@@ -94,13 +99,13 @@ def other_head(case: Case) -> Facts | None:
     old, new = counts.pop()
     if not old or not new or any(_POSITIONS.search(head) for head in heads):
         return None
-    starts = tuple(f"{head}." for head in heads)
+    starts = ", ".join(f'"{head}."' for head in heads)
     return {
         "head": " + ".join(heads),
-        "starts": repr(starts if len(starts) > 1 else starts[0]),
+        "starts": f"({starts})" if len(heads) > 1 else starts,
         "file_classes": old[0],
         "model_classes": new[0],
-    } | _rest(case, len(unfit.sizes))
+    } | _rest(case, unfit.absent)
 
 
 def other_vocabulary(case: Case) -> Facts | None:
@@ -158,7 +163,7 @@ def other_sizes(case: Case) -> Facts | None:
     several = len(unfit.sizes) if len(unfit.sizes) > 1 else None
     absent = len(unfit.missing) + len(unfit.unexpected) or None
     facts = {"key": key, "old": list(old), "new": list(new), "several": several, "absent": absent}
-    return facts | _rest(case, len(unfit.sizes) + len(unfit.missing))
+    return facts | _rest(case, unfit.absent)
 
 
 def other_head_form(case: Case) -> Facts | None:
@@ -174,7 +179,7 @@ def other_head_form(case: Case) -> Facts | None:
         "head": head,
         "in_file": _some(unfit.unexpected),
         "in_model": _some(unfit.missing),
-    } | _rest(case, len(unfit.missing) + len(unfit.sizes))
+    } | _rest(case, unfit.absent)
 
 
 def other_keys(case: Case) -> Facts | None:
@@ -185,9 +190,9 @@ def other_keys(case: Case) -> Facts | None:
     return {
         "absent": len(unfit.missing),
         "beyond": len(unfit.unexpected),
-        "in_model": _some(unfit.missing, 1),
-        "in_file": _some(unfit.unexpected, 1),
-    } | _rest(case, len(unfit.missing))
+        "in_model": f'"{unfit.missing[0]}"',
+        "in_file": f'"{unfit.unexpected[0]}"',
+    } | _rest(case, unfit.absent)
 
 
 def only_missing(case: Case) -> Facts | None:
@@ -195,7 +200,7 @@ def only_missing(case: Case) -> Facts | None:
     unfit = _unfit(case)
     if unfit is None or not unfit.missing or unfit.unexpected or unfit.sizes:
         return None
-    rest = _rest(case, len(unfit.missing))
+    rest = _rest(case, unfit.absent)
     empty = rest.get("tensors") if rest.get("fit") == 0 else None
     return {"absent": len(unfit.missing), "in_model": _some(unfit.missing), "empty": empty} | rest
 
@@ -234,6 +239,12 @@ def module_for_state(case: Case) -> Facts | None:
     if isinstance(given, ModuleFacts):
         return {"seen": given.kind, "count": len(given.parameters)}
     return found
+
+
+def other_for_state(case: Case) -> Facts | None:
+    """Return whether None was given to load_state_dict, or something else that is no dict."""
+    none = "None" if case.found["given"] == "NoneType" else None
+    return None if in_load_state_dict(case) is None else {"none": none}
 
 
 def _unfit(case: Case) -> _Unfit | None:
@@ -279,13 +290,13 @@ def _prefix(longer: Sequence[str], shorter: Collection[str]) -> dict[str, object
     return None
 
 
-def _rest(case: Case, unfit: int) -> dict[str, object]:
-    """Return how many tensors the model has, and how many fit, where the program still runs."""
+def _rest(case: Case, unfit: Collection[str]) -> dict[str, object]:
+    """Return how many parameters the model has, and how many fit, where the program still runs."""
     module = case.innermost_module()
     if module is None:
         return {}
-    tensors = len(module.parameters) + len(module.buffers)
-    return {"tensors": tensors, "fit": max(tensors - unfit, 0)}
+    names = module.parameters.keys()
+    return {"parameters": len(names), "fit": len(names - set(unfit))}
 
 
 def _some(keys: Sequence[str], most: int = 3) -> str:
