@@ -78,7 +78,8 @@ def whole_checkpoint(folder: Path) -> None:
 
 def checkpoint_of_unknown_keys(_folder: Path) -> None:
     net = Net()
-    net.load_state_dict({"epoch": 3, "G": net.state_dict(), "D": net.state_dict()})
+    saved = {"epoch": 3, "G": net.state_dict(), "D": net.state_dict()}
+    net.load_state_dict(saved)
 
 
 def head_of_another_size(_folder: Path) -> None:
@@ -166,12 +167,14 @@ def nothing(_folder: Path) -> None:
 
 def more_than_the_model(_folder: Path) -> None:
     net = nn.Linear(3, 2)
-    net.load_state_dict(net.state_dict() | {"aux.weight": torch.zeros(2)})
+    weights = net.state_dict() | {"aux.weight": torch.zeros(2)}
+    net.load_state_dict(weights)
 
 
 def counters(_folder: Path) -> None:
     net = nn.Linear(3, 2)
-    net.load_state_dict(net.state_dict() | {"total_ops": torch.zeros(1)})
+    weights = net.state_dict() | {"total_ops": torch.zeros(1)}
+    net.load_state_dict(weights)
 
 
 def path_for_state(_folder: Path) -> None:

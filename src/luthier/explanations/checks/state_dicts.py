@@ -103,6 +103,7 @@ def other_head(case: Case) -> Facts | None:
     return {
         "head": " + ".join(heads),
         "starts": f"({starts})" if len(heads) > 1 else starts,
+        "several": [key for key, _, _ in unfit.sizes] if len(heads) > 1 else None,
         "file_classes": old[0],
         "model_classes": new[0],
     } | _rest(case, unfit.absent)
@@ -201,7 +202,7 @@ def only_missing(case: Case) -> Facts | None:
     if unfit is None or not unfit.missing or unfit.unexpected or unfit.sizes:
         return None
     rest = _rest(case, unfit.absent)
-    empty = rest.get("tensors") if rest.get("fit") == 0 else None
+    empty = rest.get("parameters") if rest.get("fit") == 0 else None
     return {"absent": len(unfit.missing), "in_model": _some(unfit.missing), "empty": empty} | rest
 
 
