@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import traceback
 import types
 from pathlib import Path
@@ -78,8 +79,10 @@ def said(raises: Raises, folder: Path) -> Explanation:
         (of.into_a_larger_module, '"backbone."', "task.load_state_dict(prefixed)"),
         (of.whole_checkpoint, 'under "model"', 'net.load_state_dict(ckpt["model"])'),
         (of.head_of_another_size, "head fc has 1000 classes in the file and 2 in Net", '"fc."'),
-        (of.two_heads_of_another_size, "aux + fc has 10 classes", '("aux.", "fc.")'),
+        (of.two_heads_of_another_size, "aux, fc has 10 classes", '("aux.", "fc.")'),
         (of.vocabulary, "100 rows in the file and 120 in Holder", ""),
+        (of.rows_of_an_embedding, "users.weight has 100 rows in the file and 120", ""),
+        (of.detector_of_other_classes, "bbox_pred, predictor.cls_score has 91 classes", ""),
         (of.positions, "3 x 3 patches, that of Positions of 4 x 4", ""),
         (of.gray_images, "conv1.weight reads 3 channels in the file and 1", "repeat(1, 1, 1, 1)"),
         (of.wider, "7 tensors are of other sizes, such as conv.weight: [8, 3, 3, 3]", ""),
@@ -100,7 +103,7 @@ def said(raises: Raises, folder: Path) -> Explanation:
         (files.class_moved, "old_layers has no Encoder", "old_layers.Encoder = Encoder"),
         (files.module_not_found, "module old_models, which cannot be imported", "old_models"),
         (files.tied_weights, "embedding.weight", "save_model(net, folder / 'net.safetensors')"),
-        (files.cut(-2000, legacy=True), "2000 bytes are missing", ""),
+        (files.cut(-2000, legacy=True), "ends 2000 bytes or more too early", ""),
     ],
 )
 def test_the_facts_and_names_are_the_programs_own(
@@ -124,9 +127,13 @@ def test_the_file_is_named(tmp_path: Path) -> None:
     told = said(files.cut(500), tmp_path)
     assert str(tmp_path / "net.pt") in told.cause
     assert str(tmp_path / "net.pt") in told.code
-    with pytest.raises(FileNotFoundError) as error:
-        torch.load(tmp_path / "best model.pt")  # a Path
-    assert str(tmp_path / "best model.pt") in explained(error.value).cause
+    page = tmp_path / "best model.pt"
+    page.write_bytes(b"<html>")
+    with pytest.raises(pickle.UnpicklingError) as error:
+        torch.load(page)
+    told = explained(error.value)
+    assert f"the file that was opened is {page}" in told.checked
+    assert f"$ head -c 300 '{page}'" in told.code  # as a shell needs it
 
 
 def test_a_text_has_the_facts_of_its_lines(tmp_path: Path) -> None:

@@ -551,6 +551,7 @@ CURED: Known = {  # what the explanation says to write can be run as it is
     },
 }
 RECORDED: Recorded = {
+    "pretrained-of-another-size": ["from_pretrained"],
     "numpy-of-another-version": ["numpy_2_in_numpy_1"],
     "read-only-file-system": ["save_read_only", "open_read_only"],
     "no-permission": ["save_no_permission", "load_no_permission"],

@@ -100,6 +100,21 @@ def vocabulary(_folder: Path) -> None:
     )
 
 
+def rows_of_an_embedding(_folder: Path) -> None:
+    model = Holder(users=nn.Embedding(120, 8), out=nn.Linear(8, 2))
+    model.load_state_dict(Holder(users=nn.Embedding(100, 8), out=nn.Linear(8, 2)).state_dict())
+
+
+def detector(classes: int) -> nn.Module:
+    scores, boxes = nn.Linear(8, classes), nn.Linear(8, 4 * classes)
+    return Holder(trunk=nn.Linear(3, 8), predictor=Holder(cls_score=scores, bbox_pred=boxes))
+
+
+def detector_of_other_classes(_folder: Path) -> None:
+    net, coco = detector(2), detector(91).state_dict()
+    net.load_state_dict(coco)
+
+
 class Positions(nn.Module):
     def __init__(self, grid: int, extra: int = 1) -> None:
         super().__init__()
@@ -232,7 +247,11 @@ KNOWN: Known = {
     ],
     "missing-module-prefix": [into_data_parallel, into_a_larger_module],
     "whole-checkpoint": [whole_checkpoint, checkpoint_of_unknown_keys],
-    "head-of-another-size": [head_of_another_size, two_heads_of_another_size],
+    "head-of-another-size": [
+        head_of_another_size,
+        two_heads_of_another_size,
+        detector_of_other_classes,
+    ],
     "embedding-of-another-size": [vocabulary],
     "position-embedding-of-another-size": [positions, positions_without_class],
     "input-of-other-channels": [gray_images],

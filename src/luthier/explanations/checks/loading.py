@@ -8,6 +8,7 @@ import re
 
 from luthier.explanations.checks.places import file_of, is_absolute, path_of, raised_in
 from luthier.explanations.checks.state_dicts import (  # noqa: F401 - the table names them
+    in_from_pretrained,
     in_load_state_dict,
     module_for_state,
     only_missing,

@@ -13,6 +13,7 @@ from luthier.explanations.checks.places import raised_in
 from luthier.explanations.values import Case, Facts, ModuleFacts
 
 _MODULE = "torch/nn/modules/module.py"
+_FROM_PRETRAINED = ("transformers/modeling_utils.py", "transformers/utils/loading_report.py")
 _KEYS = re.compile(r'"([^"]+)"')
 _SIZES = re.compile(
     r"size mismatch for (\S+): copying a param with shape (?:torch\.Size\()?\[([\d, ]*)\]\)?"
@@ -85,42 +86,41 @@ def whole_checkpoint(case: Case) -> Facts | None:
     return {"part": part, "keys": _some(unfit.unexpected)}
 
 
+def in_from_pretrained(case: Case) -> Facts | None:
+    """Accept what transformers raises when it puts weights in."""
+    return {} if raised_in(case, _FROM_PRETRAINED) else None
+
+
 def other_head(case: Case) -> Facts | None:
     """Return the classes of the file and of the model, of which only the head differs."""
-    unfit = _only_sizes(case)
-    if unfit is None:
+    unfit = _only_rows(case)
+    heads = sorted({key.rpartition(".")[0] for key, _, _ in unfit.sizes}) if unfit else []
+    if unfit is None or not all(heads) or _embedding(case, unfit):
         return None
-    heads = sorted({key.rpartition(".")[0] for key, _, _ in unfit.sizes})
-    counts = {(old[:1], new[:1]) for _, old, new in unfit.sizes}
-    same = all(old[1:] == new[1:] for _, old, new in unfit.sizes)
-    named = all(heads) and not any(_VOCABULARY.search(key) for key, _, _ in unfit.sizes)
-    if not same or not named or len(heads) > 2 or len(counts) != 1:
-        return None
-    old, new = counts.pop()
-    if not old or not new or any(_POSITIONS.search(head) for head in heads):
-        return None
+    if len(unfit.sizes) == len(heads) and not all(_HEAD.match(h.split(".")[-1]) for h in heads):
+        return None  # no bias and no name that says so: it may be an embedding
+    old, new = min((old[0], new[0]) for _, old, new in unfit.sizes)
+    if any(old * other[0] != new * one[0] for _, one, other in unfit.sizes):
+        return None  # boxes have four numbers a class: the ratio is the same
     starts = ", ".join(f'"{head}."' for head in heads)
     return {
-        "head": " + ".join(heads),
+        "head": ", ".join(heads[:3]) + (", …" if len(heads) > len(heads[:3]) else ""),
         "starts": f"({starts})" if len(heads) > 1 else starts,
         "several": [key for key, _, _ in unfit.sizes] if len(heads) > 1 else None,
-        "file_classes": old[0],
-        "model_classes": new[0],
+        "file_classes": old,
+        "model_classes": new,
     } | _rest(case, unfit.absent)
 
 
 def other_vocabulary(case: Case) -> Facts | None:
     """Return the rows of the embeddings of the file and of the model."""
-    unfit = _only_sizes(case)
-    if unfit is None:
-        return None
-    counts = {(old[:1], new[:1]) for _, old, new in unfit.sizes}
-    same = all(old[1:] == new[1:] for _, old, new in unfit.sizes)
-    key = next((k for k, old, _ in unfit.sizes if _VOCABULARY.search(k) and len(old) == 2), None)
-    if not same or key is None or len(counts) != 1 or _POSITIONS.search(key):
+    unfit = _only_rows(case)
+    key = _embedding(case, unfit) if unfit else None
+    counts = {(old[0], new[0]) for _, old, new in unfit.sizes} if unfit else set()
+    if key is None or len(counts) != 1:
         return None
     old, new = counts.pop()
-    return {"key": key, "file_rows": old[0], "model_rows": new[0]}
+    return {"key": key, "file_rows": old, "model_rows": new}
 
 
 def other_positions(case: Case) -> Facts | None:
@@ -262,6 +262,27 @@ def _only_sizes(case: Case) -> _Unfit | None:
     if unfit is None or not unfit.sizes or unfit.missing or unfit.unexpected:
         return None
     return unfit
+
+
+def _only_rows(case: Case) -> _Unfit | None:
+    """Return what does not fit, if that is how many rows some tensors have, and nothing else."""
+    unfit = _only_sizes(case)
+    sizes = unfit.sizes if unfit else ()
+    if not all(old and new and old[1:] == new[1:] for _, old, new in sizes):
+        return None
+    return unfit
+
+
+def _embedding(case: Case, unfit: _Unfit) -> str | None:
+    """Return a key of an embedding, told by the model where it is at hand, else by its name."""
+    module = case.innermost_module()
+    kinds = module.modules if module else {}
+    for key, old, _ in unfit.sizes:
+        of_kind = kinds.get(key.rpartition(".")[0])
+        named = bool(_VOCABULARY.search(key)) and not _POSITIONS.search(key)
+        if len(old) == len(("rows", "columns")) and (of_kind == "Embedding" if of_kind else named):
+            return key
+    return None
 
 
 def _listed(message: str, kind: str) -> tuple[str, ...]:
