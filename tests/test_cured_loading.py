@@ -91,7 +91,6 @@ def said(raises: Raises, folder: Path) -> Explanation:
         (of.counters, "a profiler (thop)", "net.load_state_dict(weights, strict=False)"),
         (of.module_for_state, "a whole model (Net)", "net.load_state_dict(teacher.state_dict())"),
         (of.none_for_state, "was given None", ""),
-        (of.state_as_model, "net is a state_dict", "model.load_state_dict(net)"),
         (files.commands, "calls posix.system", "$ luthier inspect "),
         (files.older_gelu, "the layer 1 (GELU)", ""),
         (files.local_class, "local_class.<locals>.Local", "torch.save(net.state_dict(), folder"),
@@ -227,8 +226,8 @@ SIZES = (
             (MINE, "__setstate__", 'raise RuntimeError("Invalid magic number; corrupt file?")'),
         ),
         traced(
-            "AttributeError: 'collections.OrderedDict' object has no attribute 'to'",
-            (MINE, "step", "batch = batch.to(device)"),
+            "AttributeError: Can't get attribute 'Basket' on <module 'shop' from 'shop.py'>",
+            (MINE, "<module>", 'pickle.load(open("basket.pkl", "rb"))'),
         ),
         traced(
             "UnicodeDecodeError: 'ascii' codec can't decode byte 0x8b in position 0",

@@ -160,11 +160,6 @@ def arrays(_folder: Path) -> None:
     net.load_state_dict(weights)
 
 
-def meta(_folder: Path) -> None:
-    net = nn.Linear(3, 2)
-    net.load_state_dict(nn.Linear(3, 2, device="meta").state_dict())
-
-
 def another_architecture(_folder: Path) -> None:
     net = Net()
     net.load_state_dict(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2)).state_dict())
@@ -227,17 +222,6 @@ def result_called(_folder: Path) -> None:
     net(torch.zeros(1))
 
 
-def state_as_model(folder: Path) -> None:
-    torch.save(Net().state_dict(), folder / "net.pt")
-    net = torch.load(folder / "net.pt")
-    net.eval()
-
-
-def state_called(_folder: Path) -> None:
-    net = Net().state_dict()
-    net(torch.zeros(1))  # type: ignore[operator]
-
-
 KNOWN: Known = {
     "module-prefix": [
         of_data_parallel,
@@ -258,7 +242,6 @@ KNOWN: Known = {
     "head-of-another-form": [head_of_another_form],
     "sizes-of-another-architecture": [wider, one_tensor_wider],
     "values-that-are-no-tensors": [arrays],
-    "weights-on-meta": [meta],
     "keys-of-another-architecture": [another_architecture],
     "missing-keys": [trunk_alone, nothing],
     "unexpected-keys": [more_than_the_model, counters],
@@ -266,5 +249,4 @@ KNOWN: Known = {
     "module-as-state-dict": [module_for_state],
     "no-state-dict": [none_for_state, list_for_state],
     "result-of-load-state-dict": [result_as_model, result_called],
-    "state-dict-as-model": [state_as_model, state_called],
 }

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import isqrt
 
-from luthier.explanations.checks.places import raised_in
+from luthier.explanations.checks.loading.places import raised_in
 from luthier.explanations.values import Case, Facts, ModuleFacts
 
 _MODULE = "torch/nn/modules/module.py"

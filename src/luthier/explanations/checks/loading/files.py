@@ -1,4 +1,4 @@
-"""Errors of saving and loading files, and of putting what they hold into a model."""
+"""Errors of saving and loading files."""
 
 from __future__ import annotations
 
@@ -6,26 +6,7 @@ import ast
 import pickletools
 import re
 
-from luthier.explanations.checks.places import file_of, is_absolute, path_of, raised_in
-from luthier.explanations.checks.state_dicts import (  # noqa: F401 - the table names them
-    in_from_pretrained,
-    in_load_state_dict,
-    module_for_state,
-    only_missing,
-    only_unexpected,
-    other_channels,
-    other_for_state,
-    other_head,
-    other_head_form,
-    other_keys,
-    other_positions,
-    other_sizes,
-    other_vocabulary,
-    path_for_state,
-    prefixed,
-    unprefixed,
-    whole_checkpoint,
-)
+from luthier.explanations.checks.loading.places import file_of, is_absolute, path_of, raised_in
 from luthier.explanations.values import Case, Facts
 
 _MODULE = "torch/nn/modules/module.py"
@@ -35,7 +16,6 @@ _SAFETENSORS = ("safetensors/torch.py", "safetensors/numpy.py", "safetensors/__i
 _TORCHS_WORDS = re.compile(
     r"[Tt]orch|inline_container|weights_only|magic number|mmap|Error while|expected 'f'|safetensors"
 )
-_MODEL_NAME = r"[\w.]*(?:[Mm]odel|[Nn]et|network|encoder|backbone|classifier|generator)\w{0,2}"
 _OPCODES = {ord(opcode.code): opcode.name for opcode in pickletools.opcodes}
 
 
@@ -45,17 +25,6 @@ def of_users_line(case: Case) -> Facts | None:
     if frames and (frames[-1].is_library or frames[-1].source.startswith("raise")):
         return None
     return {}
-
-
-def no_model(case: Case) -> Facts | None:
-    """Return which dict was used as a model, as the line of code says it."""
-    frames = case.raised.frames
-    if not frames or of_users_line(case) is None:
-        return None
-    attribute = case.found.get("attribute")
-    used = rf"([A-Za-z_][\w.]*)\.{attribute}\b" if attribute else rf"({_MODEL_NAME})\("
-    name = re.search(used, frames[-1].source)
-    return None if name is None else {"name": name[1]}
 
 
 def refused(case: Case) -> Facts | None:
@@ -167,13 +136,11 @@ def lost_in_module(case: Case) -> Facts | None:
 
 
 def unpickled(case: Case) -> Facts | None:
-    """Accept a name that is not there while a pickle is read."""
+    """Accept a name that is not there while a file of torch is read."""
     frames = case.raised.frames
-    own = bool(frames) and not frames[-1].is_library and not frames[-1].source.startswith("raise")
-    if own and re.search(r"\bpickle\.loads?\(", frames[-1].source):
-        return path_of(case)
-    torchs = bool(frames) and file_of(frames[-1]).endswith(_TORCH_FILES)
-    return in_torch_load(case) if torchs else None
+    if frames and file_of(frames[-1]).endswith(_TORCH_FILES):
+        return in_torch_load(case)
+    return by_pickle(case)
 
 
 def _was_main(case: Case) -> bool:
