@@ -16,7 +16,7 @@ import luthier
 from known_errors import Raises
 from known_errors import loading as files
 from known_errors import state_dicts as of
-from known_errors.loading import CURED
+from known_errors.loading import CURED, KNOWN, RECORDED
 from known_errors.state_dicts import Net
 from luthier.explanations import Explanation
 
@@ -237,5 +237,6 @@ SIZES = (
         ),
     ],
 )
-def test_a_near_miss_is_not_explained(text: str) -> None:
-    assert luthier.explain(text, lang="en") is None
+def test_a_near_miss_is_not_taken_for_an_error_of_loading(text: str) -> None:
+    told = luthier.explain(text, lang="en")
+    assert told is None or told.name not in {*KNOWN, *RECORDED}

@@ -39,6 +39,8 @@ def of_compiled(_folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.compile imports what torch itself deprecates
         compiled = torch.compile(net)
+    # It has turned the checks of distributions off in this process.
+    torch.distributions.Distribution.set_default_validate_args(True)
     net.load_state_dict(compiled.state_dict())
 
 
