@@ -46,6 +46,13 @@ def loaded(content: object, *, weights_only: bool = True) -> Raises:
     return load
 
 
+def whole_optimizer(folder: Path) -> None:
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    torch.save({"model": model.state_dict(), "optimizer": optimizer}, folder / "last.pt")
+    torch.load(folder / "last.pt")
+
+
 def layer_saved_whole(folder: Path) -> None:
     model = nn.Linear(3, 2)
     torch.save(model, folder / "last.pt")
@@ -112,6 +119,12 @@ def cut(keep: int, *, legacy: bool = False, weights_only: bool = True) -> Raises
         torch.load(str(path), weights_only=weights_only)
 
     return named(f"cut_at_{keep}_{legacy}_{weights_only}".replace("-", "minus_"), load)
+
+
+def buffer_at_its_end(_folder: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save({"weight": torch.ones(3)}, buffer)
+    torch.load(buffer)
 
 
 def cut_for_jit(folder: Path) -> None:
@@ -243,6 +256,21 @@ def class_moved(folder: Path) -> None:
     path = saved_class(folder, "old_layers")
     with module_named("old_layers"):
         torch.load(path, weights_only=False)
+
+
+def name_that_torch_lacks(folder: Path) -> None:
+    kind = type("Newer", (), {"__module__": "torch._utils", "__qualname__": "Newer"})
+    torch._utils.Newer = kind  # type: ignore[attr-defined]
+    try:
+        torch.save(kind(), folder / "net.pt")
+    finally:
+        del torch._utils.Newer  # type: ignore[attr-defined]
+    torch.load(folder / "net.pt", weights_only=False)
+
+
+def path_of_another_system(folder: Path) -> None:
+    torch.save({"path": Command(pathlib.WindowsPath, "a")}, folder / "net.pt")
+    torch.load(folder / "net.pt", weights_only=False)
 
 
 def module_not_found(folder: Path) -> None:
@@ -429,6 +457,7 @@ KNOWN: Known = {
         named("of_a_path", loaded({"path": pathlib.PurePosixPath("a")})),
         named("of_a_defaultdict", loaded(collections.defaultdict(list, a=[1]))),
     ],
+    "weights-only-torch-object": [whole_optimizer],
     "weights-only-own-class": [
         named("of_a_model", loaded(Net())),
         named("of_a_function", loaded({"state_dict": Net().state_dict(), "make": own_file})),
@@ -457,7 +486,7 @@ KNOWN: Known = {
     "zip-cut-off": [cut(50), cut(2000), cut(-10, weights_only=False), quiet(cut_for_jit)],
     "zip-of-something-else": [archive_of_something, archive_without("/data.pkl")],
     "zip-with-damage": [archive_without("data/0")],
-    "empty-file": [*both("empty", b""), cut(5, legacy=True)],
+    "empty-file": [*both("empty", b""), cut(5, legacy=True), buffer_at_its_end],
     "pickle-cut-off": [
         cut(at, legacy=True, weights_only=only) for at in (30, 100, -2000) for only in (True, False)
     ],
@@ -475,6 +504,8 @@ KNOWN: Known = {
     "class-not-in-main": [class_not_in_main, class_not_in_main_by_pickle],
     "class-moved": [class_moved],
     "module-of-class-not-found": [module_not_found, module_not_found_by_pickle],
+    "torch-of-another-version": [name_that_torch_lacks],
+    "path-of-another-system": [path_of_another_system],
     "layer-of-another-version": [older_gelu],
     "local-object-in-save": [local_class, local_function, local_class_in_the_old_form],
     "class-defined-twice": [class_defined_twice],
@@ -518,6 +549,7 @@ CURED: Known = {  # what the explanation says to write can be run as it is
             "input-of-other-channels",
             "head-of-another-form",
             "values-that-are-no-tensors",
+            "value-not-copied",
             "missing-keys",
             "unexpected-keys",
             "module-as-state-dict",
@@ -532,6 +564,8 @@ CURED: Known = {  # what the explanation says to write can be run as it is
         for name in (
             "weights-only-numpy",
             "weights-only-own-class",
+            "weights-only-torch-object",
+            "path-of-another-system",
             "pickle-of-a-newer-protocol",
             "torchscript-by-torch-load",
             "torch-file-by-jit-load",
@@ -550,6 +584,8 @@ CURED: Known = {  # what the explanation says to write can be run as it is
     },
 }
 RECORDED: Recorded = {
+    "certificate-of-download": ["certificate_not_trusted"],
+    "path-of-another-system": ["posix_path_on_windows"],
     "pretrained-of-another-size": ["from_pretrained"],
     "numpy-of-another-version": ["numpy_2_in_numpy_1"],
     "read-only-file-system": ["save_read_only", "open_read_only"],

@@ -162,6 +162,13 @@ def arrays(_folder: Path) -> None:
     net.load_state_dict(weights)
 
 
+def into_a_view(_folder: Path) -> None:
+    net = nn.Linear(3, 2)
+    weights = net.state_dict() | {"bias": torch.ones(2)}
+    net.bias = nn.Parameter(torch.zeros(1).expand(2))
+    net.load_state_dict(weights)
+
+
 def another_architecture(_folder: Path) -> None:
     net = Net()
     net.load_state_dict(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2)).state_dict())
@@ -244,6 +251,7 @@ KNOWN: Known = {
     "head-of-another-form": [head_of_another_form],
     "sizes-of-another-architecture": [wider, one_tensor_wider],
     "values-that-are-no-tensors": [arrays],
+    "value-not-copied": [into_a_view],
     "keys-of-another-architecture": [another_architecture],
     "missing-keys": [trunk_alone, nothing],
     "unexpected-keys": [more_than_the_model, counters],

@@ -19,6 +19,7 @@ from luthier.explanations.checks.loading.files import no_space as no_space
 from luthier.explanations.checks.loading.files import of_users_line as of_users_line
 from luthier.explanations.checks.loading.files import older_layer as older_layer
 from luthier.explanations.checks.loading.files import opened_as_text as opened_as_text
+from luthier.explanations.checks.loading.files import other_path as other_path
 from luthier.explanations.checks.loading.files import refused as refused
 from luthier.explanations.checks.loading.files import refused_opcode as refused_opcode
 from luthier.explanations.checks.loading.files import starts_as_page as starts_as_page

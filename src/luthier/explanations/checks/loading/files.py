@@ -148,6 +148,14 @@ def _was_main(case: Case) -> bool:
     return "__main__" in (case.found["module"].rpartition(".")[2], case.variable("mod_name"))
 
 
+def other_path(case: Case) -> Facts | None:
+    """Return what a path is here, where a file holds one of another system."""
+    loads = any(file_of(frame).endswith(_TORCH_FILES) for frame in case.raised.frames)
+    here = {"PosixPath": "WindowsPath", "WindowsPath": "PosixPath"}[case.found["kind"]]
+    own = case.raised.frames and not case.raised.frames[-1].is_library
+    return {"here": here} if loads and not own else None
+
+
 def older_layer(case: Case) -> Facts | None:
     """Return the layer that lacks what its class sets when it is built."""
     frames = case.raised.frames
