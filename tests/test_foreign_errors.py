@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from foreign_errors import FOREIGN, Foreign
-from luthier.explanations.printed import errors_in
+from foreign_errors import FOREIGN, Foreign, tracebacks
+from luthier.explanations import errors_in, explain
 
 AREAS = sorted({foreign.area for foreign in FOREIGN} - {"texts"})
 # Python prints no traceback of the one, and the other holds several.
@@ -45,6 +45,13 @@ def test_a_traceback_is_what_a_terminal_shows() -> None:
         "    ~~^^^^^\n"
         "KeyError: 'a'\n"
     )
+
+
+def test_at_most_one_in_a_hundred_is_taken_for_another() -> None:
+    explained = {name: explain(errors_in(text)) for name, text in tracebacks()}
+    wrong = {name: found.name for name, found in explained.items() if found is not None}
+
+    assert len(wrong) <= len(explained) / 100, wrong
 
 
 def test_there_are_enough_and_a_third_are_near_misses() -> None:
