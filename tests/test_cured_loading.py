@@ -75,6 +75,7 @@ def said(raises: Raises, folder: Path) -> Explanation:
     ("raises", "cause", "code"),
     [
         (of.of_compiled_in_data_parallel, '"module._orig_mod."', "net.load_state_dict(bare)"),
+        (of.of_an_average, "was inside AveragedModel", "the other 1 are no part"),
         (of.of_a_part("backbone"), "a part under this name, and Net", "the other 2 are no part"),
         (of.into_a_larger_module, '"backbone."', "task.load_state_dict(prefixed)"),
         (of.whole_checkpoint, 'under "model"', 'net.load_state_dict(ckpt["model"])'),

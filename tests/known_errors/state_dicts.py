@@ -50,6 +50,12 @@ def of_compiled_in_data_parallel(_folder: Path) -> None:
     net.load_state_dict(weights)
 
 
+def of_an_average(_folder: Path) -> None:
+    net = Net()
+    average = torch.optim.swa_utils.AveragedModel(net)
+    net.load_state_dict(average.state_dict())
+
+
 def of_a_part(name: str) -> Raises:
     def part(_folder: Path) -> None:
         net = Net()
@@ -236,6 +242,7 @@ KNOWN: Known = {
         of_data_parallel,
         of_compiled,
         of_compiled_in_data_parallel,
+        of_an_average,
         *(of_a_part(name) for name in ("model", "net", "backbone", "encoder")),
     ],
     "missing-module-prefix": [into_data_parallel, into_a_larger_module],

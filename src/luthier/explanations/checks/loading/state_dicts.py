@@ -65,6 +65,8 @@ def prefixed(case: Case) -> Facts | None:
     found = _prefix(unfit.unexpected, unfit.missing) if unfit else None
     if unfit is None or found is None:
         return None
+    if "n_averaged" in unfit.unexpected:
+        found["wrapper"] = "AveragedModel"
     without = sum(not key.startswith(str(found["prefix"])) for key in unfit.unexpected)
     return found | {"without": without or None}
 
@@ -223,7 +225,7 @@ def in_load_state_dict(case: Case) -> Facts | None:
 
 def path_for_state(case: Case) -> Facts | None:
     """Accept a path that was given to load_state_dict."""
-    if not re.search(r"\.?(?:str|\w*Path)$", case.found["given"]):
+    if not re.search(r"^(?:str|(?:[\w.]+\.)?\w*Path)$", case.found["given"]):
         return None
     return in_load_state_dict(case)
 
