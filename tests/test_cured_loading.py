@@ -13,14 +13,14 @@ import torch
 from torch import nn
 
 import luthier
-from known_errors import Raises
+from known_errors import Raises, saving
 from known_errors import loading as files
 from known_errors import state_dicts as of
 from known_errors.loading import CURED, KNOWN, RECORDED
 from known_errors.state_dicts import Net
 from luthier.explanations import Explanation
 
-PROGRAMS = ("known_errors/loading.py", "known_errors/state_dicts.py")
+PROGRAMS = tuple(f"known_errors/{name}.py" for name in ("loading", "saving", "state_dicts"))
 CURES = [
     pytest.param(name, raises, id=f"{name}-{raises.__name__}")
     for name, several in CURED.items()
@@ -94,15 +94,15 @@ def said(raises: Raises, folder: Path) -> Explanation:
         (of.none_for_state, "was given None", ""),
         (files.commands, "calls posix.system", "$ luthier inspect "),
         (files.older_gelu, "the layer 1 (GELU)", ""),
-        (files.local_class, "local_class.<locals>.Local", "torch.save(net.state_dict(), folder"),
-        (files.into_no_folder, "folder runs/1 does not exist", "Path('runs/1/net.pt').parent"),
-        (files.arguments_swapped, "takes the object first", "torch.save(net, path)"),
+        (saving.local_class, "local_class.<locals>.Local", "torch.save(net.state_dict(), folder"),
+        (saving.into_no_folder, "folder runs/1 does not exist", "Path('runs/1/net.pt').parent"),
+        (saving.arguments_swapped, "takes the object first", "torch.save(net, path)"),
         (files.no_such_file, "no file weights/net.pt in the folder", '"weights/net.pt"'),
-        (files.full_disk, "598 bytes were taken where 704 were due", "$ df"),
+        (saving.full_disk, "598 bytes were taken where 704 were due", "$ df"),
         (files.class_not_in_main, "the class Encoder that was defined in the program", ""),
         (files.class_moved, "old_layers has no Encoder", "old_layers.Encoder = Encoder"),
         (files.module_not_found, "module old_models, which cannot be imported", "old_models"),
-        (files.tied_weights, "embedding.weight", "save_model(net, folder / 'net.safetensors')"),
+        (saving.tied_weights, "embedding.weight", "save_model(net, folder / 'net.safetensors')"),
         (files.cut(-2000, legacy=True), "ends 2000 bytes or more too early", ""),
     ],
 )

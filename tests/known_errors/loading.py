@@ -1,22 +1,17 @@
-"""What raises the errors of reading and writing files of weights."""
+"""What raises the errors of reading files of weights, and all others of loading."""
 
 from __future__ import annotations
 
 import argparse
 import collections
 import contextlib
-import functools
 import gzip
 import io
 import os
 import pathlib
 import pickle
 import sys
-import threading
-import types
-import warnings
 import zipfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy
@@ -24,7 +19,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from known_errors import Known, Raises, Recorded, state_dicts
+from known_errors import Known, Raises, Recorded, saving, state_dicts
+from known_errors.naming import module_named, named, quiet
 from known_errors.state_dicts import Net
 
 
@@ -59,11 +55,6 @@ def layer_saved_whole(folder: Path) -> None:
     torch.load(folder / "last.pt")
 
 
-def named(name: str, raises: Raises) -> Raises:
-    raises.__name__ = name
-    return raises
-
-
 def path_of_a_file(folder: Path) -> None:
     net = Net()
     torch.save(net.state_dict(), "net.pt")
@@ -72,18 +63,6 @@ def path_of_a_file(folder: Path) -> None:
 
 def commands(folder: Path) -> None:
     loaded(Command(os.system, "true"))(folder)
-
-
-def quiet(raises: Raises) -> Raises:
-    """Keep what torch warns of on its way to the error to itself."""
-
-    @functools.wraps(raises)
-    def without_warnings(folder: Path) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            raises(folder)
-
-    return without_warnings
 
 
 def weights_of(content: bytes, name: str = "net.pt", *, weights_only: bool = True) -> Raises:
@@ -212,19 +191,6 @@ def download_refused(folder: Path) -> None:
     torch.hub.load_state_dict_from_url("http://127.0.0.1:9/net.pth", str(folder))
 
 
-@contextlib.contextmanager
-def module_named(name: str, **members: object) -> Iterator[types.ModuleType]:
-    """Let a module of this name be there inside."""
-    module = types.ModuleType(name)
-    sys.modules[name] = module
-    for key, value in members.items():
-        setattr(module, key, value)
-    try:
-        yield module
-    finally:
-        del sys.modules[name]
-
-
 def saved_class(folder: Path, module: str, *, by_pickle: bool = False) -> Path:
     """Save an object whose class says that it is of some module, which is gone after."""
     kind = type("Encoder", (nn.Module,), {"__module__": module, "__qualname__": "Encoder"})
@@ -290,58 +256,6 @@ def older_gelu(folder: Path) -> None:
     torch.load(folder / "net.pt", weights_only=False)(torch.ones(1, 3))
 
 
-def local_class(folder: Path) -> None:
-    class Local(nn.Module):
-        pass
-
-    net = Local()
-    torch.save(net, folder / "net.pt")
-
-
-def local_function(folder: Path) -> None:
-    torch.save({"scale": lambda x: x}, folder / "net.pt")
-
-
-def local_class_in_the_old_form(folder: Path) -> None:
-    class Local:
-        pass
-
-    torch.save(Local(), folder / "net.pt", _use_new_zipfile_serialization=False)
-
-
-def class_defined_twice(folder: Path) -> None:
-    with module_named("cells") as cells:
-        old = type("Cell", (nn.Module,), {"__module__": "cells", "__qualname__": "Cell"})
-        cells.Cell = type("Cell", (nn.Module,), {"__module__": "cells"})  # type: ignore[attr-defined]
-        net = old()
-        torch.save(net, folder / "net.pt")
-
-
-def with_a(label: str, make: Callable[[], object]) -> Raises:
-    def save(folder: Path) -> None:
-        torch.save({"weights": torch.ones(3), "other": make()}, folder / "net.pt")
-
-    return named(f"save_with_a_{label}", save)
-
-
-def arguments_swapped(folder: Path) -> None:
-    net, path = Net(), folder / "net.pt"
-    torch.save(path, net)  # type: ignore[arg-type]
-
-
-def into_no_folder(_folder: Path) -> None:
-    net = Net()
-    torch.save(net.state_dict(), "runs/1/net.pt")
-
-
-def into_no_folder_in_the_old_form(folder: Path) -> None:
-    torch.save({}, folder / "runs" / "net.pt", _use_new_zipfile_serialization=False)
-
-
-def safetensors_into_no_folder(folder: Path) -> None:
-    safetensors.torch.save_file({"a": torch.ones(3)}, folder / "runs" / "net.safetensors")
-
-
 def no_such_file(_folder: Path) -> None:
     torch.load("weights/net.pt")
 
@@ -362,31 +276,10 @@ def folder_to_load(folder: Path) -> None:
     torch.load(folder)
 
 
-def folder_to_save(folder: Path) -> None:
-    torch.save({}, folder)
-
-
-def empty_name(_folder: Path) -> None:
-    torch.save({}, "")
-
-
-def full_disk(_folder: Path) -> None:
-    torch.save({"a": torch.ones(100_000)}, "/dev/full")
-
-
-def full_disk_in_the_old_form(_folder: Path) -> None:
-    torch.save({"a": torch.ones(100_000)}, "/dev/full", _use_new_zipfile_serialization=False)
-
-
 def load_text(folder: Path) -> None:
     own_file(folder)
     with open("net.pt") as file:
         torch.load(file)  # type: ignore[arg-type]
-
-
-def save_text(folder: Path) -> None:
-    with (folder / "net.pt").open("w") as file:
-        torch.save({}, file)  # type: ignore[arg-type]
 
 
 def bytes_to_load(folder: Path) -> None:
@@ -420,29 +313,9 @@ def mapped_old_form(folder: Path) -> None:
     torch.load(str(folder / "net.pt"), mmap=True)
 
 
-def tied() -> nn.Module:
-    net = nn.ModuleDict({"embedding": nn.Embedding(5, 3), "out": nn.Linear(3, 5, bias=False)})
-    net["out"].weight = net["embedding"].weight  # type: ignore[assignment]
-    return net
-
-
-def tied_weights(folder: Path) -> None:
-    net = tied()
-    safetensors.torch.save_file(net.state_dict(), folder / "net.safetensors")
-
-
-def view(folder: Path) -> None:
-    state = {"weight": torch.ones(3, 2).t()}
-    safetensors.torch.save_file(state, folder / "net.safetensors")
-
-
-def number_for_safetensors(folder: Path) -> None:
-    state = {"weight": torch.ones(3), "epoch": 3}
-    safetensors.torch.save_file(state, folder / "net.safetensors")  # type: ignore[arg-type]
-
-
 KNOWN: Known = {
     **state_dicts.KNOWN,
+    **saving.KNOWN,
     "weights-only-code": [commands, named("evaluated", loaded(Command(eval, "1")))],
     "weights-only-numpy": [
         named("of_a_scalar", loaded({"accuracy": numpy.float64(0.5)})),
@@ -507,37 +380,21 @@ KNOWN: Known = {
     "torch-of-another-version": [name_that_torch_lacks],
     "path-of-another-system": [path_of_another_system],
     "layer-of-another-version": [older_gelu],
-    "local-object-in-save": [local_class, local_function, local_class_in_the_old_form],
-    "class-defined-twice": [class_defined_twice],
-    "unpicklable-object-in-save": [
-        with_a("lock", threading.Lock),
-        with_a("generator", lambda: (n for n in range(3))),
-        with_a("module", lambda: os),
-    ],
-    "save-arguments-swapped": [arguments_swapped],
-    "folder-for-save": [
-        into_no_folder,
-        into_no_folder_in_the_old_form,
-        safetensors_into_no_folder,
-    ],
     "no-such-file": [
         no_such_file,
         no_such_absolute_file,
         no_such_safetensors,
         quiet(no_such_script),
     ],
-    "folder-in-place-of-file": [folder_to_load, folder_to_save],
-    "file-not-openable": [empty_name],
-    "disk-full": [full_disk, full_disk_in_the_old_form],
-    "file-opened-as-text": [load_text, save_text],
+    "folder-in-place-of-file": [folder_to_load, saving.folder_to_save],
+    "file-opened-as-text": [load_text, saving.save_text],
     "none-to-load": [none_to_load],
     "bytes-to-load": [bytes_to_load],
     "no-file-to-load": [stream_to_load, dict_to_load],
     "mmap-of-a-file-object": [mapped_object, mapped_old_form],
-    "shared-tensors-in-safetensors": [tied_weights],
-    "views-in-safetensors": [view],
-    "no-tensors-in-safetensors": [number_for_safetensors],
 }
+
+
 CURED: Known = {  # what the explanation says to write can be run as it is
     **{
         name: state_dicts.KNOWN[name]
@@ -583,6 +440,8 @@ CURED: Known = {  # what the explanation says to write can be run as it is
         )
     },
 }
+
+
 RECORDED: Recorded = {
     "certificate-of-download": ["certificate_not_trusted"],
     "path-of-another-system": ["posix_path_on_windows"],
