@@ -10,6 +10,7 @@ import contextlib
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from types import FrameType
 from typing import Any
 
@@ -69,8 +70,8 @@ def _fact(value: Any, paths: Mapping[int, str]) -> Fact | None:
         return tensor_facts(value)
     if isinstance(value, torch.nn.Module):
         return _module(value, paths)
-    if isinstance(value, str):
-        return value[:_LONGEST]
+    if isinstance(value, str | PurePath):
+        return str(value)[:_LONGEST]
     if isinstance(value, bool | int | float):
         return value
     fields = dict(_fields(value))
