@@ -57,8 +57,9 @@ def _paths(frames: list[FrameType]) -> dict[int, str]:
     ]
     found: dict[int, str] = {}
     for root in roots:
-        for path, module in root.named_modules():
-            found.setdefault(id(module), path)
+        with contextlib.suppress(AttributeError):  # one whose __init__ has not run
+            for path, module in root.named_modules():
+                found.setdefault(id(module), path)
     return found
 
 
