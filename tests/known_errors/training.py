@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.optim import lr_scheduler
 
 from known_errors import Known, Recorded
 from luthier.training.team import finite
@@ -197,6 +198,259 @@ def nan_draw(_folder: Path) -> None:
     torch.multinomial(probs, 1)
 
 
+def optimizer_of_frozen(_folder: Path) -> None:
+    model = nn.Linear(3, 2).requires_grad_(False)
+    torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
+
+
+def optimizer_of_read_generator(_folder: Path) -> None:
+    model = nn.Linear(3, 2)
+    parameters = model.parameters()
+    sum(p.numel() for p in parameters)
+    torch.optim.SGD(parameters, 0.1)
+
+
+def trained(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    model(batch()).sum().backward()
+    optimizer.step()
+
+
+def head_added(_folder: Path) -> None:
+    old, model = nn.Linear(3, 2), nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+    state = torch.optim.Adam(old.parameters()).state_dict()
+    optimizer = torch.optim.Adam(model.parameters())
+    optimizer.load_state_dict(state)
+
+
+def groups_added(_folder: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+    state = torch.optim.Adam(model.parameters()).state_dict()
+    optimizer = torch.optim.Adam([{"params": layer.parameters()} for layer in model])
+    optimizer.load_state_dict(state)
+
+
+def head_twice(_folder: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+    groups = [{"params": model.parameters()}, {"params": model[1].parameters(), "lr": 0.1}]
+    torch.optim.Adam(groups)
+
+
+def moved_weight(_folder: Path) -> None:
+    weight = torch.ones(2, requires_grad=True).double()
+    torch.optim.SGD([weight], 0.1)
+
+
+def bare_weight(_folder: Path) -> None:
+    weight = torch.ones(2, requires_grad=True)
+    torch.optim.SGD(weight, 0.1)
+
+
+def module_in_a_list(_folder: Path) -> None:
+    torch.optim.SGD([nn.Linear(3, 2)], 0.1)  # type: ignore[list-item]
+
+
+def bare_module(_folder: Path) -> None:
+    torch.optim.SGD(nn.Linear(3, 2), 0.1)  # type: ignore[arg-type]
+
+
+def brackets_forgotten(_folder: Path) -> None:
+    torch.optim.SGD(nn.Linear(3, 2).parameters, 0.1)  # type: ignore[arg-type]
+
+
+def another_head(kind: type[torch.optim.Optimizer], **options: object) -> None:
+    old, model = nn.Linear(3, 10), nn.Linear(3, 2)
+    before = kind(old.parameters(), **options)
+    trained(old, before)
+    optimizer = kind(model.parameters(), **options)
+    optimizer.load_state_dict(before.state_dict())
+    trained(model, optimizer)
+
+
+def another_head_of_adam(_folder: Path) -> None:
+    another_head(torch.optim.Adam)
+
+
+def another_head_of_sgd(_folder: Path) -> None:
+    another_head(torch.optim.SGD, lr=0.1, momentum=0.9, foreach=True)
+
+
+def state_of(
+    before: type[torch.optim.Optimizer], now: type[torch.optim.Optimizer], **options: object
+) -> None:
+    model = nn.Linear(3, 2)
+    old = before(model.parameters(), **options)
+    trained(model, old)
+    optimizer = now(model.parameters())
+    optimizer.load_state_dict(old.state_dict())
+    optimizer.step()
+
+
+def state_of_sgd(_folder: Path) -> None:
+    state_of(torch.optim.SGD, torch.optim.Adam)
+
+
+def state_of_momentum(_folder: Path) -> None:
+    state_of(torch.optim.SGD, torch.optim.AdamW, lr=0.1, momentum=0.9)
+
+
+def state_of_adam(_folder: Path) -> None:
+    state_of(torch.optim.Adam, torch.optim.SGD)
+
+
+def state_of_adam_for_rmsprop(_folder: Path) -> None:
+    state_of(torch.optim.Adam, torch.optim.RMSprop)
+
+
+def negative_rate(_folder: Path) -> None:
+    torch.optim.SGD(nn.Linear(3, 2).parameters(), lr=-0.1)
+
+
+def beta_of_one(_folder: Path) -> None:
+    torch.optim.Adam(nn.Linear(3, 2).parameters(), betas=(0.9, 1.0))
+
+
+def rate_of_yaml(_folder: Path) -> None:
+    torch.optim.Adam(nn.Linear(3, 2).parameters(), lr="1e-3")  # type: ignore[arg-type]
+
+
+def without_closure(_folder: Path) -> None:
+    optimizer = torch.optim.LBFGS(nn.Linear(3, 2).parameters())
+    optimizer.step()  # type: ignore[call-arg]
+
+
+def sgd() -> torch.optim.SGD:
+    return torch.optim.SGD(nn.Linear(3, 2).parameters(), 0.1)
+
+
+def turned_round(_folder: Path) -> None:
+    optimizer = sgd()
+    scheduler = lr_scheduler.StepLR(optimizer, 1)
+    scheduler.step()
+
+
+def rate_asked(_folder: Path) -> None:
+    lr_scheduler.StepLR(sgd(), 1).get_lr()
+
+
+def last_epoch_of_fresh(_folder: Path) -> None:
+    optimizer = sgd()
+    lr_scheduler.CosineAnnealingLR(optimizer, 9, last_epoch=3)
+
+
+def one_step_more(_folder: Path) -> None:
+    optimizer = sgd()
+    scheduler = lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=3)
+    for _ in range(4):
+        optimizer.step()
+        scheduler.step()
+
+
+def without_metric(_folder: Path) -> None:
+    scheduler = lr_scheduler.ReduceLROnPlateau(sgd())
+    scheduler.step()  # type: ignore[call-arg]
+
+
+def schedule_of_steps(_folder: Path) -> None:
+    optimizer = sgd()
+    state = lr_scheduler.StepLR(optimizer, 1).state_dict()
+    scheduler = lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+    scheduler.load_state_dict(state)
+
+
+def schedule_of_one(_folder: Path) -> None:
+    optimizer = sgd()
+    state = lr_scheduler.StepLR(optimizer, 1).state_dict()
+    parts = [lr_scheduler.StepLR(optimizer, 1), lr_scheduler.StepLR(optimizer, 2)]
+    scheduler = lr_scheduler.SequentialLR(optimizer, parts, [1])
+    scheduler.load_state_dict(state)
+
+
+def verbose_schedule(_folder: Path) -> None:
+    lr_scheduler.StepLR(sgd(), 1, verbose=True)  # type: ignore[call-arg]
+
+
+def schedule_of_a_model(_folder: Path) -> None:
+    lr_scheduler.StepLR(nn.Linear(3, 2), 1)  # type: ignore[arg-type]
+
+
+def plateau_of_a_list(_folder: Path) -> None:
+    lr_scheduler.ReduceLROnPlateau([sgd()])  # type: ignore[arg-type]
+
+
+class Scaled:
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.optimizer = model, torch.optim.SGD(model.parameters(), 0.1)
+        self.scaler = torch.amp.GradScaler("cpu")
+
+    def backward(self, dtype: torch.dtype = torch.float32) -> None:
+        self.scaler.scale(self.model(batch().to(dtype)).float().sum()).backward()
+
+
+def unscaled_twice(_folder: Path) -> None:
+    at = Scaled(nn.Linear(3, 2))
+    at.backward()
+    at.scaler.unscale_(at.optimizer)
+    at.scaler.unscale_(at.optimizer)
+
+
+def unscaled_after_step(_folder: Path) -> None:
+    at = Scaled(nn.Linear(3, 2))
+    at.backward()
+    at.scaler.step(at.optimizer)
+    at.scaler.unscale_(at.optimizer)
+
+
+def stepped_twice(_folder: Path) -> None:
+    at = Scaled(nn.Linear(3, 2))
+    at.backward()
+    at.scaler.step(at.optimizer)
+    at.scaler.step(at.optimizer)
+
+
+def half_model(_folder: Path) -> None:
+    model = nn.Linear(3, 2).half()
+    at = Scaled(model)
+    at.backward(torch.float16)
+    at.scaler.step(at.optimizer)
+
+
+def gradients_cleared(_folder: Path) -> None:
+    at = Scaled(nn.Linear(3, 2))
+    at.backward()
+    at.optimizer.zero_grad()
+    at.scaler.step(at.optimizer)
+
+
+def update_without_step(_folder: Path) -> None:
+    at = Scaled(nn.Linear(3, 2))
+    at.backward()
+    at.scaler.update()
+
+
+def unscaled_loss(_folder: Path) -> None:
+    at = Scaled(nn.Linear(3, 2))
+    at.model(batch()).sum().backward()
+    at.scaler.step(at.optimizer)
+
+
+def mixed_under_autocast(_folder: Path) -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.cat([torch.ones(2).half(), torch.ones(2)])
+
+
+def double_under_autocast(_folder: Path) -> None:
+    with torch.autocast("cpu", dtype=torch.float64):
+        pass
+
+
+def old_autocast(_folder: Path) -> None:
+    torch.cuda.amp.autocast()
+
+
+def old_scaler(_folder: Path) -> None:
+    torch.cuda.amp.GradScaler(enabled=False)
+
+
 KNOWN: Known = {
     "backward-under-no-grad": [decorated],
     "nothing-requires-grad": [all_frozen, of_a_number, under_no_grad, without_a_model],
@@ -216,5 +470,42 @@ KNOWN: Known = {
     "loss-diverged": [diverged],
     "distribution-of-nan": [nan_policy, nan_normal],
     "probabilities-not-valid": [nan_draw],
+    "optimizer-without-parameters": [optimizer_of_frozen, optimizer_of_read_generator],
+    "optimizer-group-of-another-size": [head_added],
+    "optimizer-groups-of-another-number": [groups_added],
+    "parameter-in-two-groups": [head_twice],
+    "optimizer-of-results": [moved_weight],
+    "optimizer-of-one-tensor": [bare_weight],
+    "optimizer-of-modules": [module_in_a_list, bare_module, brackets_forgotten],
+    "optimizer-state-of-another-shape": [another_head_of_adam, another_head_of_sgd],
+    "optimizer-state-of-another-kind": [
+        state_of_sgd,
+        state_of_momentum,
+        state_of_adam,
+        state_of_adam_for_rmsprop,
+    ],
+    "invalid-hyperparameter": [negative_rate, beta_of_one],
+    "hyperparameter-as-text": [rate_of_yaml],
+    "closure-missing": [without_closure],
+    "schedule-before-optimizer": [turned_round],
+    "schedule-rate-asked-wrongly": [rate_asked],
+    "schedule-without-initial-rate": [last_epoch_of_fresh],
+    "schedule-at-its-end": [one_step_more],
+    "metric-missing": [without_metric],
+    "schedule-of-another-kind": [schedule_of_steps, schedule_of_one],
+    "schedule-argument-removed": [verbose_schedule],
+    "schedule-without-optimizer": [schedule_of_a_model, plateau_of_a_list],
+    "unscale-twice": [unscaled_twice, unscaled_after_step, stepped_twice],
+    "half-gradients-unscaled": [half_model],
+    "no-gradients-to-check": [gradients_cleared, update_without_step],
+    "loss-not-scaled": [unscaled_loss],
+    "autocast-of-mixed-dtypes": [mixed_under_autocast],
+    "autocast-dtype-unsupported": [double_under_autocast],
+    "autocast-spelling": [old_autocast, old_scaler],
 }
-RECORDED: Recorded = {}
+RECORDED: Recorded = {
+    "bce-under-autocast": ["bce_under_autocast"],
+    "bfloat16-unsupported": ["bfloat16_2_4"],
+    "unscale-twice": ["unscale_twice"],
+    "half-gradients-unscaled": ["unscale_half"],
+}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from typing import TypeGuard
 
 from luthier.explanations.names import bind
 from luthier.explanations.values import (
@@ -19,6 +20,13 @@ from luthier.explanations.values import (
 _CARRIED = re.compile(r"hidden|state|memory|cell|carry|total|running|prev|^(?:h|c|hx|cx|h0|c0)$")
 _VIEWS = ("AsStrided", "T", "Transpose")  # of a Linear's weights
 _IN_PLACE = ("ReLU", "ReLU6", "LeakyReLU", "SiLU", "Hardswish", "Hardsigmoid", "ELU", "Dropout")
+_SCHEDULES = frozenset(
+    (
+        "StepLR MultiStepLR ConstantLR LinearLR ExponentialLR PolynomialLR CosineAnnealingLR "
+        "CosineAnnealingWarmRestarts LambdaLR MultiplicativeLR CyclicLR OneCycleLR SequentialLR "
+        "ReduceLROnPlateau ChainedScheduler LRScheduler SWALR"
+    ).split()
+)
 _ROOTS = ("Log", "Log2", "Log10", "Sqrt", "Rsqrt")  # without a finite gradient at 0
 
 
@@ -112,7 +120,7 @@ def inference_tensor(case: Case) -> Facts | None:
     if of_torch(case) is None:
         return None
     module = case.innermost_module()
-    return {} if module is None else {"path": module.path or "the model", "kind": module.kind}
+    return {} if module is None else {"path": module.path or None, "kind": module.kind}
 
 
 def of_integers(case: Case) -> Facts | None:
@@ -146,6 +154,116 @@ def not_finite(case: Case) -> Facts | None:
             return known | ({"parameter": bad[0]} if bad else {})
         if isinstance(value, TensorFacts) and value.is_finite is False and not value.shape:
             return {"loss": name}
+    return {}
+
+
+def without_parameters(case: Case) -> Facts | None:
+    """Return how many parameters of the model at hand could have been given."""
+    if of_torch(case) is None:
+        return None
+    found = _model(case)
+    if found is None:
+        return {}
+    name, model = found
+    trainable = sum(tensor.requires_grad for tensor in model.parameters.values())
+    count = {"trainable": trainable} if trainable else {"frozen": len(model.parameters)}
+    return {"model": name, "kind": model.kind, **count}
+
+
+def of_optimizer(case: Case) -> Facts | None:
+    """Return how many groups and tensors the optimizer at hand has."""
+    if of_torch(case) is None:
+        return None
+    return _optimizer(case)
+
+
+def of_modules(case: Case) -> Facts | None:
+    """Return the user's line, where the optimizer could not read what it was given."""
+    frame = _within(case, "optim", "optimizer.py")
+    if frame is None or frame.function not in ("__init__", "add_param_group"):
+        return None
+    return {"line": _line(case)}
+
+
+def state_of_another_shape(case: Case) -> Facts | None:
+    """Return the function in which a step put state and parameter together."""
+    frame = _within(case, "optim")
+    if frame is None or not any(f.function == "step" for f in case.raised.frames):
+        return None
+    return {"function": frame.function}
+
+
+def in_optimizer(case: Case) -> Facts | None:
+    """Return where an optimizer raised it, and its kind."""
+    frame = _within(case, "optim")
+    if frame is None or frame.path.endswith(("lr_scheduler.py", "swa_utils.py")):
+        return None
+    return {"file": _file(frame), "function": frame.function, **_optimizer(case)}
+
+
+def as_text(case: Case) -> Facts | None:
+    """Return where an optimizer or a schedule compared a text with a number."""
+    frame = _within(case, "optim")
+    if frame is None or frame.function != "__init__":
+        return None
+    if "str" not in (case.found["left"], case.found["right"]):
+        return None
+    return {"file": _file(frame), "function": frame.function, "given": "str"}
+
+
+def at_its_end(case: Case) -> Facts | None:
+    """Return where the schedule at hand is, and how many steps it was planned for."""
+    if of_torch(case) is None:
+        return None
+    for _, value in _own(case):
+        if isinstance(value, ObjectFacts) and value.fields.get("total_steps"):
+            return {"last": value.fields["last_epoch"], "planned": value.fields["total_steps"]}
+    return {}
+
+
+def in_schedule(case: Case) -> Facts | None:
+    """Return where a schedule raised it, and its kind."""
+    frame = _within(case, "optim", "lr_scheduler.py")
+    if frame is None:
+        return None
+    kinds = [v.kind for _, v in _own(case) if _is_object(v, "last_epoch")]
+    kind = {"kind": kinds[0]} if kinds else {}
+    return {"file": _file(frame), "function": frame.function, "line": _line(case), **kind}
+
+
+def verbose(case: Case) -> Facts | None:
+    """Return the schedule that was given the argument; of the old message, from the line."""
+    schedule = case.found.get("schedule") or ""
+    named = schedule or _line(case) or ""
+    found = re.search(r"\b(\w+LR|ReduceLROnPlateau|LRScheduler|\w+Scheduler)\b", named)
+    if found is None or of_torch(case) is None:
+        return None
+    return {"schedule": found[1]} if found[1] in _SCHEDULES else None
+
+
+def without_closure(case: Case) -> Facts | None:
+    """Return the user's line, where the optimizer is one of torch's."""
+    if "kind" not in case.found and _within(case, "(?:optim|utils)") is None:
+        return None
+    return of_torch(case)
+
+
+def without_metric(case: Case) -> Facts | None:
+    """Return the user's line, where the schedule is torch's, or is named as one."""
+    line = _line(case) or ""
+    if "kind" not in case.found and not re.search("sched|plateau", line, re.IGNORECASE):
+        return None
+    return of_torch(case)
+
+
+def half_parameters(case: Case) -> Facts | None:
+    """Return the parameters of a model at hand that are in half precision."""
+    if of_torch(case) is None:
+        return None
+    for name, model in _models(case):
+        half = [n for n, t in model.parameters.items() if t.dtype == "float16"]
+        if half:
+            return {"model": name, "kind": model.kind, "count": len(half), "parameter": half[0]}
     return {}
 
 
@@ -194,3 +312,32 @@ def _shape(value: Fact) -> str | None:
 
 def _listed(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _within(case: Case, package: str, file: str = "") -> Frame | None:
+    """Return the innermost frame, if it is in a package of torch, and in a file of it."""
+    if not case.raised.frames:
+        return None
+    frame = case.raised.frames[-1]
+    path = frame.path.replace("\\", "/")
+    return frame if re.search(rf"/torch/{package}/(?:.*/)?{file}", path) else None
+
+
+def _file(frame: Frame) -> str | None:
+    """Return the path of a file as an import has it: torch/optim/adam.py."""
+    path = frame.path.replace("\\", "/")
+    return path[path.rindex("/torch/") + 1 :] if "/torch/" in path else None
+
+
+def _optimizer(case: Case) -> Facts:
+    for _, value in _own(case):
+        if isinstance(value, ObjectFacts) and "rates" in value.fields:
+            rates = value.fields["rates"]
+            assert isinstance(rates, tuple)  # noqa: S101 - see luthier.run.live
+            tensors = value.fields["tensors"]
+            return {"kind": value.kind, "groups": len(rates), "tensors": tensors}
+    return {}
+
+
+def _is_object(value: Fact, field: str) -> TypeGuard[ObjectFacts]:
+    return isinstance(value, ObjectFacts) and field in value.fields
