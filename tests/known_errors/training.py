@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from known_errors import Known, Recorded
+from known_errors import Known, Recorded, training_modules, training_processes
 from luthier.training.team import finite
 
 
@@ -502,10 +502,19 @@ KNOWN: Known = {
     "autocast-of-mixed-dtypes": [mixed_under_autocast],
     "autocast-dtype-unsupported": [double_under_autocast],
     "autocast-spelling": [old_autocast, old_scaler],
+    **training_modules.KNOWN,
+    **training_processes.KNOWN,
 }
 RECORDED: Recorded = {
     "bce-under-autocast": ["bce_under_autocast"],
     "bfloat16-unsupported": ["bfloat16_2_4"],
     "unscale-twice": ["unscale_twice"],
     "half-gradients-unscaled": ["unscale_half"],
+    "tensor-changed-in-place": ["in_place_2_4"],
+    "weights-changed-before-backward": ["weights_in_place_2_4"],
+    "input-not-in-graph": ["unused_input_2_4"],
+    "schedule-without-initial-rate": ["initial_rate_2_4"],
+    "schedule-argument-removed": ["schedule_verbose_3_9"],
+    **training_modules.RECORDED,
+    **training_processes.RECORDED,
 }

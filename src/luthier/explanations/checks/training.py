@@ -3,39 +3,52 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import TypeGuard
 
-from luthier.explanations.names import bind
-from luthier.explanations.values import (
-    Case,
-    Fact,
-    Facts,
-    Frame,
-    ModuleFacts,
-    ObjectFacts,
-    TensorFacts,
+from luthier.explanations.checks.evidence import (
+    file_of,
+    has_field,
+    is_result,
+    largest_model,
+    line_of,
+    listed,
+    models,
+    named,
+    of_torch,
+    optimizer_of,
+    own,
+    shape_of,
+    within,
 )
+from luthier.explanations.checks.modules import before_init as before_init
+from luthier.explanations.checks.modules import compile_failed as compile_failed
+from luthier.explanations.checks.modules import forward_arguments as forward_arguments
+from luthier.explanations.checks.modules import forward_missing as forward_missing
+from luthier.explanations.checks.modules import gradient_is_none as gradient_is_none
+from luthier.explanations.checks.modules import layer_not_there as layer_not_there
+from luthier.explanations.checks.modules import of_module_attribute as of_module_attribute
+from luthier.explanations.checks.modules import output_is_none as output_is_none
+from luthier.explanations.checks.modules import output_is_several as output_is_several
+from luthier.explanations.checks.modules import weights_instead as weights_instead
+from luthier.explanations.checks.processes import collective_timeout as collective_timeout
+from luthier.explanations.checks.processes import ddp_shapes as ddp_shapes
+from luthier.explanations.checks.processes import ddp_twice as ddp_twice
+from luthier.explanations.checks.processes import ddp_unused as ddp_unused
+from luthier.explanations.checks.processes import in_distributed as in_distributed
+from luthier.explanations.checks.processes import nccl_failed as nccl_failed
+from luthier.explanations.checks.processes import of_nccl as of_nccl
+from luthier.explanations.checks.processes import port_in_use as port_in_use
+from luthier.explanations.checks.processes import rank_failed as rank_failed
+from luthier.explanations.names import bind
+from luthier.explanations.values import Case, Facts, ModuleFacts, ObjectFacts, TensorFacts
 
 _CARRIED = re.compile(r"hidden|state|memory|cell|carry|total|running|prev|^(?:h|c|hx|cx|h0|c0)$")
 _VIEWS = ("AsStrided", "T", "Transpose")  # of a Linear's weights
 _IN_PLACE = ("ReLU", "ReLU6", "LeakyReLU", "SiLU", "Hardswish", "Hardsigmoid", "ELU", "Dropout")
-_SCHEDULES = frozenset(
-    (
-        "StepLR MultiStepLR ConstantLR LinearLR ExponentialLR PolynomialLR CosineAnnealingLR "
-        "CosineAnnealingWarmRestarts LambdaLR MultiplicativeLR CyclicLR OneCycleLR SequentialLR "
-        "ReduceLROnPlateau ChainedScheduler LRScheduler SWALR"
-    ).split()
+_SCHEDULES = re.compile(
+    r"\b((?:Step|MultiStep|Constant|Linear|Exponential|Polynomial|CosineAnnealing|Lambda|Cyclic"
+    r"|Multiplicative|OneCycle|Sequential|SWA)LR|ReduceLROnPlateau|CosineAnnealingWarmRestarts)\b"
 )
 _ROOTS = ("Log", "Log2", "Log10", "Sqrt", "Rsqrt")  # without a finite gradient at 0
-
-
-def of_torch(case: Case) -> Facts | None:
-    """Return the user's line, or None where somebody else raised the error in torch's words."""
-    frames = case.raised.frames
-    if frames and not _is_torchs(frames[-1]) and _is_raise(frames[-1]):
-        return None
-    return {"line": _line(case)}
 
 
 def under_no_grad(case: Case) -> Facts | None:
@@ -53,8 +66,8 @@ def without_gradient(case: Case) -> Facts | None:
     """Return what the model at hand and the results beside the loss say of why it has no graph."""
     if of_torch(case) is None:
         return None
-    found = _model(case)
-    results = [name for name, value in _own(case) if _is_result(value)]
+    found = largest_model(case)
+    results = [name for name, value in own(case) if is_result(value)]
     cut = {"result": results[0]} if results else {}
     if found is None:
         return cut
@@ -71,8 +84,8 @@ def not_scalar(case: Case) -> Facts | None:
     """Return the shape of what backward was to start at."""
     if of_torch(case) is None:
         return None
-    loss = _named(case, bind(["LOSS.backward()"], case.raised.frames)["loss"])
-    return {} if loss is None else {"shape": _shape(loss)}
+    loss = named(case, bind(["LOSS.backward()"], case.raised.frames)["loss"])
+    return {} if loss is None else {"shape": shape_of(loss)}
 
 
 def carried_over(case: Case) -> Facts | None:
@@ -80,9 +93,9 @@ def carried_over(case: Case) -> Facts | None:
     if of_torch(case) is None:
         return None
     loss = bind(["LOSS.backward()"], case.raised.frames)["loss"]
-    for name, value in _own(case):
-        if name != loss and _CARRIED.search(name) and _is_result(value):
-            return {"carried": name, "shape": _shape(value)}
+    for name, value in own(case):
+        if name != loss and _CARRIED.search(name) and is_result(value):
+            return {"carried": name, "shape": shape_of(value)}
     return {}
 
 
@@ -99,19 +112,19 @@ def changed_in_place(case: Case) -> Facts | None:
         return None
     if "operation" not in case.found:
         return _of_shape(case)
-    found = _model(case)
+    found = largest_model(case)
     if found is None:
         return {}
     names = [name for name, kind in found[1].modules.items() if kind in _IN_PLACE]
-    return {"kind": found[1].kind, "inplace": _listed(names)} if names else {}
+    return {"kind": found[1].kind, "inplace": listed(names)} if names else {}
 
 
 def _of_shape(case: Case) -> Facts:
     shape = tuple(int(size) for size in re.findall(r"\d+", case.found["shape"]))
-    for _, model in _models(case):
+    for _, model in models(case):
         same = [n for n, t in model.parameters.items() if t.shape in (shape, shape[::-1])]
         if same:
-            return {"parameters": _listed(same), "kind": model.kind}
+            return {"parameters": listed(same), "kind": model.kind}
     return {}
 
 
@@ -129,7 +142,7 @@ def of_integers(case: Case) -> Facts | None:
         return None
     patterns = ["nn.Parameter(DATA)", "Parameter(DATA)", "DATA.requires_grad_()"]
     name = bind(patterns, case.raised.frames)["data"]
-    value = _named(case, name)
+    value = named(case, name)
     if not isinstance(value, TensorFacts):
         return {}
     return {"tensor": name, "dtype": value.dtype}
@@ -147,7 +160,7 @@ def not_finite(case: Case) -> Facts | None:
     """Return the first parameter that is not finite, or how many are."""
     if of_torch(case) is None:
         return None
-    for name, value in _own(case):
+    for name, value in own(case):
         if isinstance(value, ModuleFacts) and value.parameters:
             known: dict[str, object] = {"kind": value.kind, "all": len(value.parameters)}
             bad = [n for n, t in value.parameters.items() if t.is_finite is False]
@@ -161,7 +174,7 @@ def without_parameters(case: Case) -> Facts | None:
     """Return how many parameters of the model at hand could have been given."""
     if of_torch(case) is None:
         return None
-    found = _model(case)
+    found = largest_model(case)
     if found is None:
         return {}
     name, model = found
@@ -174,20 +187,20 @@ def of_optimizer(case: Case) -> Facts | None:
     """Return how many groups and tensors the optimizer at hand has."""
     if of_torch(case) is None:
         return None
-    return _optimizer(case)
+    return optimizer_of(case)
 
 
 def of_modules(case: Case) -> Facts | None:
     """Return the user's line, where the optimizer could not read what it was given."""
-    frame = _within(case, "optim", "optimizer.py")
+    frame = within(case, "optim", "optimizer.py")
     if frame is None or frame.function not in ("__init__", "add_param_group"):
         return None
-    return {"line": _line(case)}
+    return {"line": line_of(case)}
 
 
 def state_of_another_shape(case: Case) -> Facts | None:
     """Return the function in which a step put state and parameter together."""
-    frame = _within(case, "optim")
+    frame = within(case, "optim")
     if frame is None or not any(f.function == "step" for f in case.raised.frames):
         return None
     return {"function": frame.function}
@@ -195,27 +208,27 @@ def state_of_another_shape(case: Case) -> Facts | None:
 
 def in_optimizer(case: Case) -> Facts | None:
     """Return where an optimizer raised it, and its kind."""
-    frame = _within(case, "optim")
+    frame = within(case, "optim")
     if frame is None or frame.path.endswith(("lr_scheduler.py", "swa_utils.py")):
         return None
-    return {"file": _file(frame), "function": frame.function, **_optimizer(case)}
+    return {"file": file_of(frame), "function": frame.function, **optimizer_of(case)}
 
 
 def as_text(case: Case) -> Facts | None:
     """Return where an optimizer or a schedule compared a text with a number."""
-    frame = _within(case, "optim")
+    frame = within(case, "optim")
     if frame is None or frame.function != "__init__":
         return None
     if "str" not in (case.found["left"], case.found["right"]):
         return None
-    return {"file": _file(frame), "function": frame.function, "given": "str"}
+    return {"file": file_of(frame), "function": frame.function, "given": "str"}
 
 
 def at_its_end(case: Case) -> Facts | None:
     """Return where the schedule at hand is, and how many steps it was planned for."""
     if of_torch(case) is None:
         return None
-    for _, value in _own(case):
+    for _, value in own(case):
         if isinstance(value, ObjectFacts) and value.fields.get("total_steps"):
             return {"last": value.fields["last_epoch"], "planned": value.fields["total_steps"]}
     return {}
@@ -223,34 +236,30 @@ def at_its_end(case: Case) -> Facts | None:
 
 def in_schedule(case: Case) -> Facts | None:
     """Return where a schedule raised it, and its kind."""
-    frame = _within(case, "optim", "lr_scheduler.py")
+    frame = within(case, "optim", "lr_scheduler.py")
     if frame is None:
         return None
-    kinds = [v.kind for _, v in _own(case) if _is_object(v, "last_epoch")]
+    kinds = [v.kind for _, v in own(case) if has_field(v, "last_epoch")]
     kind = {"kind": kinds[0]} if kinds else {}
-    return {"file": _file(frame), "function": frame.function, "line": _line(case), **kind}
+    return {"file": file_of(frame), "function": frame.function, "line": line_of(case), **kind}
 
 
 def verbose(case: Case) -> Facts | None:
     """Return the schedule that was given the argument; of the old message, from the line."""
-    schedule = case.found.get("schedule") or ""
-    named = schedule or _line(case) or ""
-    found = re.search(r"\b(\w+LR|ReduceLROnPlateau|LRScheduler|\w+Scheduler)\b", named)
-    if found is None or of_torch(case) is None:
-        return None
-    return {"schedule": found[1]} if found[1] in _SCHEDULES else None
+    found = _SCHEDULES.search(case.found.get("schedule") or line_of(case) or "")
+    return None if found is None or of_torch(case) is None else {"schedule": found[1]}
 
 
 def without_closure(case: Case) -> Facts | None:
     """Return the user's line, where the optimizer is one of torch's."""
-    if "kind" not in case.found and _within(case, "(?:optim|utils)") is None:
+    if "kind" not in case.found and within(case, "(?:optim|utils)") is None:
         return None
     return of_torch(case)
 
 
 def without_metric(case: Case) -> Facts | None:
     """Return the user's line, where the schedule is torch's, or is named as one."""
-    line = _line(case) or ""
+    line = line_of(case) or ""
     if "kind" not in case.found and not re.search("sched|plateau", line, re.IGNORECASE):
         return None
     return of_torch(case)
@@ -260,84 +269,8 @@ def half_parameters(case: Case) -> Facts | None:
     """Return the parameters of a model at hand that are in half precision."""
     if of_torch(case) is None:
         return None
-    for name, model in _models(case):
+    for name, model in models(case):
         half = [n for n, t in model.parameters.items() if t.dtype == "float16"]
         if half:
             return {"model": name, "kind": model.kind, "count": len(half), "parameter": half[0]}
     return {}
-
-
-def _line(case: Case) -> str | None:
-    """Return the user's innermost line."""
-    own = [frame for frame in case.raised.frames if not frame.is_library and frame.source]
-    return own[-1].source if own else None
-
-
-def _is_torchs(frame: Frame) -> bool:
-    return frame.is_library and bool(re.search(r"[/\\]torch[/\\]", frame.path))
-
-
-def _is_raise(frame: Frame) -> bool:
-    return frame.source.startswith(("raise ", "assert "))
-
-
-def _own(case: Case) -> Iterator[tuple[str, Fact]]:
-    """Yield the variables of the user's own calls, of the innermost first."""
-    for frame, variables in reversed([*zip(case.raised.frames, case.live, strict=False)]):
-        if not frame.is_library:
-            yield from variables.items()
-
-
-def _named(case: Case, name: str) -> Fact | None:
-    return next((value for own, value in _own(case) if own == name), None)
-
-
-def _models(case: Case) -> list[tuple[str, ModuleFacts]]:
-    """Return the user's modules with parameters, the largest first."""
-    found = [(n, v) for n, v in _own(case) if isinstance(v, ModuleFacts) and v.parameters]
-    return sorted(found, key=lambda named: -len(named[1].parameters))
-
-
-def _model(case: Case) -> tuple[str, ModuleFacts] | None:
-    return next(iter(_models(case)), None)
-
-
-def _is_result(value: Fact) -> bool:
-    return isinstance(value, TensorFacts) and value.requires_grad and not value.is_leaf
-
-
-def _shape(value: Fact) -> str | None:
-    return str(list(value.shape)) if isinstance(value, TensorFacts) else None
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _within(case: Case, package: str, file: str = "") -> Frame | None:
-    """Return the innermost frame, if it is in a package of torch, and in a file of it."""
-    if not case.raised.frames:
-        return None
-    frame = case.raised.frames[-1]
-    path = frame.path.replace("\\", "/")
-    return frame if re.search(rf"/torch/{package}/(?:.*/)?{file}", path) else None
-
-
-def _file(frame: Frame) -> str | None:
-    """Return the path of a file as an import has it: torch/optim/adam.py."""
-    path = frame.path.replace("\\", "/")
-    return path[path.rindex("/torch/") + 1 :] if "/torch/" in path else None
-
-
-def _optimizer(case: Case) -> Facts:
-    for _, value in _own(case):
-        if isinstance(value, ObjectFacts) and "rates" in value.fields:
-            rates = value.fields["rates"]
-            assert isinstance(rates, tuple)  # noqa: S101 - see luthier.run.live
-            tensors = value.fields["tensors"]
-            return {"kind": value.kind, "groups": len(rates), "tensors": tensors}
-    return {}
-
-
-def _is_object(value: Fact, field: str) -> TypeGuard[ObjectFacts]:
-    return isinstance(value, ObjectFacts) and field in value.fields
