@@ -1,4 +1,4 @@
-"""Several processes, of which most are one here: a group of one Gloo rank; a part of ``training``."""
+"""Several processes, most of them a group of one Gloo rank; a part of ``training``."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""What a case shows that several checks look at: frames, the user's variables, their kinds. Pure."""
+"""What a case shows that several checks look at: its frames and the user's variables. Pure."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import TypeGuard
 
 from luthier.explanations.values import (
     Case,
@@ -47,6 +46,7 @@ def own(case: Case) -> Iterator[tuple[str, Fact]]:
 
 
 def named(case: Case, name: str) -> Fact | None:
+    """Return the user's variable of a name."""
     return next((value for own, value in own(case) if own == name), None)
 
 
@@ -57,18 +57,22 @@ def models(case: Case) -> list[tuple[str, ModuleFacts]]:
 
 
 def largest_model(case: Case) -> tuple[str, ModuleFacts] | None:
+    """Return the user's module that has the most parameters, with its name."""
     return next(iter(models(case)), None)
 
 
 def is_result(value: Fact) -> bool:
+    """Return whether it is a tensor with a graph behind it."""
     return isinstance(value, TensorFacts) and value.requires_grad and not value.is_leaf
 
 
 def shape_of(value: Fact) -> str | None:
+    """Return a tensor's shape as it is printed."""
     return str(list(value.shape)) if isinstance(value, TensorFacts) else None
 
 
 def listed(names: list[str]) -> str:
+    """Return some names as a part of a sentence."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
@@ -87,15 +91,20 @@ def file_of(frame: Frame) -> str | None:
     return path[path.rindex("/torch/") + 1 :] if "/torch/" in path else None
 
 
+def at_work(case: Case, field: str) -> ObjectFacts | None:
+    """Return the object with a field whose method was called last."""
+    for variables in reversed(case.live):
+        value = variables.get("self")
+        if isinstance(value, ObjectFacts) and value.fields.get(field) is not None:
+            return value
+    return None
+
+
 def optimizer_of(case: Case) -> Facts:
-    for _, value in own(case):
-        if isinstance(value, ObjectFacts) and "rates" in value.fields:
-            rates = value.fields["rates"]
-            assert isinstance(rates, tuple)  # noqa: S101 - see luthier.run.live
-            tensors = value.fields["tensors"]
-            return {"kind": value.kind, "groups": len(rates), "tensors": tensors}
-    return {}
-
-
-def has_field(value: Fact, field: str) -> TypeGuard[ObjectFacts]:
-    return isinstance(value, ObjectFacts) and field in value.fields
+    """Return the kind of the optimizer that was at work, its groups and its tensors."""
+    found = at_work(case, "rates")
+    if found is None:
+        return {}
+    rates = found.fields["rates"]
+    groups = len(rates) if isinstance(rates, tuple) else None
+    return {"kind": found.kind, "groups": groups, "tensors": found.fields["tensors"]}

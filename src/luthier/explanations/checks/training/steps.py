@@ -1,12 +1,12 @@
-"""Errors of autograd, optimizers, schedules, mixed precision and several processes."""
+"""Errors of autograd, optimizers, schedules and mixed precision."""
 
 from __future__ import annotations
 
 import re
 
 from luthier.explanations.checks.evidence import (
+    at_work,
     file_of,
-    has_field,
     is_result,
     largest_model,
     line_of,
@@ -19,27 +19,8 @@ from luthier.explanations.checks.evidence import (
     shape_of,
     within,
 )
-from luthier.explanations.checks.modules import before_init as before_init
-from luthier.explanations.checks.modules import compile_failed as compile_failed
-from luthier.explanations.checks.modules import forward_arguments as forward_arguments
-from luthier.explanations.checks.modules import forward_missing as forward_missing
-from luthier.explanations.checks.modules import gradient_is_none as gradient_is_none
-from luthier.explanations.checks.modules import layer_not_there as layer_not_there
-from luthier.explanations.checks.modules import of_module_attribute as of_module_attribute
-from luthier.explanations.checks.modules import output_is_none as output_is_none
-from luthier.explanations.checks.modules import output_is_several as output_is_several
-from luthier.explanations.checks.modules import weights_instead as weights_instead
-from luthier.explanations.checks.processes import collective_timeout as collective_timeout
-from luthier.explanations.checks.processes import ddp_shapes as ddp_shapes
-from luthier.explanations.checks.processes import ddp_twice as ddp_twice
-from luthier.explanations.checks.processes import ddp_unused as ddp_unused
-from luthier.explanations.checks.processes import in_distributed as in_distributed
-from luthier.explanations.checks.processes import nccl_failed as nccl_failed
-from luthier.explanations.checks.processes import of_nccl as of_nccl
-from luthier.explanations.checks.processes import port_in_use as port_in_use
-from luthier.explanations.checks.processes import rank_failed as rank_failed
 from luthier.explanations.names import bind
-from luthier.explanations.values import Case, Facts, ModuleFacts, ObjectFacts, TensorFacts
+from luthier.explanations.values import Case, Facts, TensorFacts
 
 _CARRIED = re.compile(r"hidden|state|memory|cell|carry|total|running|prev|^(?:h|c|hx|cx|h0|c0)$")
 _VIEWS = ("AsStrided", "T", "Transpose")  # of a Linear's weights
@@ -76,8 +57,8 @@ def without_gradient(case: Case) -> Facts | None:
     known = {"model": name, "kind": model.kind, "all": len(model.parameters)}
     if trainable or cut:
         return known | cut | {"trainable": trainable}
-    layer = [*model.parameters][-1].rpartition(".")[0]
-    return known | {"frozen": len(model.parameters), "layer": layer}
+    layer = [*model.parameters][-1].rpartition(".")[0] or None
+    return known | {"frozen": str(len(model.parameters)), "layer": layer}
 
 
 def not_scalar(case: Case) -> Facts | None:
@@ -115,7 +96,7 @@ def changed_in_place(case: Case) -> Facts | None:
     found = largest_model(case)
     if found is None:
         return {}
-    names = [name for name, kind in found[1].modules.items() if kind in _IN_PLACE]
+    names = [f"{kind} {name}" for name, kind in found[1].modules.items() if kind in _IN_PLACE]
     return {"kind": found[1].kind, "inplace": listed(names)} if names else {}
 
 
@@ -157,17 +138,26 @@ def nan_in_backward(case: Case) -> Facts | None:
 
 
 def not_finite(case: Case) -> Facts | None:
-    """Return the first parameter that is not finite, or how many are."""
+    """Return the first parameter that is not finite, or the loss that is not."""
     if of_torch(case) is None:
         return None
+    for _, model in models(case):
+        bad = [name for name, t in model.parameters.items() if t.is_finite is False]
+        if bad:
+            return {"parameter": bad[0], "kind": model.kind, "all": len(model.parameters)}
     for name, value in own(case):
-        if isinstance(value, ModuleFacts) and value.parameters:
-            known: dict[str, object] = {"kind": value.kind, "all": len(value.parameters)}
-            bad = [n for n, t in value.parameters.items() if t.is_finite is False]
-            return known | ({"parameter": bad[0]} if bad else {})
         if isinstance(value, TensorFacts) and value.is_finite is False and not value.shape:
             return {"loss": name}
-    return {}
+    found = largest_model(case)
+    return {} if found is None else {"kind": found[1].kind, "all": len(found[1].parameters)}
+
+
+def flag_of_result(case: Case) -> Facts | None:
+    """Return the tensor whose flag was to be changed."""
+    line = line_of(case) or ""
+    changed = re.search(r"([\w.\[\]]+)\.(?:requires_grad\s*=|requires_grad_\()", line)
+    known = of_torch(case)
+    return known and {**known, "tensor": changed[1] if changed else "the tensor"}
 
 
 def without_parameters(case: Case) -> Facts | None:
@@ -179,7 +169,7 @@ def without_parameters(case: Case) -> Facts | None:
         return {}
     name, model = found
     trainable = sum(tensor.requires_grad for tensor in model.parameters.values())
-    count = {"trainable": trainable} if trainable else {"frozen": len(model.parameters)}
+    count = {"trainable": trainable} if trainable else {"frozen": str(len(model.parameters))}
     return {"model": name, "kind": model.kind, **count}
 
 
@@ -211,7 +201,7 @@ def in_optimizer(case: Case) -> Facts | None:
     frame = within(case, "optim")
     if frame is None or frame.path.endswith(("lr_scheduler.py", "swa_utils.py")):
         return None
-    return {"file": file_of(frame), "function": frame.function, **optimizer_of(case)}
+    return {"file": file_of(frame), "line": line_of(case), **optimizer_of(case)}
 
 
 def as_text(case: Case) -> Facts | None:
@@ -221,17 +211,17 @@ def as_text(case: Case) -> Facts | None:
         return None
     if "str" not in (case.found["left"], case.found["right"]):
         return None
-    return {"file": file_of(frame), "function": frame.function, "given": "str"}
+    return {"file": file_of(frame), "given": "str"}
 
 
 def at_its_end(case: Case) -> Facts | None:
     """Return where the schedule at hand is, and how many steps it was planned for."""
     if of_torch(case) is None:
         return None
-    for _, value in own(case):
-        if isinstance(value, ObjectFacts) and value.fields.get("total_steps"):
-            return {"last": value.fields["last_epoch"], "planned": value.fields["total_steps"]}
-    return {}
+    schedule = at_work(case, "total_steps")
+    if schedule is None:
+        return {}
+    return {"last": schedule.fields["last_epoch"], "planned": schedule.fields["total_steps"]}
 
 
 def in_schedule(case: Case) -> Facts | None:
@@ -239,8 +229,8 @@ def in_schedule(case: Case) -> Facts | None:
     frame = within(case, "optim", "lr_scheduler.py")
     if frame is None:
         return None
-    kinds = [v.kind for _, v in own(case) if has_field(v, "last_epoch")]
-    kind = {"kind": kinds[0]} if kinds else {}
+    schedule = at_work(case, "last_epoch")
+    kind = {} if schedule is None else {"kind": schedule.kind}
     return {"file": file_of(frame), "function": frame.function, "line": line_of(case), **kind}
 
 

@@ -63,6 +63,8 @@ def forward_arguments(case: Case) -> Facts | None:
         return None
     module = case.innermost_module()
     known: dict[str, object] = {"line": line_of(case)}
+    if any(frame.path.endswith("container.py") for frame in frames):
+        known["sequential"] = "yes"
     if module is not None and module.kind == case.found.get("class", module.kind):
         known |= {"class": module.kind, "path": module.path or None}
     if "takes" in case.found:
@@ -84,15 +86,15 @@ def layer_not_there(case: Case) -> Facts | None:
         return None
     kind, attribute = case.found["class"], case.found["attribute"]
     known: dict[str, object] = {"line": line_of(case)}
-    model = next((m for _, m in models(case) if m.kind == kind), None)
+    name, model = next((named for named in models(case) if named[1].kind == kind), ("", None))
     if attribute in _HEAD_NAMES:
-        return known | _head(model) | {"last": _HEADS.get(kind)}
+        return known | _head(model) | {"model": name, "last": _HEADS.get(kind)}
     names = [] if model is None else [n.partition(".")[0] for n in model.modules if n]
     near = difflib.get_close_matches(attribute, names, 1, _NEAR)
     return known | ({"near": near[0]} if near else {})
 
 
-def _head(model: ModuleFacts | None) -> Facts:
+def _head(model: ModuleFacts | None) -> dict[str, object]:
     if model is None:
         return {}
     layers = [name for name, kind in model.modules.items() if kind in _WITH_WEIGHTS]
@@ -128,6 +130,10 @@ def gradient_is_none(case: Case) -> Facts | None:
     known: dict[str, object] = {"tensor": asked[1], "line": line}
     if isinstance(tensor, TensorFacts):
         known |= {"leaf": tensor.is_leaf, "requires": tensor.requires_grad}
+        if not tensor.requires_grad:
+            known["frozen"] = asked[1]
+        elif not tensor.is_leaf:
+            known["result"] = asked[1]
     return known
 
 
@@ -145,16 +151,20 @@ def output_is_none(case: Case) -> Facts | None:
 
 
 def output_is_several(case: Case) -> Facts | None:
-    """Return what several things an output holds."""
+    """Return what several things an output holds, and the user's name of it."""
     if within(case, "nn") is None:
         return None
-    known, given = {"line": line_of(case)}, case.found["given"]
+    given, name = case.found["given"], "outputs"
+    if case.found["function"].endswith(("loss", "_nd", "logits")):
+        calls = ["cross_entropy(OUTPUTS)", "CRITERION(OUTPUTS, TARGETS)"]
+        name = bind(calls, case.raised.frames)["outputs"]
+    known: dict[str, object] = {"line": line_of(case), "outputs": name}
     if given in ("InceptionOutputs", "GoogLeNetOutputs"):
         names = "aux_logits" if given[0] == "I" else "aux_logits1, aux_logits2"
-        return {**known, "auxiliary": names}
+        return known | {"auxiliary": names}
     if given in ("OrderedDict", "dict"):
-        return {**known, "keys": '"out" or "logits"'}
-    return {**known, "keys": "logits"} if "Output" in given else known
+        return known | {"key": '"out"'}
+    return known | ({"field": "logits"} if "Output" in given else {})
 
 
 def compile_failed(case: Case) -> Facts | None:

@@ -15,13 +15,7 @@ _WATCHDOG = re.compile(
     r"WorkNCCL\((?:SeqNum=(?P<number>\d+), )?OpType=(?P<operation>\w+).*?"
     r"Timeout\(ms\)=(?P<limit>\d+)\) ran for (?P<ran>\d+) milliseconds"
 )
-_SIGNALS = {
-    9: "SIGKILL: most often the system ran out of memory",
-    11: "SIGSEGV: a crash in compiled code",
-    6: "SIGABRT: compiled code gave up",
-    15: "SIGTERM: the scheduler or another process ended it",
-    7: "SIGBUS: shared memory is full",
-}
+_CRASHES = {6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 11: "SIGSEGV"}
 
 
 def ddp_unused(case: Case) -> Facts | None:
@@ -99,7 +93,7 @@ def nccl_failed(case: Case) -> Facts | None:
     if of_torch(case) is None:
         return None
     last = case.found.get("last", "")
-    shared = re.search(r"/dev/shm/\S*", last)
+    shared = re.search(r"/dev/shm/\S*", last)  # noqa: S108 - it is named, not used
     address = re.search(r"\d+\.\d+\.\d+\.\d+", last)
     if shared is not None:
         return {"shm": "/dev/shm"}  # noqa: S108 - it is named, not used
@@ -117,9 +111,8 @@ def in_distributed(case: Case) -> Facts | None:
 
 def rank_failed(case: Case) -> Facts | None:
     """Return the signal that ended a rank."""
-    code = int(case.found["code"])
-    said = _SIGNALS.get(-code)
-    return {} if said is None else {"signal": -code, "said": said}
+    signal = -int(case.found["code"])
+    return {"killed": "SIGKILL"} if signal == 9 else {"crashed": _CRASHES.get(signal)}
 
 
 def _wrapped(case: Case) -> ModuleFacts | None:
