@@ -100,34 +100,35 @@ def _head(model: ModuleFacts | None) -> dict[str, object]:
     layers = [name for name, kind in model.modules.items() if kind in _WITH_WEIGHTS]
     if not layers:
         return {}
-    kind = model.modules[layers[-1]]
-    weight = model.parameters.get(f"{layers[-1]}.weight")
-    if weight is None or kind != "Linear":
+    head = layers[-1]
+    weight = model.parameters.get(f"{head}.weight")
+    if weight is None or model.modules[head] != "Linear":
         return {}
-    return {"head": layers[-1], "described": f"{kind}, {weight.shape[1]} → {weight.shape[0]}"}
+    parent, _, name = head.rpartition(".")
+    sizes = f"Linear, {weight.shape[1]} → {weight.shape[0]}"
+    return {"head": head, "parent": parent, "own": name, "described": sizes}
 
 
 def weights_instead(case: Case) -> Facts | None:
     """Return the user's line, where a dict is asked for what only a model has."""
-    line, attribute = line_of(case), case.found["attribute"]
+    attribute = case.found["attribute"]
     if not case.raised.frames:
         return {} if attribute in _ONLY_MODELS else None
-    called = re.search(rf"([\w.\[\]'\"]+)\.{attribute}\(", line or "")
+    called = re.search(rf"([\w.\[\]'\"]+)\.{attribute}\(", _told(case))
     if called is None or of_torch(case) is None or case.raised.frames[-1].is_library:
         return None
     if attribute not in _ONLY_MODELS and not _MODEL_NAMES.search(called[1]):
         return None
-    return {"line": line}
+    return {"line": line_of(case)}
 
 
 def gradient_is_none(case: Case) -> Facts | None:
     """Return the tensor whose gradient was used, and why it has none."""
-    line, attribute = line_of(case) or "", case.found["attribute"]
-    asked = re.search(rf"([A-Za-z_][\w.\[\]]*)\.grad\.{attribute}\b", line)
+    asked = re.search(rf"([A-Za-z_][\w.\[\]]*)\.grad\.{case.found['attribute']}\b", _told(case))
     if asked is None or case.raised.frames[-1].is_library:
         return None
     tensor = named(case, asked[1])
-    known: dict[str, object] = {"tensor": asked[1], "line": line}
+    known: dict[str, object] = {"tensor": asked[1], "line": _told(case)}
     if isinstance(tensor, TensorFacts):
         known |= {"leaf": tensor.is_leaf, "requires": tensor.requires_grad}
         if not tensor.requires_grad:
@@ -138,11 +139,16 @@ def gradient_is_none(case: Case) -> Facts | None:
 
 
 def output_is_none(case: Case) -> Facts | None:
-    """Return the module that was given None, where torch's function said so."""
+    """Return the module that was given None, or that it was a loss."""
     known = of_torch(case)
-    if known is None or "function" not in case.found:
-        return known
-    if not case.raised.frames or within(case, "nn") is None:
+    if known is None or not case.raised.frames:
+        return None
+    if "function" not in case.found:
+        named_so = re.search(
+            r"(?:loss|cost|objective|criterion)\w*(?:\(.*\))?\.backward\(", _told(case)
+        )
+        return known if named_so else None
+    if within(case, "nn") is None:
         return None
     module = case.innermost_module()
     if module is None or not module.path:
@@ -171,7 +177,11 @@ def compile_failed(case: Case) -> Facts | None:
     """Return nothing more, where it was torch.compile that failed."""
     frames = case.raised.frames
     name = case.raised.name
-    if name != "RuntimeError":
+    if name != "RuntimeError" or not frames:
         return {}
     paths = [frame.path.replace("\\", "/") for frame in frames]
     return {} if any("/triton/" in p or "/torch/_inductor/" in p for p in paths) else None
+
+
+def _told(case: Case) -> str:
+    return line_of(case) or ""
