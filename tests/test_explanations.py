@@ -46,6 +46,7 @@ def is_whole(found: Explanation | None, name: str) -> None:
     ast.parse("\n".join(python))
 
 
+@pytest.mark.filterwarnings("ignore")  # of torch's, on the way to the error
 @pytest.mark.parametrize(("name", "raises"), KNOWN)
 def test_a_real_error_is_explained(
     name: str, raises: Raises, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -99,4 +100,4 @@ def test_the_languages_variable_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     (known, *_) = KNOWN
     with pytest.raises(RuntimeError) as caught:
         known.values[1](Path())
-    assert str(luthier.explain(caught.value)).startswith("原因: ")
+    assert str(luthier.explain(caught.value)).startswith("原因  ")

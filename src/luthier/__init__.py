@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from luthier.run.prove import prove as prove
     from luthier.run.tuning import tune as tune
     from luthier.run.verify import verify as verify
+    from luthier.training.nonfinite import first_nonfinite as first_nonfinite
     from luthier.values import Evaluation as Evaluation
     from luthier.values import Prediction as Prediction
     from luthier.weights.convert import convert as convert
@@ -69,6 +70,7 @@ _HOMES = {
     "explaining": "luthier.run.explaining",
     "export": "luthier.run.export",
     "finetune": "luthier.run.finetune",
+    "first_nonfinite": "luthier.training.nonfinite",
     "inspect": "luthier.weights.inspect",
     "lease": "luthier.devices.leasing",
     "load": "luthier.weights.fit",
