@@ -9,6 +9,8 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from known_errors import Known, Recorded, training_modules, training_processes
+from luthier.training import first_nonfinite
+from luthier.training.loop import check_finite
 from luthier.training.team import finite
 
 
@@ -182,6 +184,19 @@ def nan_weights_clipped(_folder: Path) -> None:
 
 def diverged(_folder: Path) -> None:
     finite(float("nan"), 41)
+
+
+def diverged_in_a_layer(_folder: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.Softplus(beta=float("nan")))
+    finite(float("nan"), 41, lambda: first_nonfinite(model, batch()))
+
+
+def diverged_by_inputs(_folder: Path) -> None:
+    finite(float("inf"), 0, lambda: first_nonfinite(nn.Linear(3, 2), batch() / 0))
+
+
+def weights_diverged(_folder: Path) -> None:
+    check_finite({"head.weight": batch() / 0})
 
 
 def nan_policy(_folder: Path) -> None:
@@ -467,7 +482,7 @@ KNOWN: Known = {
     "requires-grad-of-result": [frozen_output],
     "nan-in-backward": [root_of_zero],
     "gradients-not-finite": [nan_loss_clipped, nan_weights_clipped],
-    "loss-diverged": [diverged],
+    "loss-diverged": [diverged, diverged_in_a_layer, diverged_by_inputs, weights_diverged],
     "distribution-of-nan": [nan_policy, nan_normal],
     "probabilities-not-valid": [nan_draw],
     "optimizer-without-parameters": [optimizer_of_frozen, optimizer_of_read_generator],

@@ -29,6 +29,7 @@ from luthier.explanations.checks.training.steps import half_parameters as half_p
 from luthier.explanations.checks.training.steps import in_optimizer as in_optimizer
 from luthier.explanations.checks.training.steps import in_schedule as in_schedule
 from luthier.explanations.checks.training.steps import inference_tensor as inference_tensor
+from luthier.explanations.checks.training.steps import loss_diverged as loss_diverged
 from luthier.explanations.checks.training.steps import nan_in_backward as nan_in_backward
 from luthier.explanations.checks.training.steps import not_finite as not_finite
 from luthier.explanations.checks.training.steps import not_scalar as not_scalar

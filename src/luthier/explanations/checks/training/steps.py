@@ -152,6 +152,18 @@ def not_finite(case: Case) -> Facts | None:
     return {} if found is None else {"kind": found[1].kind, "all": len(found[1].parameters)}
 
 
+def loss_diverged(case: Case) -> Facts | None:
+    """Return what luthier found not to be finite: a layer's output, the inputs, or weights."""
+    told = case.raised.message
+    layer = re.search(r"of the run: (.+ \(\w+\)) is the first whose output", told)
+    if layer is not None:
+        return {"layer": layer[1]}
+    if "of the run: the inputs are not finite" in told:
+        return {"inputs": "the inputs"}
+    weights = re.search(r"of the run: the (?:parameter|buffer) (\S+) is not finite", told)
+    return {} if weights is None else {"weights": weights[1]}
+
+
 def flag_of_result(case: Case) -> Facts | None:
     """Return the tensor whose flag was to be changed."""
     line = line_of(case) or ""
