@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import warnings
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from known_errors import Known, Recorded, training_modules, training_processes
+from known_errors import Known, Raises, Recorded, training_modules, training_processes
 from luthier.training import first_nonfinite
 from luthier.training.loop import check_finite
 from luthier.training.team import finite
@@ -22,6 +23,18 @@ def batch() -> torch.Tensor:
 def validate(model: nn.Module) -> None:
     loss = model(batch()).sum()
     loss.backward()
+
+
+def warned(raises: Raises) -> Raises:
+    """Have warnings raised, as ``python -W error`` does."""
+
+    @functools.wraps(raises)
+    def strict(folder: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            raises(folder)
+
+    return strict
 
 
 def decorated(_folder: Path) -> None:
@@ -201,11 +214,12 @@ def weights_diverged(_folder: Path) -> None:
 
 def nan_policy(_folder: Path) -> None:
     logits = torch.tensor([float("nan"), 1.0])
-    torch.distributions.Categorical(logits=logits)
+    torch.distributions.Categorical(logits=logits, validate_args=True)
 
 
 def nan_normal(_folder: Path) -> None:
-    torch.distributions.Normal(torch.tensor([float("nan")]), torch.ones(1))
+    logits = torch.tensor([float("nan"), 1.0])
+    torch.distributions.Normal(logits, torch.ones(2), validate_args=True)
 
 
 def nan_draw(_folder: Path) -> None:
@@ -337,12 +351,14 @@ def sgd() -> torch.optim.SGD:
     return torch.optim.SGD(nn.Linear(3, 2).parameters(), 0.1)
 
 
+@warned
 def turned_round(_folder: Path) -> None:
     optimizer = sgd()
     scheduler = lr_scheduler.StepLR(optimizer, 1)
     scheduler.step()
 
 
+@warned
 def rate_asked(_folder: Path) -> None:
     lr_scheduler.StepLR(sgd(), 1).get_lr()
 
@@ -453,15 +469,18 @@ def mixed_under_autocast(_folder: Path) -> None:
         torch.cat([torch.ones(2).half(), torch.ones(2)])
 
 
+@warned
 def double_under_autocast(_folder: Path) -> None:
     with torch.autocast("cpu", dtype=torch.float64):
         pass
 
 
+@warned
 def old_autocast(_folder: Path) -> None:
     torch.cuda.amp.autocast()
 
 
+@warned
 def old_scaler(_folder: Path) -> None:
     torch.cuda.amp.GradScaler(enabled=False)
 

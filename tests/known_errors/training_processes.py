@@ -183,7 +183,11 @@ KNOWN: Known = {
     "distributed-not-built": [without_mpi],
 }
 RECORDED: Recorded = {
-    "collective-timeout": ["nccl_timeout_2_4", "nccl_timeout_raised_2_4"],
+    "collective-timeout": [
+        "nccl_timeout_2_4",
+        "nccl_timeout_raised_2_4",
+        "nccl_timeout_spawned_2_9",
+    ],
     "one-gpu-twice": ["nccl_one_device_twice"],
     "nccl-failed": ["nccl_socket", "nccl_shared_memory", "nccl_cuda"],
     "cpu-tensor-with-nccl": ["cpu_tensor_of_nccl", "cpu_tensor_of_nccl_2_0"],
