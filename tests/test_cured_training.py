@@ -56,6 +56,10 @@ def steps(names: dict[str, Any]) -> None:
         (training.all_frozen, trains),
         (training.unreduced, lambda _: None),
         (training.hidden_kept, lambda n: n["cell"](training.batch(), n["hidden"]).sum().backward()),
+        (
+            training.state_kept,
+            lambda n: n["lstm"](training.batch(), n["state"])[0].sum().backward(),
+        ),
         (training.own_initialisation, trains),
         (training.unused_input, lambda n: n["gradients"][1] is None),
         (training.integer_parameter, lambda n: n["weight"].sum().backward()),
@@ -113,6 +117,7 @@ def test_the_code_runs_with_the_users_names(
         (training.of_a_number, ["loss was cut from the graph: output still has a graph"]),
         (training.under_no_grad, ["2 of 2 parameters of Linear require gradients: the forward"]),
         (training.unreduced, ["loss has shape [4]"]),
+        (training.state_kept, ["state still has the graph", "shape [1, 2]"]),
         (training.hidden_kept, ["hidden still has the graph", "shape [4, 2]"]),
         (training.step_between, ["1.weight of Sequential, shape [5, 2]", "is at version 2"]),
         (training.step_between_convolutions, ["1.weight of Sequential", "[1, 2, 3, 3]"]),
@@ -145,7 +150,7 @@ def test_the_code_runs_with_the_users_names(
         (training_modules.misspelt_forward, ["Misspelt has no method forward"]),
         (
             training_modules.two_through_sequential,
-            ["OfTwo (1) needs 'mask'", "nn.Sequential gives"],
+            ["OfTwo, the module 1, needs 'mask'", "Sequential gives"],
         ),
         (training_modules.one_argument_long, ["Linear takes 1 beside self and was given 2"]),
         (training_modules.head_of_another, ["classifier.1 (Linear, 1280 → 1000), not fc"]),

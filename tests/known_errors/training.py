@@ -78,6 +78,14 @@ def hidden_kept(_folder: Path) -> None:
         loss.backward()
 
 
+def state_kept(_folder: Path) -> None:
+    lstm, state = nn.LSTM(3, 2), None
+    for _ in range(2):
+        output, state = lstm(batch(), state)
+        loss = output.sum()
+        loss.backward()
+
+
 def two_losses(_folder: Path) -> None:
     output = nn.Linear(3, 2)(batch()).exp()
     output.sum().backward()
@@ -489,7 +497,7 @@ KNOWN: Known = {
     "backward-under-no-grad": [decorated],
     "nothing-requires-grad": [all_frozen, of_a_number, under_no_grad, without_a_model],
     "loss-not-scalar": [unreduced],
-    "second-backward": [hidden_kept, two_losses],
+    "second-backward": [hidden_kept, state_kept, two_losses],
     "view-of-parameter-in-place": [slice_of_weights],
     "parameter-in-place": [own_update, own_initialisation],
     "weights-changed-before-backward": [step_between],

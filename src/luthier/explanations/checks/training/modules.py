@@ -88,13 +88,21 @@ def layer_not_there(case: Case) -> Facts | None:
     known: dict[str, object] = {"line": line_of(case)}
     name, model = next((named for named in models(case) if named[1].kind == kind), ("", None))
     if attribute in _HEAD_NAMES:
-        return known | _head(model) | {"model": name, "last": _HEADS.get(kind)}
+        asked = re.search(rf"([\w.]+)\.{attribute}\b", _told(case))
+        known["model"] = name or (asked[1] if asked else "model")
+        return known | _head(model, attribute) | _usual_head(kind, attribute)
     names = [] if model is None else [n.partition(".")[0] for n in model.modules if n]
     near = difflib.get_close_matches(attribute, names, 1, _NEAR)
     return known | ({"near": near[0]} if near else {})
 
 
-def _head(model: ModuleFacts | None) -> dict[str, object]:
+def _usual_head(kind: str, attribute: str) -> dict[str, object]:
+    last = _HEADS.get(kind)
+    return {} if last in (None, attribute) else {"last": last}
+
+
+def _head(model: ModuleFacts | None, attribute: str) -> dict[str, object]:
+    """Return the last layer of a model, unless it is the one that was not found."""
     if model is None:
         return {}
     layers = [name for name, kind in model.modules.items() if kind in _WITH_WEIGHTS]
@@ -102,7 +110,7 @@ def _head(model: ModuleFacts | None) -> dict[str, object]:
         return {}
     head = layers[-1]
     weight = model.parameters.get(f"{head}.weight")
-    if weight is None or model.modules[head] != "Linear":
+    if weight is None or model.modules[head] != "Linear" or head.startswith(attribute):
         return {}
     parent, _, name = head.rpartition(".")
     sizes = f"Linear, {weight.shape[1]} → {weight.shape[0]}"

@@ -76,7 +76,9 @@ def carried_over(case: Case) -> Facts | None:
     loss = bind(["LOSS.backward()"], case.raised.frames)["loss"]
     for name, value in own(case):
         if name != loss and _CARRIED.search(name) and is_result(value):
-            return {"carried": name, "shape": shape_of(value)}
+            kept, _, part = name.partition("[")
+            parts = {"parts": kept} if part else {}
+            return {"carried": kept, "shape": shape_of(value), **parts}
     return {}
 
 
