@@ -164,6 +164,7 @@ def test_the_code_runs_with_the_users_names(
         (training_processes.checkpointed_twice, ["body.bias got its gradient twice"]),
         (training_processes.heads_differ, ["weight (number 0)", "[2, 3]"]),
         (training_processes.batch_norm_on_cpu, ["the module 1 is a SyncBatchNorm"]),
+        (training_processes.rank_asked, ["LOCAL_RANK is read from the environment"]),
         (training_processes.failed_script, ["rank 0 of", "with status 3"]),
         (training_processes.killed_script, ["was killed (SIGKILL)"]),
     ],
@@ -212,6 +213,7 @@ INSTALLED = "/usr/lib/python3.12/site-packages"
         traced((MINE, "configure", 'return config["betas"]'), error="KeyError: 'betas'"),
         traced((MINE, "log", 'print(history["step"])'), error="KeyError: 'step'"),
         "KeyError: 'betas'\n",
+        traced((MINE, "main", 'rank = options["LOCAL_RANK"]'), error="KeyError: 'LOCAL_RANK'"),
         "TypeError: '<=' not supported between instances of 'float' and 'str'\n",
         traced(
             (MINE, "fit", "batch = batch.to(device)"),

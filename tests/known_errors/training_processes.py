@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -122,6 +123,10 @@ def started_by_python(_folder: Path) -> None:
     dist.init_process_group("gloo")
 
 
+def rank_asked(_folder: Path) -> None:
+    torch.device("cpu", int(os.environ["LOCAL_RANK"]))
+
+
 def port_taken(_folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as held:
         dist.TCPStore("127.0.0.1", held.getsockname()[1], 1, is_master=True, timeout=SOON)
@@ -142,6 +147,11 @@ def torchrun(script: Path) -> None:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def key_awaited(_folder: Path) -> None:
+    store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True, timeout=timedelta(milliseconds=100))
+    store.get("weights")
 
 
 def failed_script(folder: Path) -> None:
@@ -174,10 +184,11 @@ KNOWN: Known = {
     "peer-gone": [peer_ended],
     "process-group-missing": [without_group, ddp_without_group],
     "process-group-twice": [group_twice],
-    "rendezvous-variable-missing": [started_by_python],
+    "rendezvous-variable-missing": [started_by_python, rank_asked],
     "port-in-use": [port_taken],
     "rendezvous-timeout": [alone_of_two],
     "rendezvous-unreachable": [nobody_there],
+    "key-never-written": [key_awaited],
     "rank-failed": [failed_script, killed_script],
     "sync-batch-norm-on-cpu": [batch_norm_on_cpu],
     "distributed-not-built": [without_mpi],

@@ -20,6 +20,7 @@ from luthier.explanations.checks.training.processes import nccl_failed as nccl_f
 from luthier.explanations.checks.training.processes import of_nccl as of_nccl
 from luthier.explanations.checks.training.processes import port_in_use as port_in_use
 from luthier.explanations.checks.training.processes import rank_failed as rank_failed
+from luthier.explanations.checks.training.processes import variable_missing as variable_missing
 from luthier.explanations.checks.training.steps import as_text as as_text
 from luthier.explanations.checks.training.steps import at_its_end as at_its_end
 from luthier.explanations.checks.training.steps import carried_over as carried_over

@@ -114,7 +114,8 @@ def _head(model: ModuleFacts | None, attribute: str) -> dict[str, object]:
         return {}
     parent, _, name = head.rpartition(".")
     sizes = f"Linear, {weight.shape[1]} → {weight.shape[0]}"
-    return {"head": head, "parent": parent, "own": name, "described": sizes}
+    plain: dict[str, object] = {} if parent else {"plain": head}
+    return plain | {"head": head, "parent": parent, "own": name, "described": sizes}
 
 
 def weights_instead(case: Case) -> Facts | None:

@@ -60,6 +60,20 @@ def ddp_shapes(case: Case) -> Facts | None:
     return {"parameter": names[index].removeprefix("module.")} if index < len(names) else {}
 
 
+def variable_missing(case: Case) -> Facts | None:
+    """Return the variable of torchrun that was asked for, and of the environment only."""
+    known = of_torch(case)
+    if known is None:
+        return None
+    if "wanted" in case.found:
+        return {**known, "variable": case.found["wanted"]}
+    frames = case.raised.frames
+    at = frames[-1] if frames else None
+    if at is None or at.function != "__getitem__" or not re.search(r"\bos(?:\.py|>)$", at.path):
+        return None
+    return {**known, "variable": case.found["asked"]}
+
+
 def port_in_use(case: Case) -> Facts | None:
     """Return the port that was to be listened at."""
     if of_torch(case) is None:
