@@ -68,6 +68,13 @@ def handled(text: str, between: str) -> str:
     return f"{text}\n{between}\n\n{last}a.Mine: no weights\n"
 
 
+OTHER = 'Traceback (most recent call last):\n  File "b.py", line 1, in f\nKeyError: 2\n'
+OF_CHILD = """\
+Traceback (most recent call last):
+  File "<string>", line 1, in <module>
+  File "/usr/lib/python3.11/multiprocessing/spawn.py", line 120, in spawn_main
+EOFError: Ran out of input
+"""
 AND_THEN = "During handling of the above exception, another exception occurred:"
 BECAUSE = "The above exception was the direct cause of the following exception:"
 
@@ -84,10 +91,14 @@ BECAUSE = "The above exception was the direct cause of the following exception:"
         (textwrap.indent(PLAIN, "    "), "self.net"),
         (KEYS, "model"),
         (handled(PLAIN, BECAUSE), "self.net"),
+        (f"{PLAIN}Exception ignored in: <function f>\n{OTHER}", "self.net"),
+        (f"{PLAIN}{OF_CHILD}", "self.net"),
+        (PLAIN.replace("RuntimeError: E", "RuntimeError: \nE"), "self.net"),
     ],
     ids=[
         "Python's", "IPython's", "of a rank", "in a log", "of Windows", "coloured", "indented",
-        "its last lines", "a cause",
+        "its last lines", "a cause", "one ignored since", "a child's since",
+        "begins with a line",
     ],
 )  # fmt: skip
 def test_a_traceback_is_read_as_it_comes(text: str, model: str) -> None:
@@ -319,3 +330,19 @@ def test_a_run_that_fails_says_why_until_it_goes_on(
     monkeypatch.setattr(nn.DataParallel, "state_dict", lambda wrapped: wrapped.module.state_dict())
     luthier.resume(runs / "bad", console=quiet)
     assert failures.failure_of(runs / "bad") is None
+
+
+def test_a_command_explains_what_a_users_model_raises(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from test_explain import Broken as Net\n")
+    words = ["--model", "mine:Net", "--image-size", "32", "--weights", "none", "--epochs", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "luthier", "finetune", str(photos), "--out", "run", *words],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "RuntimeError: Error(s) in loading state_dict for Broken" in done.stderr
+    assert "\nwhy   the keys of the file begin with" in done.stderr

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import write_errors
 
 import luthier
 from known_errors import Raises
 from luthier.explanations import Explanation, errors_in
 from luthier.explanations.catalogue import AREAS, LABELS, Entry, entries
-from luthier.language import places
+from luthier.language import Language, places
 
 RECORDED = sorted((Path(__file__).parent / "recorded").glob("*.json"))
 MODULES = {area: importlib.import_module(f"known_errors.{area}") for area in AREAS}
@@ -80,6 +81,14 @@ def test_every_language_says_the_same(entry: Entry) -> None:
         for words in entry.words.values()
     ]
     assert all(other == said[0] for other in said)
+
+
+@pytest.mark.parametrize("lang", write_errors.PAGES)
+def test_the_documentation_is_the_catalogues(lang: Language) -> None:
+    page = write_errors.ROOT / "docs" / write_errors.PAGES[lang]
+    assert page.read_text(encoding="utf-8") == write_errors.page(lang)
+    for entry in entries():
+        assert f"\n### {entry.name}\n" in page.read_text(encoding="utf-8")
 
 
 def test_names_are_the_entries_own() -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from luthier.devices.moving import to as to
     from luthier.devices.seeding import seed_everything as seed_everything
     from luthier.errors import LuthierError as LuthierError
+    from luthier.machine.doctor import Checkup as Checkup
+    from luthier.machine.doctor import doctor as doctor
     from luthier.run.compare import Comparison as Comparison
     from luthier.run.compare import compare as compare
     from luthier.run.demo import demo as demo
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from luthier.weights.save import save as save
 
 _HOMES = {
+    "Checkup": "luthier.machine.doctor",
     "Comparison": "luthier.run.compare",
     "Evaluated": "luthier.run.evaluate",
     "Evaluation": "luthier.values",
@@ -65,6 +68,7 @@ _HOMES = {
     "demo": "luthier.run.demo",
     "describe": "luthier.weights.description",
     "diff": "luthier.weights.diff",
+    "doctor": "luthier.machine.doctor",
     "evaluate": "luthier.run.evaluate",
     "explain": "luthier.run.explaining",
     "explaining": "luthier.run.explaining",
@@ -92,6 +96,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Checkup",
     "Comparison",
     "Evaluated",
     "Evaluation",
@@ -106,6 +111,7 @@ __all__ = [
     "demo",
     "describe",
     "diff",
+    "doctor",
     "evaluate",
     "export",
     "finetune",

@@ -53,6 +53,7 @@ COMMANDS = {
         Command("diff", "see what differs between the weights of two files"),
     ),
     "machine": (
+        Command("doctor", "check this machine, and see what is wrong before a run finds out"),
         Command("explain", "say why a program failed and what ends it, from its traceback"),
         Command("devices", "see every accelerator, who has it, and what this shell sees of it"),
         Command("run", "run a command with accelerators of its own, waiting for them in turn"),

@@ -15,6 +15,8 @@ from luthier.explanations.values import (
     TensorFacts,
 )
 
+_MOST_NAMES = 3  # that a sentence lists
+
 
 def of_torch(case: Case) -> Facts | None:
     """Return the user's line, or None where somebody else raised the error in torch's words."""
@@ -47,7 +49,7 @@ def own(case: Case) -> Iterator[tuple[str, Fact]]:
 
 def named(case: Case, name: str) -> Fact | None:
     """Return the user's variable of a name."""
-    return next((value for own, value in own(case) if own == name), None)
+    return next((value for variable, value in own(case) if variable == name), None)
 
 
 def models(case: Case) -> list[tuple[str, ModuleFacts]]:
@@ -72,8 +74,8 @@ def shape_of(value: Fact) -> str | None:
 
 
 def listed(names: list[str]) -> str:
-    """Return some names as a part of a sentence."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    """Return some names as a part of a sentence in any language."""
+    return ", ".join(names[:_MOST_NAMES]) + (", …" if len(names) > _MOST_NAMES else "")
 
 
 def within(case: Case, package: str, file: str = "") -> Frame | None:

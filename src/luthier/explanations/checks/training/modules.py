@@ -69,7 +69,7 @@ def forward_arguments(case: Case) -> Facts | None:
         known |= {"class": module.kind, "path": module.path or None}
     if "takes" in case.found:
         known |= {"most": int(case.found["takes"]) - 1, "got": int(case.found["given"]) - 1}
-    return known | {"class": known.get("class") or case.found.get("class") or "the module"}
+    return known | {"class": known.get("class") or case.found.get("class") or "Module"}
 
 
 def of_module_attribute(case: Case) -> Facts | None:
@@ -86,7 +86,7 @@ def layer_not_there(case: Case) -> Facts | None:
         return None
     kind, attribute = case.found["class"], case.found["attribute"]
     known: dict[str, object] = {"line": line_of(case)}
-    name, model = next((named for named in models(case) if named[1].kind == kind), ("", None))
+    name, model = next((pair for pair in models(case) if pair[1].kind == kind), ("", None))
     if attribute in _HEAD_NAMES:
         asked = re.search(rf"([\w.]+)\.{attribute}\b", _told(case))
         known["model"] = name or (asked[1] if asked else "model")

@@ -171,7 +171,7 @@ def flag_of_result(case: Case) -> Facts | None:
     line = line_of(case) or ""
     changed = re.search(r"([\w.\[\]]+)\.(?:requires_grad\s*=|requires_grad_\()", line)
     known = of_torch(case)
-    return known and {**known, "tensor": changed[1] if changed else "the tensor"}
+    return known and {**known, "tensor": changed[1] if changed else "tensor"}
 
 
 def without_parameters(case: Case) -> Facts | None:
