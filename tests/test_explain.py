@@ -181,7 +181,9 @@ def test_an_error_inside_is_the_same_error_with_a_note() -> None:
     with pytest.raises(RuntimeError) as told_of, luthier.explaining(), luthier.explaining():
         net(torch.ones(1, 2)).sum().backward()
     assert [note.splitlines()[0][:4] for note in told_of.value.__notes__] == ["why "]
-    assert "2 of 2 parameters of Linear" in " ".join(told_of.value.__notes__[0].split())
+    assert "all 2 parameters of net (Linear) are frozen" in " ".join(
+        told_of.value.__notes__[0].split()
+    )
 
 
 def test_nothing_inside_is_nothing() -> None:
