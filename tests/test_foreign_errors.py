@@ -9,6 +9,15 @@ from luthier.explanations import errors_in, explain
 
 AREAS = sorted({foreign.area for foreign in FOREIGN} - {"texts"})
 # Python prints no traceback of the one, and the other holds several.
+# What the catalogue knows all the same; each explanation was read, and is the cause.
+RIGHTLY = {
+    "numpy_huge": "host-out-of-memory",
+    "safetensors_not_tensors": "no-tensors-in-safetensors",
+    "multinomial_negative": "probabilities-not-valid",
+    "near_module_call": "forward-missing",
+    "module_attribute": "layer-not-there",
+    "parameter_list_key": "layer-not-there",
+}
 NOT_READ = {"SystemExit", "ExceptionGroup"}
 
 
@@ -49,9 +58,11 @@ def test_a_traceback_is_what_a_terminal_shows() -> None:
 
 def test_at_most_one_in_a_hundred_is_taken_for_another() -> None:
     explained = {name: explain(errors_in(text)) for name, text in tracebacks()}
-    wrong = {name: found.name for name, found in explained.items() if found is not None}
+    told = {name: found.name for name, found in explained.items() if found is not None}
+    wrong = {name: entry for name, entry in told.items() if RIGHTLY.get(name) != entry}
 
     assert len(wrong) <= len(explained) / 100, wrong
+    assert len(told) - len(wrong) == len(RIGHTLY)
 
 
 def test_there_are_enough_and_a_third_are_near_misses() -> None:

@@ -382,15 +382,6 @@ def extension_of_another_torch(folder: Path) -> None:
     ctypes.CDLL(str(library), mode=os.RTLD_NOW)
 
 
-def no_compiler(folder: Path) -> None:
-    from torch._inductor import config  # noqa: PLC0415 - it takes a second to import
-
-    own = {"cpp.cxx": (None, str(folder / "g++")), "compile_threads": 1}
-    cache = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "cache")}
-    with patch.dict(os.environ, cache), config.patch({**own, "force_disable_caches": True}):
-        torch.compile(nn.Linear(3, 2))(torch.ones(1, 3))
-
-
 KNOWN: Known = {
     "cuda-file-on-cpu": [file_of_cuda, file_to_cuda],
     "file-of-another-backend": [file_of_hpu, file_of_npu, file_of_mps, file_of_xpu, file_to_gpu],
@@ -431,7 +422,6 @@ KNOWN: Known = {
     "torchvision-of-another-torch": [operator_without_its_part, without_its_part],
     "cuda-library-missing": [cuda_runtime],
     "extension-of-another-torch": [extension_of_another_torch],
-    "no-compiler": [no_compiler],
 }
 RECORDED: Recorded = {
     "cuda-file-on-cpu": ["load_without_device"],
@@ -511,7 +501,6 @@ RECORDED: Recorded = {
     "gpu-hardware": ["ecc"],
     "kernel-took-too-long": ["timed_out"],
     "attention-on-this-gpu": ["flash_attention_old"],
-    "gpu-too-old-for-triton": ["triton_of_old_gpu"],
     "tensor-larger-than-gpu": ["out_of_memory"],
     "gpu-held-by-others": ["oom_of_others"],
     "gpu-memory-capped": ["out_of_memory_model", "out_of_memory_share"],
@@ -540,8 +529,6 @@ RECORDED: Recorded = {
     "opencv-without-its-libraries": ["opencv"],
     "c-library-too-old": ["glibcxx"],
     "dll-not-loaded": ["fbgemm", "paging_file", "dll_of_c"],
-    "no-triton": ["triton", "triton_new"],
-    "no-compiler": ["c_compiler_of_triton"],
     "float64-on-mps": ["mps_float64", "mps_double"],
     "operation-not-on-mps": ["mps_operator"],
     "mps-out-of-memory": ["mps_memory"],

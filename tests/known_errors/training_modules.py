@@ -187,7 +187,12 @@ KNOWN: Known = {
     "compiler-missing": [without_compiler],
 }
 RECORDED: Recorded = {
-    "compiler-missing": ["no_c_compiler_2_4", "no_c_compiler_2_9", "no_cxx_compiler_2_4"],
-    "triton-missing": ["no_triton_2_4", "no_triton_2_9"],
-    "gpu-too-old-for-triton": ["gpu_too_old_for_triton"],
+    "compiler-missing": [
+        "no_c_compiler_2_4",
+        "no_c_compiler_2_9",
+        "no_cxx_compiler_2_4",
+        "c_compiler_of_triton",
+    ],
+    "triton-missing": ["no_triton_2_4", "no_triton_2_9", "triton", "triton_new"],
+    "gpu-too-old-for-triton": ["gpu_too_old_for_triton", "triton_of_old_gpu"],
 }

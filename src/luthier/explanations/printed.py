@@ -41,6 +41,8 @@ _LIBRARY = re.compile(
 _MARKS = re.compile(r"^\s*[~^]*\^[~^]*\s*$")
 _REPORTS = ("ChildFailedError",)  # torchrun's: the error is a rank's, which printed it before
 _IGNORED = re.compile(r"^Exception ignored (?:in|from)")  # told at an object's end; it ends nothing
+_GOES_ON = re.compile(r"^[\W\d]*(?:epoch|step|iter\w*|batch|finished|saved)\b.*\d", re.IGNORECASE)
+_STEPS_ON = 2  # such lines after an error: the program has met it and gone on
 _CHILD = ("multiprocessing/spawn.py", "EOFError")  # of a child whose parent failed to start it
 _LEAST_MARK = 3
 _LINES_ALONE = 40  # a text that is longer is a log, in which a line is no error that ended it
@@ -58,6 +60,8 @@ def errors_in(text: str) -> tuple[Raised, ...]:
         return _alone(lines)
     while len(starts) > 1 and _is_beside(lines[starts[-2] : starts[-1]], lines[starts[-1] :]):
         lines = lines[: starts.pop()]
+    if sum(_GOES_ON.match(line) is not None for line in lines[starts[-1] :]) >= _STEPS_ON:
+        return ()
     found: list[Raised] = []
     for number, start in reversed(list(enumerate(starts))):
         end = starts[number + 1] if number + 1 < len(starts) else len(lines)
