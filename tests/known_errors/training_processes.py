@@ -202,7 +202,7 @@ RECORDED: Recorded = {
     "one-gpu-twice": ["nccl_one_device_twice"],
     "nccl-failed": ["nccl_socket", "nccl_shared_memory", "nccl_cuda"],
     "cpu-tensor-with-nccl": ["cpu_tensor_of_nccl", "cpu_tensor_of_nccl_2_0"],
-    "port-in-use": ["port_2_1", "port_2_4"],
+    "port-in-use": ["port_1_7", "port_2_1", "port_2_4"],
     "distributed-not-built": ["no_distributed_build"],
     "rank-failed": ["rank_failed"],
 }

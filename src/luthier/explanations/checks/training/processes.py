@@ -76,7 +76,7 @@ def variable_missing(case: Case) -> Facts | None:
 
 def port_in_use(case: Case) -> Facts | None:
     """Return the port that was to be listened at."""
-    if of_torch(case) is None:
+    if of_torch(case) is None or ("bare" in case.found and not within(case, "distributed")):
         return None
     return {"number": case.found.get("port") or case.found.get("bound")}
 
