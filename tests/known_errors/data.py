@@ -1,22 +1,293 @@
+"""Errors of data sets, loaders, shapes, dtypes and targets; and what cures them."""
+
 from __future__ import annotations
 
+import os
+import resource
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from known_errors import Known, Recorded
 
 
+class Samples(Dataset[Any]):
+    """A data set that calls a function for a sample."""
+
+    def __init__(self, sample: Callable[[int], object], length: int = 4) -> None:
+        self.sample = sample
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> object:
+        return self.sample(index)
+
+
+def picture(mode: str = "RGB", size: int = 8) -> Any:
+    return Image.new(mode, (size, size))
+
+
+def first(dataset: Any, **options: Any) -> object:
+    return next(iter(DataLoader(dataset, **({"batch_size": 2} | options))))
+
+
+# Samples → a batch.
+
+
 def of_a_batch(_folder: Path) -> None:
-    images = [torch.zeros(3, 8, 8), torch.zeros(3, 8, 9)]
-    next(iter(DataLoader(images, batch_size=2)))  # type: ignore[arg-type]
+    first([torch.zeros(3, 8, 8), torch.zeros(3, 8, 9)])
 
 
 def of_a_batch_in_a_worker(_folder: Path) -> None:
-    images = [torch.zeros(3, 8, 8), torch.zeros(3, 8, 9)]
-    next(iter(DataLoader(images, batch_size=2, num_workers=1)))  # type: ignore[arg-type]
+    first([torch.zeros(3, 8, 8), torch.zeros(3, 8, 9)], num_workers=1)
 
 
-KNOWN: Known = {"samples-of-unequal-size": [of_a_batch, of_a_batch_in_a_worker]}
-RECORDED: Recorded = {}
+def of_arrays(_folder: Path) -> None:
+    first([(np.zeros((2, 3)), 0), (np.zeros((2, 4)), 1)])
+
+
+def larger_first(_folder: Path) -> None:
+    first([torch.zeros(3, 8, 9), torch.zeros(3, 8, 8)], num_workers=1)
+
+
+def pil_images(_folder: Path) -> None:
+    first([(picture(), 0), (picture(), 1)])
+
+
+def pil_images_in_a_worker(_folder: Path) -> None:
+    first([(picture(), 0), (picture(), 1)], num_workers=1)
+
+
+def none_of_all(_folder: Path) -> None:
+    first([None, None])
+
+
+def none_for_an_image(_folder: Path) -> None:
+    first([(None, 0), (None, 1)])
+
+
+def none_among_pairs(_folder: Path) -> None:
+    first([(torch.zeros(2), 0), None])
+
+
+def objects(_folder: Path) -> None:
+    first([object(), object()])
+
+
+def arrays_of_texts(_folder: Path) -> None:
+    first([np.array(["ant"]), np.array(["bee"])])
+
+
+def lists(_folder: Path) -> None:
+    first([([1, 2], 0), ([1, 2, 3], 1)])
+
+
+def keys(_folder: Path) -> None:
+    first([{"image": 1, "mask": 2}, {"image": 1}])
+
+
+# Workers.
+
+
+def worker_exits(_folder: Path) -> None:
+    first(Samples(lambda _: os._exit(3)), num_workers=1)
+
+
+def in_a_worker(number: int) -> Callable[[Path], object]:
+    def raises(_folder: Path) -> None:
+        first(Samples(lambda _: os.kill(os.getpid(), number)), num_workers=1)
+
+    raises.__name__ = signal.Signals(number).name.lower()
+    return raises
+
+
+def spawned(dataset: Any) -> None:
+    with warnings.catch_warnings():  # torch warns ahead of a data set that it cannot send
+        warnings.simplefilter("ignore")
+        first(dataset, num_workers=1, multiprocessing_context="spawn")
+
+
+def local_class(_folder: Path) -> None:
+    class Local(Samples):
+        pass
+
+    spawned(Local(int))
+
+
+def lambda_of_a_worker(_folder: Path) -> None:
+    spawned(Samples(lambda i: i))
+
+
+def lock(_folder: Path) -> None:
+    dataset = Samples(int)
+    dataset.lock = threading.Lock()  # type: ignore[attr-defined]
+    spawned(dataset)
+
+
+def open_file(folder: Path) -> None:
+    dataset = Samples(int)
+    with (folder / "data.bin").open("wb") as file:
+        dataset.file = file  # type: ignore[attr-defined]
+        spawned(dataset)
+
+
+@contextmanager
+def few_files(more: int) -> Iterator[None]:
+    """Let this process open only a few files more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + more, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def files_of_batches(_folder: Path) -> None:
+    dataset = Samples(lambda _: torch.ones(3), length=16)
+    batches = iter(DataLoader(dataset, batch_size=1, num_workers=1))
+    with few_files(3):
+        list(batches)
+
+
+def files_of_workers(_folder: Path) -> None:
+    with few_files(1):
+        first(Samples(int), num_workers=1)
+
+
+def shared_memory_full(_folder: Path) -> None:
+    torch.UntypedStorage._new_shared(2**50, device="cpu")
+
+
+def workers_in_a_worker(_folder: Path) -> None:
+    inner = Samples(int)
+    first(Samples(lambda _: first(inner, num_workers=1)), num_workers=1)
+
+
+def slow_worker(_folder: Path) -> None:
+    first(Samples(lambda _: time.sleep(60)), num_workers=1, timeout=0.2)
+
+
+def prefetch_factor(_folder: Path) -> None:
+    DataLoader(Samples(int), prefetch_factor=2)
+
+
+def persistent_workers(_folder: Path) -> None:
+    DataLoader(Samples(int), persistent_workers=True)
+
+
+def timeout(_folder: Path) -> None:
+    first(Samples(int), timeout=5)
+
+
+# Data sets.
+
+
+class Stream(IterableDataset[int]):
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(4))
+
+
+class WithoutLength(Dataset[int]):
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+class Tensors(Dataset[Any]):
+    """A data set with a length that is wrong."""
+
+    def __init__(self) -> None:
+        self.images = torch.zeros(2, 3)
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.images[index]
+
+
+def empty(_folder: Path) -> None:
+    DataLoader(Samples(int, length=0), shuffle=True)
+
+
+def without_length(_folder: Path) -> None:
+    first(WithoutLength())
+
+
+def shuffled_without_length(_folder: Path) -> None:
+    DataLoader(WithoutLength(), shuffle=True)
+
+
+def shuffled_stream(_folder: Path) -> None:
+    DataLoader(Stream(), shuffle=True)
+
+
+def shuffled_sampler(_folder: Path) -> None:
+    DataLoader(Samples(int), sampler=[0], shuffle=True)
+
+
+def subset(_folder: Path) -> None:
+    first(Subset([1, 2, 3], [0, 7]))  # type: ignore[arg-type]
+
+
+def subset_in_a_worker(_folder: Path) -> None:
+    first(Subset([1, 2, 3], [0, 7]), num_workers=1)  # type: ignore[arg-type]
+
+
+def length(_folder: Path) -> None:
+    list(DataLoader(Tensors(), batch_size=2))
+
+
+def split(_folder: Path) -> None:
+    torch.utils.data.random_split(Samples(int), [1, 2])
+
+
+def unequal_tensors(_folder: Path) -> None:
+    images, labels = torch.zeros(3, 2), torch.zeros(2)
+    torch.utils.data.TensorDataset(images, labels)
+
+
+KNOWN: Known = {
+    "samples-of-unequal-size": [of_a_batch, of_a_batch_in_a_worker, of_arrays],
+    "samples-larger-than-the-rest": [larger_first],
+    "samples-that-are-pil-images": [pil_images, pil_images_in_a_worker],
+    "samples-that-are-none": [none_of_all, none_for_an_image, none_among_pairs],
+    "samples-that-are-objects": [objects, arrays_of_texts],
+    "samples-of-unequal-length": [lists],
+    "samples-of-different-keys": [keys],
+    "worker-out-of-shared-memory": [in_a_worker(signal.SIGBUS)],
+    "worker-out-of-memory": [in_a_worker(signal.SIGKILL)],
+    "worker-segmentation-fault": [in_a_worker(signal.SIGSEGV)],
+    "worker-ended-by-a-signal": [in_a_worker(signal.SIGABRT)],
+    "worker-exited": [worker_exits],
+    "local-object-in-a-worker": [local_class, lambda_of_a_worker],
+    "open-handle-in-a-worker": [lock, open_file],
+    "too-many-open-files": [files_of_batches, files_of_workers],
+    "shared-memory-full": [shared_memory_full],
+    "workers-in-a-worker": [workers_in_a_worker],
+    "loader-timed-out": [slow_worker],
+    "option-without-workers": [prefetch_factor, persistent_workers, timeout],
+    "data-set-without-samples": [empty],
+    "data-set-without-length": [without_length, shuffled_without_length],
+    "sampler-and-shuffle": [shuffled_stream, shuffled_sampler],
+    "index-past-the-data-set": [subset, subset_in_a_worker, length],
+    "split-lengths": [split],
+    "tensors-of-unequal-length": [unequal_tensors],
+}
+RECORDED: Recorded = {
+    "missing-main-guard": ["missing_guard", "missing_guard_and_parent"],
+    "class-not-in-the-main-module": ["class_of_a_prompt", "class_of_a_prompt_and_parent"],
+    "shared-memory-gone": ["shared_memory_gone"],
+    "too-many-open-files": ["ancdata"],
+}

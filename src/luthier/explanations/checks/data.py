@@ -2,12 +2,169 @@
 
 from __future__ import annotations
 
-from luthier.explanations.values import Case, Facts
+import re
+
+from luthier.explanations.names import bind
+from luthier.explanations.values import Case, Facts, Frame, ModuleFacts, TensorFacts
+
+_CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
+_DTYPES = {
+    "double": "float64",
+    "float": "float32",
+    "half": "float16",
+    "long int": "int64",
+    "long": "int64",
+    "int": "int32",
+    "short int": "int16",
+    "short": "int16",
+    "signed char": "int8",
+    "char": "int8",
+    "unsigned char": "uint8",
+    "byte": "uint8",
+}
+_INDEXED = re.compile(r"\[(?:index|idx|item|ix|i|n)\]")
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+_MIXED = (
+    re.compile(r"mat1 and mat2 must have the same dtype, but got (\w+) and (\w+)"),
+    re.compile(r"expected m1 and m2 to have the same dtype, but got: ([\w: ]+) != ([\w: ]+)"),
+    re.compile(r"Input type \(([\w: .]+)\) and (?:bias|weight) type \(([\w: .]+)\)"),
+    re.compile(r"RNN input dtype \((\S+)\) does not match weight dtype \((\S+)\)"),
+)
+
+
+# Where an error was raised.
+
+
+def native(case: Case) -> Facts | None:
+    """Say no more, but only of what compiled code says: no line of Python raised it."""
+    return None if _source(case).startswith(("raise", "assert")) else {}
+
+
+def by_torch(case: Case) -> Facts | None:
+    """Say no more, but only of what torch's own Python raised."""
+    return _raised_in(case, "/torch/")
+
+
+def by_torchvision(case: Case) -> Facts | None:
+    """Say no more, but only of what torchvision raised."""
+    return _raised_in(case, "/torchvision/")
+
+
+def by_pillow(case: Case) -> Facts | None:
+    """Say no more, but only of what Pillow raised."""
+    return _raised_in(case, "/PIL/")
+
+
+def by_collate(case: Case) -> Facts | None:
+    """Say no more, but only of what was raised while samples were put together."""
+    return _raised_in(case, "_utils/collate.py") if case.raised.frames else None
+
+
+def by_loader(case: Case) -> Facts | None:
+    """Say no more, but only of what was raised inside a DataLoader's calls."""
+    return {} if _within(case, "torch/utils/data/") else None
+
+
+def _raised_in(case: Case, part: str) -> Facts | None:
+    """Return no facts, or None where the innermost file is another's."""
+    frames = case.raised.frames
+    return {} if not frames or part in _path(frames[-1]) else None
+
+
+def _within(case: Case, part: str) -> bool:
+    return any(part in _path(frame) for frame in case.raised.frames)
+
+
+def _path(frame: Frame) -> str:
+    return frame.path.replace("\\", "/")
+
+
+def _source(case: Case) -> str:
+    return case.raised.frames[-1].source if case.raised.frames else ""
+
+
+# Samples → a batch.
 
 
 def unequal(case: Case) -> Facts | None:
-    """Return the sizes of the samples that make no batch; only within a loader's collation."""
+    """Return how a loader is called; only within its collation."""
     frames = case.raised.frames
     if not any(frame.function.endswith(("collate", "collate_tensor_fn")) for frame in frames):
         return None
-    return {"first": case.found["first"], "other": case.found["other"]}
+    return {}
+
+
+def key_of_a_sample(case: Case) -> Facts | None:
+    """Return the key that a sample lacks."""
+    found = by_collate(case)
+    return None if found is None else {"key": case.found["name"].strip("'\"")}
+
+
+# Workers.
+
+
+def worker_exited(case: Case) -> Facts | None:
+    """Return the status of a worker that ended; None where its signal is told, as the cause."""
+    if not case.raised.message.startswith("DataLoader worker (pid(s)"):
+        return {}
+    told = [raised for raised in case.causes if "DataLoader worker" in raised.message]
+    return None if told else {}
+
+
+def worker_signal(case: Case) -> Facts | None:
+    """Return the signal that ended a worker."""
+    return {"signal": case.found["signal"].strip().rstrip(".")}
+
+
+def unguarded(case: Case) -> Facts | None:
+    """Return no facts; of a worker that only exited, None unless it told why ahead of it."""
+    message, before = case.raised.message, case.raised.before
+    told = "An attempt has been made to start a new process before"
+    return {} if message.startswith(told) or told in before else None
+
+
+def not_in_main(case: Case) -> Facts | None:
+    """Return what a worker did not find in the main module."""
+    pattern = r"Can't get attribute '(\w+)' on <module '__(?:mp_)?main__'"
+    spawned = _within(case, "multiprocessing/spawn.py")
+    if spawned or case.raised.message.startswith("DataLoader worker"):
+        found = re.search(pattern, case.raised.message if spawned else case.raised.before)
+        return {"attribute": found[1]} if found else None
+    return None
+
+
+def open_files(case: Case) -> Facts | None:
+    """Return the process's limit; of a plain OSError only where workers talk to each other."""
+    if not case.raised.message.startswith("[Errno 24]"):
+        return {}
+    parts = ("torch/utils/data/", "torch/multiprocessing/", "multiprocessing/reduction.py")
+    return {} if any(_within(case, part) for part in parts) else None
+
+
+def shared_memory(case: Case) -> Facts | None:
+    """Return the size of /dev/shm, in MiB."""
+    known = (case.here.shared_memory, case.here.shared_memory_free)
+    names = ("shm_size", "shm_free")
+    return {n: value // 2**20 for n, value in zip(names, known, strict=True) if value is not None}
+
+
+# Data sets.
+
+
+def without_length(case: Case) -> Facts | None:
+    """Return no facts; only where a sampler asked for the length of its data set."""
+    return _raised_in(case, "torch/utils/data/") if case.raised.frames else None
+
+
+def past_the_end(case: Case) -> Facts | None:
+    """Return whose end it is; only where it is the sample's own index that is past it."""
+    frames = case.raised.frames
+    if not _within(case, "_utils/fetch.py"):
+        return None
+    if "torch/utils/data/dataset.py" in _path(frames[-1]):
+        return {"index": None, "subset": "Subset"}  # the numbers are those of the one inside
+    if frames[-1].function != "__getitem__" or "_utils/fetch.py" not in _path(frames[-2]):
+        return None
+    if case.live and "index" in case.found:
+        return {} if int(case.found["index"]) in case.live[-1].values() else None
+    return {} if _INDEXED.search(frames[-1].marked or frames[-1].source) else None
