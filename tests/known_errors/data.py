@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import io
 import os
 import resource
 import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from known_errors import Known, Recorded
+from luthier import vision
+
+transforms = vision.load("torchvision.transforms")
+
+torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.1  # s; a loader that failed waits so long
 
 
 class Samples(Dataset[Any]):
@@ -258,6 +266,136 @@ def unequal_tensors(_folder: Path) -> None:
     torch.utils.data.TensorDataset(images, labels)
 
 
+# Images and layers.
+
+
+class Net(nn.Module):
+    """A model as people write them: two convolutions and a head."""
+
+    def __init__(self, features: int = 32) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.MaxPool2d(2))
+        self.fc = nn.Linear(features, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.body(x)
+        return self.fc(torch.flatten(x, 1))  # type: ignore[no-any-return]
+
+
+class Unflattened(Net):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.body(x))  # type: ignore[no-any-return]
+
+
+class OneSample(Net):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(torch.flatten(self.body(x)))  # type: ignore[no-any-return]
+
+
+def given(model: nn.Module, *shape: int) -> Callable[[Path], object]:
+    """Return what gives a model images of a shape."""
+
+    def raises(_folder: Path) -> None:
+        images = torch.zeros(shape)
+        model(images)
+
+    raises.__name__ = f"{type(model).__name__}_of_{'x'.join(map(str, shape))}"
+    return raises
+
+
+def transformed(transform: Callable[[], Any], image: Callable[[], object]) -> Callable[[Path], Any]:
+    """Return what applies a transform to an image."""
+
+    def raises(_folder: Path) -> None:
+        apply = transform()
+        apply(image())
+
+    return raises
+
+
+def normalize() -> Any:
+    return transforms.Normalize([0.5] * 3, [0.5] * 3)
+
+
+def normalize_v2() -> Any:
+    return vision.load("torchvision.transforms.v2").Normalize([0.5] * 3, [0.5] * 3)
+
+
+def matrices(_folder: Path) -> None:
+    a, b = torch.zeros(2, 3), torch.zeros(2, 3)
+    a @ b
+
+
+def view(_folder: Path) -> None:
+    features = torch.zeros(4, 16, 5, 5)
+    features.view(-1, 256)
+
+
+def transposed_view(_folder: Path) -> None:
+    features = torch.zeros(2, 3).t()
+    features.view(-1)
+
+
+def vit(_folder: Path) -> None:
+    models = vision.load("torchvision.models")
+    model = models.VisionTransformer(32, 16, 1, 2, 8, 8)
+    images = torch.zeros(1, 3, 40, 40)
+    model(images)
+
+
+def vit_of_timm(_folder: Path) -> None:
+    timm = importlib.import_module("timm.models.vision_transformer")
+    timm.VisionTransformer(img_size=32, embed_dim=8, depth=1, num_heads=2)(
+        torch.zeros(1, 3, 48, 48)
+    )
+
+
+def one_left_over(_folder: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    for samples in DataLoader(torch.zeros(5, 3), batch_size=4):  # type: ignore[arg-type]
+        model(samples)
+
+
+def no_image(folder: Path) -> None:
+    path = folder / "ant.jpg"
+    path.write_bytes(b"<html>")
+    Image.open(path)
+
+
+def no_bytes(_folder: Path) -> None:
+    Image.open(io.BytesIO())
+
+
+def truncated(folder: Path) -> None:
+    Image.effect_noise((64, 64), 50).save(folder / "ant.jpg")
+    whole = (folder / "ant.jpg").read_bytes()
+    (folder / "ant.jpg").write_bytes(whole[: len(whole) // 2])
+    with Image.open(folder / "ant.jpg") as image:
+        image.convert("RGB")
+
+
+def bomb(folder: Path) -> None:
+    Image.new("L", (33, 11)).save(folder / "ant.png")
+    most, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, 100
+    try:
+        Image.open(folder / "ant.png")
+    finally:
+        Image.MAX_IMAGE_PIXELS = most
+
+
+def image_folder(folder: Path) -> None:
+    vision.load("torchvision.datasets").ImageFolder(str(folder))
+
+
+def empty_class(folder: Path) -> None:
+    (folder / "ants").mkdir()
+    image_folder(folder)
+
+
+def missing_folder(folder: Path) -> None:
+    image_folder(folder / "hymenoptera")
+
+
 KNOWN: Known = {
     "samples-of-unequal-size": [of_a_batch, of_a_batch_in_a_worker, of_arrays],
     "samples-larger-than-the-rest": [larger_first],
@@ -284,10 +422,66 @@ KNOWN: Known = {
     "index-past-the-data-set": [subset, subset_in_a_worker, length],
     "split-lengths": [split],
     "tensors-of-unequal-length": [unequal_tensors],
+    "channels-last": [given(Net(), 2, 8, 8, 3), given(nn.Conv2d(3, 4, 3), 8, 8, 3)],
+    "image-channels": [given(Net(), 2, 1, 8, 8), given(Net(), 2, 4, 8, 8)],
+    "layer-channels": [given(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(8, 4, 1)), 1, 3, 8, 8)],
+    "norm-channels": [
+        given(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(8)), 1, 3, 8, 8),
+        given(nn.LayerNorm(3), 2, 4),
+        given(nn.GroupNorm(1, 3), 2, 4),
+    ],
+    "missing-batch-dimension": [given(Net(), 3, 8, 8)],
+    "input-of-other-dimensions": [
+        given(nn.Conv2d(1, 4, 3), 2, 64),
+        given(nn.Conv2d(3, 4, 3), 1, 2, 3, 8, 8),
+        given(nn.BatchNorm1d(4), 2, 4, 8, 8),
+    ],
+    "image-too-small": [
+        given(Net(), 2, 3, 2, 2),
+        given(Net(), 2, 3, 3, 3),
+        given(nn.AvgPool2d(3), 1, 3, 2, 2),
+    ],
+    "linear-input-size": [
+        given(Net(), 2, 3, 8, 8),
+        given(Unflattened(36), 2, 3, 8, 8),
+        given(OneSample(36), 2, 3, 8, 8),
+    ],
+    "matrix-shapes": [matrices],
+    "view-of-another-size": [view],
+    "view-of-scattered-memory": [transposed_view],
+    "vit-image-size": [vit, vit_of_timm],
+    "batch-norm-of-one-value": [one_left_over, given(nn.BatchNorm2d(3), 1, 3, 1, 1)],
+    "normalize-channels": [
+        transformed(normalize, lambda: torch.zeros(1, 8, 8)),
+        transformed(normalize, lambda: torch.zeros(4, 8, 8)),
+        transformed(normalize_v2, lambda: torch.zeros(4, 8, 8)),
+    ],
+    "normalize-of-channels-last": [transformed(normalize, lambda: torch.zeros(8, 8, 3))],
+    "normalize-of-integers": [
+        transformed(normalize, lambda: torch.zeros(3, 8, 8, dtype=torch.uint8)),
+        transformed(normalize_v2, lambda: torch.zeros(3, 8, 8, dtype=torch.uint8)),
+    ],
+    "normalize-of-an-image": [transformed(normalize, picture), transformed(normalize_v2, picture)],
+    "to-tensor-of-a-tensor": [transformed(transforms.ToTensor, lambda: torch.zeros(3, 8, 8))],
+    "to-tensor-of-no-image": [transformed(transforms.ToTensor, lambda: "ant.jpg")],
+    "transform-of-an-array": [
+        transformed(lambda: transforms.Resize(4), lambda: np.zeros((8, 8, 3))),
+        transformed(lambda: transforms.RandomHorizontalFlip(1), lambda: np.zeros((8, 8, 3))),
+    ],
+    "crop-larger-than-the-image": [transformed(lambda: transforms.RandomCrop(16), picture)],
+    "not-an-image": [no_image, no_bytes],
+    "truncated-image": [truncated],
+    "image-too-large": [bomb],
+    "class-without-images": [empty_class],
+    "folder-without-classes": [image_folder],
+    "missing-data-folder": [missing_folder],
 }
 RECORDED: Recorded = {
     "missing-main-guard": ["missing_guard", "missing_guard_and_parent"],
     "class-not-in-the-main-module": ["class_of_a_prompt", "class_of_a_prompt_and_parent"],
     "shared-memory-gone": ["shared_memory_gone"],
+    "image-channels": ["channels"],
+    "linear-input-size": ["shapes"],
+    "vit-image-size": ["timm_old"],
     "too-many-open-files": ["ancdata"],
 }

@@ -168,3 +168,128 @@ def past_the_end(case: Case) -> Facts | None:
     if case.live and "index" in case.found:
         return {} if int(case.found["index"]) in case.live[-1].values() else None
     return {} if _INDEXED.search(frames[-1].marked or frames[-1].source) else None
+
+
+# Layers, and what they are given.
+
+
+def layer(case: Case) -> Facts:
+    """Return the layer at work: live by its place in the model, else as the user's line has it."""
+    module = case.innermost_module()
+    if module is not None:
+        return {"layer": f"{module.path} ({module.kind})" if module.path else module.kind}
+    own = [frame for frame in case.raised.frames if not frame.is_library]
+    if own and own[-1].function == "forward":
+        name = bind(["LAYER(INPUT)"], own[-1:])["layer"]
+        return {"layer": name} if name.startswith("self.") else {}
+    return {}
+
+
+def of_layer(case: Case) -> Facts | None:
+    """Return the layer at work, for what compiled code says."""
+    return None if native(case) is None else layer(case)
+
+
+def of_torch_layer(case: Case) -> Facts | None:
+    """Return the layer at work, for what torch's own Python raised."""
+    return None if by_torch(case) is None else layer(case)
+
+
+def channels_last(case: Case) -> Facts | None:
+    """Return the layer, where what it is given has the channels as its last dimension."""
+    sizes, wanted = case.found["sizes"].split(", "), case.found["wanted"]
+    is_last = sizes[-1] == wanted and sizes[1] != wanted and int(wanted) in _CHANNELS
+    return of_layer(case) if is_last else None
+
+
+def image_mode(case: Case) -> Facts | None:
+    """Return Pillow's names of the modes that a first layer wants and is given."""
+    wanted, given = int(case.found["wanted"]), int(case.found["given"])
+    if wanted not in (1, 3) or given not in _CHANNELS or native(case) is None:
+        return None
+    return {"mode": _CHANNELS[wanted], "other": _CHANNELS[given]} | layer(case)
+
+
+def lacks_batch(case: Case) -> Facts | None:
+    """Return the layer, where one dimension is missing of what it is given."""
+    found = of_layer(case) if native(case) is not None else of_torch_layer(case)
+    wanted = int(case.found.get("wanted") or case.found["weights"])
+    given = int(case.found.get("given") or case.found["dimensions"])
+    return found if wanted - given == 1 else None
+
+
+def dimensions(case: Case) -> Facts | None:
+    """Return the layer, for torch's own errors about the number of dimensions."""
+    return of_layer(case) if native(case) is not None else of_torch_layer(case)
+
+
+def small_image(case: Case) -> Facts | None:
+    """Return the size of the images that the model was given, where it still runs."""
+    if native(case) is None:
+        return None
+    shapes = [t.shape for v in case.live for t in v.values() if isinstance(t, TensorFacts)]
+    images = [shape for shape in shapes if len(shape) in (3, 4) and shape[-3] in _CHANNELS]
+    size = {"image": f"{images[0][-2]} × {images[0][-1]}"} if images else {}
+    return size | layer(case)
+
+
+def linear(case: Case) -> Facts | None:
+    """Return what a Linear has wrong: its size, or that its input is not flattened."""
+    if not _within(case, "torch/nn/modules/linear.py") or native(case) is None:
+        return None
+    given, wanted = int(case.found["given"]), int(case.found["wanted"])
+    tensor = case.variable("input")
+    found = dict(layer(case))
+    if isinstance(tensor, TensorFacts):
+        shape = tensor.shape
+        found["shape"] = str(list(shape))
+        if len(shape) > 2 and _product(shape[1:]) == wanted:
+            found["unflattened"] = _product(shape[1:])
+        elif len(shape) == 1 and given > wanted and given % wanted == 0:
+            found["samples"] = given // wanted
+    return found
+
+
+def _product(sizes: tuple[int, ...]) -> int:
+    product = 1
+    for size in sizes:
+        product *= size
+    return product
+
+
+def normalised_channels(case: Case) -> Facts | None:
+    """Return the mode of images that a Normalize for another number of channels is given."""
+    if not any(frame.function.startswith("normalize") for frame in case.raised.frames):
+        return None
+    given = int(case.found.get("given") or case.found["first"])
+    wanted = int(case.found.get("wanted") or case.found["second"])
+    if given not in _CHANNELS or not _within(case, "/torchvision/"):
+        return None
+    modes = {"other": _CHANNELS[given], "mode": _CHANNELS.get(wanted, "RGB")}
+    return {"channels": given, "values": wanted} | modes
+
+
+def normalised_layout(case: Case) -> Facts | None:
+    """Return no facts, for a Normalize of what has its channels last."""
+    inside = any(frame.function.startswith("normalize") for frame in case.raised.frames)
+    return {} if inside and _within(case, "/torchvision/") else None
+
+
+def batch_norm(case: Case) -> Facts | None:
+    """Return the size of the batch, and the layer, of a BatchNorm that has one value a channel."""
+    found = of_torch_layer(case)
+    if found is None or not case.found["sizes"].startswith("1"):
+        return None
+    return found
+
+
+def by_vision_transformer(case: Case) -> Facts | None:
+    """Say no more, but only of what a vision transformer of a known library asserts."""
+    frames = case.raised.frames
+    known = ("torchvision/models/", "timm/", "transformers/")
+    return {} if not frames or any(_within(case, part) for part in known) else None
+
+
+def by_image_folder(case: Case) -> Facts | None:
+    """Say no more, but only of what an ImageFolder did not find."""
+    return _raised_in(case, "torchvision/datasets/folder.py") if case.raised.frames else None
