@@ -396,6 +396,120 @@ def missing_folder(folder: Path) -> None:
     image_folder(folder / "hymenoptera")
 
 
+# Dtypes.
+
+
+def of_dtype(model: nn.Module, dtype: torch.dtype, *shape: int) -> Callable[[Path], object]:
+    """Return what gives a model an input of a dtype."""
+
+    def raises(_folder: Path) -> None:
+        x = torch.zeros(shape, dtype=dtype)
+        model(x)
+
+    raises.__name__ = f"{type(model).__name__}_of_{str(dtype).removeprefix('torch.')}"
+    return raises
+
+
+def doubles_in_a_product(_folder: Path) -> None:
+    torch.zeros(1, 2, 3).bmm(torch.from_numpy(np.zeros((1, 3, 2))))
+
+
+def half_cholesky(_folder: Path) -> None:
+    torch.linalg.cholesky(torch.eye(2).half())
+
+
+def softmax_of_integers(_folder: Path) -> None:
+    torch.ones(3, dtype=torch.long).softmax(0)
+
+
+def scaled_in_place(_folder: Path) -> None:
+    pixels = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    pixels /= 255
+
+
+def mean_of_answers(_folder: Path) -> None:
+    right = torch.tensor([True, False])
+    right.mean()
+
+
+def array(make: Callable[[], Any]) -> Callable[[Path], object]:
+    def raises(_folder: Path) -> None:
+        values = make()
+        torch.from_numpy(values)
+
+    return raises
+
+
+def reversed_in_a_loader(_folder: Path) -> None:
+    first([np.zeros((8, 8, 3))[..., ::-1]] * 2)
+
+
+def unequal_rows(_folder: Path) -> None:
+    torch.tensor([[1, 2], [3]])
+
+
+def tensors_in_a_list(_folder: Path) -> None:
+    rows = [torch.ones(2), torch.ones(2)]
+    torch.tensor(rows)
+
+
+def concatenated(_folder: Path) -> None:
+    torch.cat([torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 7, 7)], dim=1)
+
+
+def stacked(_folder: Path) -> None:
+    torch.stack([torch.zeros(2), torch.zeros(3)])
+
+
+# Losses.
+
+
+def lost(criterion: Any, shape: tuple[int, ...], labels: torch.Tensor) -> Callable[[Path], object]:
+    """Return what asks a criterion for the loss of scores of a shape."""
+
+    def raises(_folder: Path) -> None:
+        scores = torch.zeros(shape)
+        criterion(scores, labels)
+
+    return raises
+
+
+def past_one(_folder: Path) -> None:
+    scores = torch.tensor([0.5, 1.5])
+    nn.BCELoss()(scores, torch.zeros(2))
+
+
+def diverged(_folder: Path) -> None:
+    scores = torch.tensor([0.5, float("nan")])
+    nn.BCELoss()(scores, torch.zeros(2))
+
+
+def broadcast(_folder: Path) -> None:
+    outputs, targets = torch.zeros(4, 1), torch.zeros(4)
+    nn.MSELoss()(outputs, targets)
+
+
+def bag(_folder: Path) -> None:
+    nn.EmbeddingBag(3, 2)(torch.tensor([[1, 5]]))
+
+
+def indices(layer: nn.Module, values: torch.Tensor) -> Callable[[Path], object]:
+    def raises(_folder: Path) -> None:
+        tokens = values
+        layer(tokens)
+
+    return raises
+
+
+def one_hot(labels: torch.Tensor) -> Callable[[Path], object]:
+    def raises(_folder: Path) -> None:
+        nn.functional.one_hot(labels, 3)
+
+    return raises
+
+
+CLASSES, BINARY = nn.CrossEntropyLoss(), nn.BCEWithLogitsLoss()
+
 KNOWN: Known = {
     "samples-of-unequal-size": [of_a_batch, of_a_batch_in_a_worker, of_arrays],
     "samples-larger-than-the-rest": [larger_first],
@@ -407,7 +521,7 @@ KNOWN: Known = {
     "worker-out-of-shared-memory": [in_a_worker(signal.SIGBUS)],
     "worker-out-of-memory": [in_a_worker(signal.SIGKILL)],
     "worker-segmentation-fault": [in_a_worker(signal.SIGSEGV)],
-    "worker-ended-by-a-signal": [in_a_worker(signal.SIGABRT)],
+    "worker-ended-by-a-signal": [in_a_worker(signal.SIGUSR1)],
     "worker-exited": [worker_exits],
     "local-object-in-a-worker": [local_class, lambda_of_a_worker],
     "open-handle-in-a-worker": [lock, open_file],
@@ -475,6 +589,72 @@ KNOWN: Known = {
     "class-without-images": [empty_class],
     "folder-without-classes": [image_folder],
     "missing-data-folder": [missing_folder],
+    "input-dtype": [
+        of_dtype(Net(36), torch.float64, 2, 3, 8, 8),
+        of_dtype(Net(36), torch.uint8, 2, 3, 8, 8),
+        of_dtype(nn.Linear(3, 2), torch.float64, 2, 3),
+        of_dtype(nn.Linear(3, 2, bias=False), torch.int64, 2, 3),
+        of_dtype(nn.Linear(3, 2).half(), torch.float32, 2, 3),
+        of_dtype(nn.LSTM(3, 2), torch.float64, 1, 2, 3),
+        of_dtype(nn.LayerNorm(3), torch.float64, 2, 3),
+    ],
+    "scalar-types-that-differ": [doubles_in_a_product],
+    "operation-without-half": [half_cholesky],
+    "operation-without-integers": [
+        softmax_of_integers,
+        of_dtype(nn.BatchNorm2d(3), torch.uint8, 2, 3, 8, 8),
+    ],
+    "in-place-on-integers": [scaled_in_place, of_dtype(nn.Dropout(), torch.uint8, 2, 3)],
+    "mean-of-integers": [mean_of_answers],
+    "array-of-another-type": [
+        array(lambda: np.array([[1, 2], [3]], dtype=object)),
+        array(lambda: np.array(["ant"])),
+    ],
+    "array-that-is-reversed": [array(lambda: np.ones(3)[::-1]), reversed_in_a_loader],
+    "array-of-foreign-bytes": [array(lambda: np.zeros(3, dtype=">f4"))],
+    "list-of-unequal-rows": [unequal_rows],
+    "list-of-tensors": [tensors_in_a_list],
+    "sizes-to-concatenate": [concatenated],
+    "sizes-to-stack": [stacked],
+    "rnn-input-size": [given(nn.LSTM(3, 2), 1, 2, 4)],
+    "label-out-of-range": [
+        lost(CLASSES, (3, 3), torch.tensor([1, 2, 3])),
+        lost(CLASSES, (2, 3), torch.tensor([0, 7])),
+        lost(CLASSES, (2, 3), torch.tensor([-1, 1])),
+        lost(CLASSES, (2, 1), torch.tensor([0, 1])),
+        lost(CLASSES, (1, 3, 2, 2), torch.tensor([[[0, 1], [2, 255]]])),
+    ],
+    "targets-of-two-dimensions": [
+        lost(CLASSES, (2, 3), torch.zeros(2, 1, dtype=torch.long)),
+        lost(CLASSES, (2, 3), torch.eye(4)[:2]),
+    ],
+    "batch-sizes-of-a-loss": [lost(CLASSES, (4, 3), torch.zeros(2, dtype=torch.long))],
+    "class-targets-dtype": [
+        lost(CLASSES, (4, 3), torch.zeros(4)),
+        lost(CLASSES, (4, 3), torch.zeros(4, dtype=torch.int32)),
+    ],
+    "one-hot-of-integers": [lost(CLASSES, (2, 3), torch.eye(3, dtype=torch.long)[:2])],
+    "mask-with-a-channel": [lost(CLASSES, (2, 3, 4, 4), torch.zeros(2, 1, 4, 4).long())],
+    "class-weights": [
+        lost(nn.CrossEntropyLoss(torch.ones(2)), (4, 3), torch.zeros(4, dtype=torch.long))
+    ],
+    "binary-target-size": [lost(nn.BCELoss(), (4, 1), torch.zeros(4))],
+    "binary-logits-target-size": [lost(BINARY, (4, 1), torch.zeros(4))],
+    "binary-targets-dtype": [
+        lost(nn.BCELoss(), (4,), torch.zeros(4, dtype=torch.long)),
+        lost(BINARY, (4,), torch.zeros(4, dtype=torch.long)),
+    ],
+    "binary-without-sigmoid": [past_one, diverged],
+    "binary-target-range": [lost(nn.BCELoss(), (2,), torch.tensor([1.0, 2.0]))],
+    "loss-that-broadcasts": [broadcast],
+    "embedding-index": [
+        indices(nn.Sequential(nn.Embedding(3, 2)), torch.tensor([1, 5])),
+        indices(nn.Embedding(3, 2), torch.tensor([-1, 2])),
+        bag,
+    ],
+    "embedding-of-floats": [indices(nn.Embedding(3, 2), torch.zeros(2))],
+    "one-hot-classes": [one_hot(torch.tensor([3])), one_hot(torch.tensor([-1]))],
+    "one-hot-of-another-dtype": [one_hot(torch.tensor([1.0]))],
 }
 RECORDED: Recorded = {
     "missing-main-guard": ["missing_guard", "missing_guard_and_parent"],
@@ -483,5 +663,16 @@ RECORDED: Recorded = {
     "image-channels": ["channels"],
     "linear-input-size": ["shapes"],
     "vit-image-size": ["timm_old"],
+    "input-dtype": [
+        "conv_half_weights",
+        "linear_half_weights",
+        "linear_of_doubles",
+        "rnn_of_doubles",
+    ],
+    "scalar-types-that-differ": ["linear_scalar_type"],
+    "operation-without-half": ["addmm_half"],
+    "array-of-another-type": ["uint16_array"],
+    "class-targets-dtype": ["labels_of_floats", "labels_of_int"],
+    "class-targets-kernel": ["labels_of_int_cuda", "labels_of_short_cpu"],
     "too-many-open-files": ["ancdata"],
 }

@@ -293,3 +293,187 @@ def by_vision_transformer(case: Case) -> Facts | None:
 def by_image_folder(case: Case) -> Facts | None:
     """Say no more, but only of what an ImageFolder did not find."""
     return _raised_in(case, "torchvision/datasets/folder.py") if case.raised.frames else None
+
+
+# Dtypes.
+
+
+def dtypes(case: Case) -> Facts | None:
+    """Return the dtypes of a layer's input and weights, and which mistake that is."""
+    frames = case.raised.frames
+    if native(case) is None and (not frames or "torch/nn/modules/" not in _path(frames[-1])):
+        return None
+    given, weights = _dtypes(case)
+    found = layer(case) | {"given": given, "weights": weights}
+    if given is None or weights is None:
+        return found
+    if given == "float64":
+        mistake = {"double": given}
+    elif given not in _FLOATS:
+        mistake = {"integers": given}
+    else:
+        mistake = {"low": weights if weights in _FLOATS[:2] else None}
+    return None if given == weights else {**found, **mistake}
+
+
+def _dtypes(case: Case) -> tuple[str | None, str | None]:
+    """Return the dtypes of the input and of the weights, as the message or the layer has them."""
+    for pattern in _MIXED:
+        said = pattern.search(case.raised.message)
+        if said:
+            return _dtype(said[1]), _dtype(said[2])
+    module, tensor = case.innermost_module(), case.variable("input")
+    if module is not None and module.parameters and isinstance(tensor, TensorFacts):
+        return tensor.dtype, next(iter(module.parameters.values())).dtype
+    return None, None
+
+
+def _dtype(said: str) -> str:
+    """Return torch's name of a dtype that a message names in one of its other ways."""
+    bare = re.sub(r"^(?:torch\.(?:cuda\.)?|c10::)|Tensor$", "", said.strip())
+    return _DTYPES.get(bare.lower(), bare.lower())
+
+
+def scalar_types(case: Case) -> Facts | None:
+    """Return the dtypes of a product, of a matrix or within a layer, that are not the same."""
+    if native(case) is None:
+        return None
+    given, wanted = _dtype(case.found["given"]), _dtype(case.found["wanted"])
+    if {given, wanted} == {"float64", "float32"}:
+        return {"double": "float64", "other": "float32"}
+    return {"first": wanted, "second": given}
+
+
+def half_kernel(case: Case) -> Facts | None:
+    """Return the dtype, in torch's name, that an operation does not know."""
+    return None if native(case) is None else {"dtype": _dtype(case.found["said"])} | layer(case)
+
+
+def in_place(case: Case) -> Facts | None:
+    """Return the dtypes of a result and of the tensor that it was to be written to."""
+    if native(case) is None:
+        return None
+    return {"result": _dtype(case.found["said"]), "dtype": _dtype(case.found["wanted"])}
+
+
+def numpy_type(case: Case) -> Facts | None:
+    """Return whether an array holds Python objects, or numbers that torch has no dtype for."""
+    if native(case) is None:
+        return None
+    kind = case.found["kind"].rstrip("_")
+    return {"objects": kind} if kind == "object" else {"kind": kind}
+
+
+# Losses.
+
+_CLASS_LOSSES = ("cross_entropy", "nll_loss", "nll_loss_nd", "nll_loss2d")
+_BINARY_LOSSES = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
+
+
+def _in_loss(case: Case, losses: tuple[str, ...] = (*_CLASS_LOSSES, *_BINARY_LOSSES)) -> bool:
+    return any(f.function in losses and f.is_library for f in case.raised.frames)
+
+
+def _targets(case: Case) -> tuple[TensorFacts | None, TensorFacts | None]:
+    """Return what a loss was given, where the program still runs: scores and targets."""
+    scores, targets = case.variable("input"), case.variable("target")
+    return (
+        scores if isinstance(scores, TensorFacts) else None,
+        targets if isinstance(targets, TensorFacts) else None,
+    )
+
+
+def of_loss(case: Case) -> Facts | None:
+    """Return the shapes of scores and targets, for what a loss raised."""
+    frames = case.raised.frames
+    if frames and not _in_loss(case):
+        return None
+    scores, targets = _targets(case)
+    shapes = {
+        "scores": str(list(scores.shape)) if scores else None,
+        "targets": str(list(targets.shape)) if targets else None,
+    }
+    return shapes
+
+
+def label_range(case: Case) -> Facts | None:
+    """Return how many classes there are, the range of the labels, and which mistake that is."""
+    if of_loss(case) is None or native(case) is None:
+        return None
+    label = int(case.found["label"])
+    scores, targets = _targets(case)
+    found: dict[str, object] = {"negative": label if label < 0 else None}
+    found["mask"] = label if label in (255, -1) and targets and len(targets.shape) > 1 else None
+    if scores is None or targets is None or targets.low is None or targets.high is None:
+        return found
+    classes = scores.shape[1] if len(scores.shape) > 1 else scores.shape[0]
+    found |= {"classes": classes, "low": targets.low, "high": targets.high}
+    if label == classes and targets.low >= 1 and classes > 1:
+        found["one_based"] = targets.low
+    elif classes == 1:
+        found["binary"] = classes
+    if label >= 0:
+        found["enough"] = targets.high + 1
+    return found
+
+
+def two_dimensions(case: Case) -> Facts | None:
+    """Return whether targets of two dimensions are a column or one row a class."""
+    found = of_loss(case)
+    if found is None or native(case) is None:
+        return None
+    targets = _targets(case)[1]
+    if targets is None or len(targets.shape) != 2:
+        return found
+    return {**found, "column" if targets.shape[1] == 1 else "one_hot": found["targets"]}
+
+
+def class_dtype(case: Case) -> Facts | None:
+    """Return the dtype of the targets of a loss of classes."""
+    if native(case) is None or (case.raised.frames and not _in_loss(case, _CLASS_LOSSES)):
+        return None
+    return {**(of_loss(case) or {}), "dtype": _dtype(case.found["said"])}
+
+
+def class_kernel(case: Case) -> Facts | None:
+    """Return the dtype of targets that a kernel of a loss of classes does not know."""
+    return None if native(case) is None else {"dtype": _dtype(case.found["said"])}
+
+
+def binary_dtype(case: Case) -> Facts | None:
+    """Return the dtypes of targets and scores of a loss of yes and no."""
+    if native(case) is None or not _in_loss(case, _BINARY_LOSSES):
+        return None
+    targets = _targets(case)[1]
+    said = targets.dtype if targets else case.found.get("said") or case.found["other"]
+    return {"dtype": _dtype(said)}
+
+
+def sizes_differ(case: Case) -> Facts | None:
+    """Return whether scores have one dimension of 1 more than targets."""
+    first, second = case.found["scores"].split(", "), case.found["targets"].split(", ")
+    if case.raised.frames and not _within(case, "/torch/"):
+        return None
+    return {"column": "[N, 1]" if first[:-1] == second and first[-1] == "1" else None}
+
+
+def out_of_unit(case: Case) -> Facts | None:
+    """Return no facts, for a binary cross entropy; live, whether the scores are finite."""
+    if native(case) is None or (case.raised.frames and not _in_loss(case, _BINARY_LOSSES)):
+        return None
+    scores = _targets(case)[0]
+    return {"nan": "nan" if scores is not None and scores.is_finite is False else None}
+
+
+def embedding(case: Case) -> Facts | None:
+    """Return the size of an embedding and the range of the indices that it was given."""
+    if not _within(case, "torch/nn/") or native(case) is None:
+        return None
+    module, tensor = case.innermost_module(), case.variable("input")
+    found = dict(layer(case))
+    if isinstance(module, ModuleFacts) and "weight" in module.parameters:
+        found["rows"] = module.parameters["weight"].shape[0]
+    if isinstance(tensor, TensorFacts) and tensor.low is not None:
+        found |= {"low": tensor.low, "high": tensor.high}
+        found["negative"] = tensor.low if tensor.low < 0 else None
+    return found
