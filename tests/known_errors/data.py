@@ -508,6 +508,18 @@ def one_hot(labels: torch.Tensor) -> Callable[[Path], object]:
     return raises
 
 
+def past_a_dimension(_folder: Path) -> None:
+    torch.zeros(3)[torch.tensor([5])]
+
+
+def gathered(_folder: Path) -> None:
+    torch.zeros(2, 3).gather(1, torch.tensor([[3], [0]]))
+
+
+def not_broadcast(_folder: Path) -> None:
+    torch.zeros(4, 5) + torch.zeros(4, 6)
+
+
 CLASSES, BINARY = nn.CrossEntropyLoss(), nn.BCEWithLogitsLoss()
 
 KNOWN: Known = {
@@ -655,6 +667,8 @@ KNOWN: Known = {
     "embedding-of-floats": [indices(nn.Embedding(3, 2), torch.zeros(2))],
     "one-hot-classes": [one_hot(torch.tensor([3])), one_hot(torch.tensor([-1]))],
     "one-hot-of-another-dtype": [one_hot(torch.tensor([1.0]))],
+    "index-out-of-bounds": [past_a_dimension, gathered],
+    "shapes-that-do-not-broadcast": [not_broadcast],
 }
 RECORDED: Recorded = {
     "missing-main-guard": ["missing_guard", "missing_guard_and_parent"],
@@ -673,6 +687,7 @@ RECORDED: Recorded = {
     "operation-without-half": ["addmm_half"],
     "array-of-another-type": ["uint16_array"],
     "class-targets-dtype": ["labels_of_floats", "labels_of_int"],
+    "double-targets": ["double_targets"],
     "class-targets-kernel": ["labels_of_int_cuda", "labels_of_short_cpu"],
     "too-many-open-files": ["ancdata"],
 }

@@ -23,6 +23,7 @@ _DTYPES = {
     "byte": "uint8",
 }
 _INDEXED = re.compile(r"\[(?:index|idx|item|ix|i|n)\]")
+_IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _MIXED = (
     re.compile(r"mat1 and mat2 must have the same dtype, but got (\w+) and (\w+)"),
@@ -65,6 +66,11 @@ def by_loader(case: Case) -> Facts | None:
     return {} if _within(case, "torch/utils/data/") else None
 
 
+def by_worker(case: Case) -> Facts | None:
+    """Say no more, but only of what a DataLoader says of its workers."""
+    return by_loader(case) if case.raised.frames else {}
+
+
 def _raised_in(case: Case, part: str) -> Facts | None:
     """Return no facts, or None where the innermost file is another's."""
     frames = case.raised.frames
@@ -105,22 +111,24 @@ def key_of_a_sample(case: Case) -> Facts | None:
 
 def worker_exited(case: Case) -> Facts | None:
     """Return the status of a worker that ended; None where its signal is told, as the cause."""
-    if not case.raised.message.startswith("DataLoader worker (pid(s)"):
-        return {}
+    if by_worker(case) is None:
+        return None
     told = [raised for raised in case.causes if "DataLoader worker" in raised.message]
     return None if told else {}
 
 
 def worker_signal(case: Case) -> Facts | None:
     """Return the signal that ended a worker."""
-    return {"signal": case.found["signal"].strip().rstrip(".")}
+    return None if by_worker(case) is None else {"signal": case.found["signal"].strip()}
 
 
 def unguarded(case: Case) -> Facts | None:
     """Return no facts; of a worker that only exited, None unless it told why ahead of it."""
     message, before = case.raised.message, case.raised.before
     told = "An attempt has been made to start a new process before"
-    return {} if message.startswith(told) or told in before else None
+    if message.strip().startswith(told):
+        return {} if not case.raised.frames or _within(case, "multiprocessing/spawn.py") else None
+    return by_loader(case) if told in before else None
 
 
 def not_in_main(case: Case) -> Facts | None:
@@ -135,7 +143,7 @@ def not_in_main(case: Case) -> Facts | None:
 
 def open_files(case: Case) -> Facts | None:
     """Return the process's limit; of a plain OSError only where workers talk to each other."""
-    if not case.raised.message.startswith("[Errno 24]"):
+    if not case.raised.frames and not case.raised.message.startswith("[Errno"):
         return {}
     parts = ("torch/utils/data/", "torch/multiprocessing/", "multiprocessing/reduction.py")
     return {} if any(_within(case, part) for part in parts) else None
@@ -143,6 +151,8 @@ def open_files(case: Case) -> Facts | None:
 
 def shared_memory(case: Case) -> Facts | None:
     """Return the size of /dev/shm, in MiB."""
+    if native(case) is None and by_worker(case) is None:
+        return None
     known = (case.here.shared_memory, case.here.shared_memory_free)
     names = ("shm_size", "shm_free")
     return {n: value // 2**20 for n, value in zip(names, known, strict=True) if value is not None}
@@ -173,16 +183,20 @@ def past_the_end(case: Case) -> Facts | None:
 # Layers, and what they are given.
 
 
-def layer(case: Case) -> Facts:
-    """Return the layer at work: live by its place in the model, else as the user's line has it."""
+def layer(case: Case) -> dict[str, str]:
+    """Return the layer at work, and the user's call of the model.
+
+    The layer is known live by its place in the model, else as the user's own forward has it.
+    """
+    own = [frame for frame in case.raised.frames if not frame.is_library]
+    found = bind(["MODEL(INPUT)"], [frame for frame in own if frame.function != "forward"])
     module = case.innermost_module()
     if module is not None:
-        return {"layer": f"{module.path} ({module.kind})" if module.path else module.kind}
-    own = [frame for frame in case.raised.frames if not frame.is_library]
-    if own and own[-1].function == "forward":
+        found["layer"] = f"{module.path} ({module.kind})" if module.path else module.kind
+    elif own and own[-1].function == "forward":
         name = bind(["LAYER(INPUT)"], own[-1:])["layer"]
-        return {"layer": name} if name.startswith("self.") else {}
-    return {}
+        found |= {"layer": name} if name.startswith("self.") else {}
+    return found
 
 
 def of_layer(case: Case) -> Facts | None:
@@ -212,15 +226,24 @@ def image_mode(case: Case) -> Facts | None:
 
 def lacks_batch(case: Case) -> Facts | None:
     """Return the layer, where one dimension is missing of what it is given."""
-    found = of_layer(case) if native(case) is not None else of_torch_layer(case)
     wanted = int(case.found.get("wanted") or case.found["weights"])
     given = int(case.found.get("given") or case.found["dimensions"])
-    return found if wanted - given == 1 else None
+    return of_torch_layer(case) if wanted - given == 1 else None
 
 
 def dimensions(case: Case) -> Facts | None:
-    """Return the layer, for torch's own errors about the number of dimensions."""
-    return of_layer(case) if native(case) is not None else of_torch_layer(case)
+    """Return the layer, and whether images were flattened or have a dimension more than a batch."""
+    found = of_torch_layer(case)
+    sizes = case.found.get("sizes", "").split(", ")
+    if found is None or len(sizes) == 1:
+        return found
+    flat = len(sizes) == 2 and case.found["function"] == "conv2d"
+    more = len(sizes) == 5 and case.found["function"] == "conv2d"
+    return {
+        **found,
+        **({"flat": case.found["sizes"]} if flat else {}),
+        **({"more": case.found["sizes"]} if more else {}),
+    }
 
 
 def small_image(case: Case) -> Facts | None:
@@ -239,7 +262,7 @@ def linear(case: Case) -> Facts | None:
         return None
     given, wanted = int(case.found["given"]), int(case.found["wanted"])
     tensor = case.variable("input")
-    found = dict(layer(case))
+    found: dict[str, object] = {**layer(case)}
     if isinstance(tensor, TensorFacts):
         shape = tensor.shape
         found["shape"] = str(list(shape))
@@ -308,9 +331,9 @@ def dtypes(case: Case) -> Facts | None:
     if given is None or weights is None:
         return found
     if given == "float64":
-        mistake = {"double": given}
+        mistake: dict[str, str | None] = {"double": given}
     elif given not in _FLOATS:
-        mistake = {"integers": given}
+        mistake = {"integers": given, "pixels": given if given == "uint8" else None}
     else:
         mistake = {"low": weights if weights in _FLOATS[:2] else None}
     return None if given == weights else {**found, **mistake}
@@ -344,6 +367,11 @@ def scalar_types(case: Case) -> Facts | None:
     return {"first": wanted, "second": given}
 
 
+def said_dtype(case: Case) -> Facts | None:
+    """Return torch's name of the dtype that a message names."""
+    return None if native(case) is None else {"dtype": _dtype(case.found["said"])}
+
+
 def half_kernel(case: Case) -> Facts | None:
     """Return the dtype, in torch's name, that an operation does not know."""
     return None if native(case) is None else {"dtype": _dtype(case.found["said"])} | layer(case)
@@ -361,7 +389,8 @@ def numpy_type(case: Case) -> Facts | None:
     if native(case) is None:
         return None
     kind = case.found["kind"].rstrip("_")
-    return {"objects": kind} if kind == "object" else {"kind": kind}
+    known = {"object": "objects", "str": "text", "bytes": "text"}
+    return {"kind": None, known.get(kind, "kind"): kind}
 
 
 # Losses.
@@ -407,7 +436,7 @@ def label_range(case: Case) -> Facts | None:
     if scores is None or targets is None or targets.low is None or targets.high is None:
         return found
     classes = scores.shape[1] if len(scores.shape) > 1 else scores.shape[0]
-    found |= {"classes": classes, "low": targets.low, "high": targets.high}
+    found |= {"classes": classes, "last": classes - 1, "low": targets.low, "high": targets.high}
     if label == classes and targets.low >= 1 and classes > 1:
         found["one_based"] = targets.low
     elif classes == 1:
@@ -433,11 +462,6 @@ def class_dtype(case: Case) -> Facts | None:
     if native(case) is None or (case.raised.frames and not _in_loss(case, _CLASS_LOSSES)):
         return None
     return {**(of_loss(case) or {}), "dtype": _dtype(case.found["said"])}
-
-
-def class_kernel(case: Case) -> Facts | None:
-    """Return the dtype of targets that a kernel of a loss of classes does not know."""
-    return None if native(case) is None else {"dtype": _dtype(case.found["said"])}
 
 
 def binary_dtype(case: Case) -> Facts | None:
@@ -470,10 +494,20 @@ def embedding(case: Case) -> Facts | None:
     if not _within(case, "torch/nn/") or native(case) is None:
         return None
     module, tensor = case.innermost_module(), case.variable("input")
-    found = dict(layer(case))
+    found: dict[str, object] = {**layer(case)}
     if isinstance(module, ModuleFacts) and "weight" in module.parameters:
         found["rows"] = module.parameters["weight"].shape[0]
     if isinstance(tensor, TensorFacts) and tensor.low is not None:
         found |= {"low": tensor.low, "high": tensor.high}
-        found["negative"] = tensor.low if tensor.low < 0 else None
+        found |= {"negative": tensor.low} if tensor.low < 0 else {"enough": tensor.high + 1}
     return found
+
+
+# Files of images.
+
+
+def truncated(case: Case) -> Facts | None:
+    """Return the file that is not whole, where the program still runs."""
+    texts = [t for v in reversed(case.live) for t in v.values() if isinstance(t, str)]
+    files = [text for text in texts if text.lower().endswith(_IMAGES)]
+    return None if by_pillow(case) is None else {"file": files[0] if files else None}
