@@ -31,7 +31,7 @@ from luthier.explanations.names import bind
 from luthier.explanations.values import Case, Explanation, Fact, Facts, Here, Raised
 from luthier.language import Language, fill
 
-AREAS = ("loading", "devices", "data", "training")
+AREAS = ("loading", "devices", "data", "tensors", "training")
 PAGE = "docs/errors.md"
 LABELS: Mapping[Language, Mapping[str, str]] = {
     "en": {"cause": "why", "checked": "seen", "cure": "cure", "page": "more"},

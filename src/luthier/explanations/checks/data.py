@@ -1,93 +1,30 @@
-"""Errors of data sets, loaders, shapes, dtypes and targets."""
+"""Errors of data sets, loaders, their workers, and files of images."""
 
 from __future__ import annotations
 
 import re
 
-from luthier.explanations.names import bind
-from luthier.explanations.values import Case, Facts, Frame, ModuleFacts, TensorFacts
+from luthier.explanations.checks.places import (
+    by_pillow,
+    by_torch,
+    by_torchvision,
+    native,
+    path,
+    raised_in,
+    within,
+)
+from luthier.explanations.values import Case, Facts
 
-_CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
-_DTYPES = {
-    "double": "float64",
-    "float": "float32",
-    "half": "float16",
-    "long int": "int64",
-    "long": "int64",
-    "int": "int32",
-    "short int": "int16",
-    "short": "int16",
-    "signed char": "int8",
-    "char": "int8",
-    "unsigned char": "uint8",
-    "byte": "uint8",
-}
+__all__ = [
+    "by_pillow",
+    "by_torch",
+    "by_torchvision",
+    "native",
+]  # entries name these as their checks
+
 _INDEXED = re.compile(r"\[(?:index|idx|item|ix|i|n)\]")
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
-_MIXED = (
-    re.compile(r"mat1 and mat2 must have the same dtype, but got (\w+) and (\w+)"),
-    re.compile(r"expected m1 and m2 to have the same dtype, but got: ([\w: ]+) != ([\w: ]+)"),
-    re.compile(r"Input type \(([\w: .]+)\) and (?:bias|weight) type \(([\w: .]+)\)"),
-    re.compile(r"RNN input dtype \((\S+)\) does not match weight dtype \((\S+)\)"),
-)
-
-
-# Where an error was raised.
-
-
-def native(case: Case) -> Facts | None:
-    """Say no more, but only of what compiled code says: no line of Python raised it."""
-    return None if _source(case).startswith(("raise", "assert")) else {}
-
-
-def by_torch(case: Case) -> Facts | None:
-    """Say no more, but only of what torch's own Python raised."""
-    return _raised_in(case, "/torch/")
-
-
-def by_torchvision(case: Case) -> Facts | None:
-    """Say no more, but only of what torchvision raised."""
-    return _raised_in(case, "/torchvision/")
-
-
-def by_pillow(case: Case) -> Facts | None:
-    """Say no more, but only of what Pillow raised."""
-    return _raised_in(case, "/PIL/")
-
-
-def by_collate(case: Case) -> Facts | None:
-    """Say no more, but only of what was raised while samples were put together."""
-    return _raised_in(case, "_utils/collate.py") if case.raised.frames else None
-
-
-def by_loader(case: Case) -> Facts | None:
-    """Say no more, but only of what was raised inside a DataLoader's calls."""
-    return {} if _within(case, "torch/utils/data/") else None
-
-
-def by_worker(case: Case) -> Facts | None:
-    """Say no more, but only of what a DataLoader says of its workers."""
-    return by_loader(case) if case.raised.frames else {}
-
-
-def _raised_in(case: Case, part: str) -> Facts | None:
-    """Return no facts, or None where the innermost file is another's."""
-    frames = case.raised.frames
-    return {} if not frames or part in _path(frames[-1]) else None
-
-
-def _within(case: Case, part: str) -> bool:
-    return any(part in _path(frame) for frame in case.raised.frames)
-
-
-def _path(frame: Frame) -> str:
-    return frame.path.replace("\\", "/")
-
-
-def _source(case: Case) -> str:
-    return case.raised.frames[-1].source if case.raised.frames else ""
-
+_CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
 
 # Samples → a batch.
 
@@ -106,7 +43,19 @@ def key_of_a_sample(case: Case) -> Facts | None:
     return None if found is None else {"key": case.found["name"].strip("'\"")}
 
 
-# Workers.
+def by_collate(case: Case) -> Facts | None:
+    """Say no more, but only of what was raised while samples were put together."""
+    return raised_in(case, "_utils/collate.py") if case.raised.frames else None
+
+
+def by_loader(case: Case) -> Facts | None:
+    """Say no more, but only of what was raised inside a DataLoader's calls."""
+    return {} if within(case, "torch/utils/data/") else None
+
+
+def by_worker(case: Case) -> Facts | None:
+    """Say no more, but only of what a DataLoader says of its workers."""
+    return by_loader(case) if case.raised.frames else {}
 
 
 def worker_exited(case: Case) -> Facts | None:
@@ -127,14 +76,14 @@ def unguarded(case: Case) -> Facts | None:
     message, before = case.raised.message, case.raised.before
     told = "An attempt has been made to start a new process before"
     if message.strip().startswith(told):
-        return {} if not case.raised.frames or _within(case, "multiprocessing/spawn.py") else None
+        return {} if not case.raised.frames or within(case, "multiprocessing/spawn.py") else None
     return by_loader(case) if told in before else None
 
 
 def not_in_main(case: Case) -> Facts | None:
     """Return what a worker did not find in the main module."""
     pattern = r"Can't get attribute '(\w+)' on <module '__(?:mp_)?main__'"
-    spawned = _within(case, "multiprocessing/spawn.py")
+    spawned = within(case, "multiprocessing/spawn.py")
     if spawned or case.raised.message.startswith("DataLoader worker"):
         found = re.search(pattern, case.raised.message if spawned else case.raised.before)
         return {"attribute": found[1]} if found else None
@@ -146,7 +95,7 @@ def open_files(case: Case) -> Facts | None:
     if not case.raised.frames and not case.raised.message.startswith("[Errno"):
         return {}
     parts = ("torch/utils/data/", "torch/multiprocessing/", "multiprocessing/reduction.py")
-    return {} if any(_within(case, part) for part in parts) else None
+    return {} if any(within(case, part) for part in parts) else None
 
 
 def shared_memory(case: Case) -> Facts | None:
@@ -163,121 +112,24 @@ def shared_memory(case: Case) -> Facts | None:
 
 def without_length(case: Case) -> Facts | None:
     """Return no facts; only where a sampler asked for the length of its data set."""
-    return _raised_in(case, "torch/utils/data/") if case.raised.frames else None
+    return raised_in(case, "torch/utils/data/") if case.raised.frames else None
 
 
 def past_the_end(case: Case) -> Facts | None:
     """Return whose end it is; only where it is the sample's own index that is past it."""
     frames = case.raised.frames
-    if not _within(case, "_utils/fetch.py"):
+    if not within(case, "_utils/fetch.py"):
         return None
-    if "torch/utils/data/dataset.py" in _path(frames[-1]):
+    if "torch/utils/data/dataset.py" in path(frames[-1]):
         return {"index": None, "subset": "Subset"}  # the numbers are those of the one inside
-    if frames[-1].function != "__getitem__" or "_utils/fetch.py" not in _path(frames[-2]):
+    if frames[-1].function != "__getitem__" or "_utils/fetch.py" not in path(frames[-2]):
         return None
     if case.live and "index" in case.found:
         return {} if int(case.found["index"]) in case.live[-1].values() else None
     return {} if _INDEXED.search(frames[-1].marked or frames[-1].source) else None
 
 
-# Layers, and what they are given.
-
-
-def layer(case: Case) -> dict[str, str]:
-    """Return the layer at work, and the user's call of the model.
-
-    The layer is known live by its place in the model, else as the user's own forward has it.
-    """
-    own = [frame for frame in case.raised.frames if not frame.is_library]
-    found = bind(["MODEL(INPUT)"], [frame for frame in own if frame.function != "forward"])
-    module = case.innermost_module()
-    if module is not None:
-        found["layer"] = f"{module.path} ({module.kind})" if module.path else module.kind
-    elif own and own[-1].function == "forward":
-        name = bind(["LAYER(INPUT)"], own[-1:])["layer"]
-        found |= {"layer": name} if name.startswith("self.") else {}
-    return found
-
-
-def of_layer(case: Case) -> Facts | None:
-    """Return the layer at work, for what compiled code says."""
-    return None if native(case) is None else layer(case)
-
-
-def of_torch_layer(case: Case) -> Facts | None:
-    """Return the layer at work, for what torch's own Python raised."""
-    return None if by_torch(case) is None else layer(case)
-
-
-def channels_last(case: Case) -> Facts | None:
-    """Return the layer, where what it is given has the channels as its last dimension."""
-    sizes, wanted = case.found["sizes"].split(", "), case.found["wanted"]
-    is_last = sizes[-1] == wanted and sizes[1] != wanted and int(wanted) in _CHANNELS
-    return of_layer(case) if is_last else None
-
-
-def image_mode(case: Case) -> Facts | None:
-    """Return Pillow's names of the modes that a first layer wants and is given."""
-    wanted, given = int(case.found["wanted"]), int(case.found["given"])
-    if wanted not in (1, 3) or given not in _CHANNELS or native(case) is None:
-        return None
-    return {"mode": _CHANNELS[wanted], "other": _CHANNELS[given]} | layer(case)
-
-
-def lacks_batch(case: Case) -> Facts | None:
-    """Return the layer, where one dimension is missing of what it is given."""
-    wanted = int(case.found.get("wanted") or case.found["weights"])
-    given = int(case.found.get("given") or case.found["dimensions"])
-    return of_torch_layer(case) if wanted - given == 1 else None
-
-
-def dimensions(case: Case) -> Facts | None:
-    """Return the layer, and whether images were flattened or have a dimension more than a batch."""
-    found = of_torch_layer(case)
-    sizes = case.found.get("sizes", "").split(", ")
-    if found is None or len(sizes) == 1:
-        return found
-    flat = len(sizes) == 2 and case.found["function"] == "conv2d"
-    more = len(sizes) == 5 and case.found["function"] == "conv2d"
-    return {
-        **found,
-        **({"flat": case.found["sizes"]} if flat else {}),
-        **({"more": case.found["sizes"]} if more else {}),
-    }
-
-
-def small_image(case: Case) -> Facts | None:
-    """Return the size of the images that the model was given, where it still runs."""
-    if native(case) is None:
-        return None
-    shapes = [t.shape for v in case.live for t in v.values() if isinstance(t, TensorFacts)]
-    images = [shape for shape in shapes if len(shape) in (3, 4) and shape[-3] in _CHANNELS]
-    size = {"image": f"{images[0][-2]} × {images[0][-1]}"} if images else {}
-    return size | layer(case)
-
-
-def linear(case: Case) -> Facts | None:
-    """Return what a Linear has wrong: its size, or that its input is not flattened."""
-    if not _within(case, "torch/nn/modules/linear.py") or native(case) is None:
-        return None
-    given, wanted = int(case.found["given"]), int(case.found["wanted"])
-    tensor = case.variable("input")
-    found: dict[str, object] = {**layer(case)}
-    if isinstance(tensor, TensorFacts):
-        shape = tensor.shape
-        found["shape"] = str(list(shape))
-        if len(shape) > 2 and _product(shape[1:]) == wanted:
-            found["unflattened"] = _product(shape[1:])
-        elif len(shape) == 1 and given > wanted and given % wanted == 0:
-            found["samples"] = given // wanted
-    return found
-
-
-def _product(sizes: tuple[int, ...]) -> int:
-    product = 1
-    for size in sizes:
-        product *= size
-    return product
+# Files of images.
 
 
 def normalised_channels(case: Case) -> Facts | None:
@@ -286,7 +138,7 @@ def normalised_channels(case: Case) -> Facts | None:
         return None
     given = int(case.found.get("given") or case.found["first"])
     wanted = int(case.found.get("wanted") or case.found["second"])
-    if given not in _CHANNELS or not _within(case, "/torchvision/"):
+    if given not in _CHANNELS or not within(case, "/torchvision/"):
         return None
     modes = {"other": _CHANNELS[given], "mode": _CHANNELS.get(wanted, "RGB")}
     return {"channels": given, "values": wanted} | modes
@@ -295,215 +147,12 @@ def normalised_channels(case: Case) -> Facts | None:
 def normalised_layout(case: Case) -> Facts | None:
     """Return no facts, for a Normalize of what has its channels last."""
     inside = any(frame.function.startswith("normalize") for frame in case.raised.frames)
-    return {} if inside and _within(case, "/torchvision/") else None
-
-
-def batch_norm(case: Case) -> Facts | None:
-    """Return the size of the batch, and the layer, of a BatchNorm that has one value a channel."""
-    found = of_torch_layer(case)
-    if found is None or not case.found["sizes"].startswith("1"):
-        return None
-    return found
-
-
-def by_vision_transformer(case: Case) -> Facts | None:
-    """Say no more, but only of what a vision transformer of a known library asserts."""
-    frames = case.raised.frames
-    known = ("torchvision/models/", "timm/", "transformers/")
-    return {} if not frames or any(_within(case, part) for part in known) else None
+    return {} if inside and within(case, "/torchvision/") else None
 
 
 def by_image_folder(case: Case) -> Facts | None:
     """Say no more, but only of what an ImageFolder did not find."""
-    return _raised_in(case, "torchvision/datasets/folder.py") if case.raised.frames else None
-
-
-# Dtypes.
-
-
-def dtypes(case: Case) -> Facts | None:
-    """Return the dtypes of a layer's input and weights, and which mistake that is."""
-    frames = case.raised.frames
-    if native(case) is None and (not frames or "torch/nn/modules/" not in _path(frames[-1])):
-        return None
-    given, weights = _dtypes(case)
-    found = layer(case) | {"given": given, "weights": weights}
-    if given is None or weights is None:
-        return found
-    if given == "float64":
-        mistake: dict[str, str | None] = {"double": given}
-    elif given not in _FLOATS:
-        mistake = {"integers": given, "pixels": given if given == "uint8" else None}
-    else:
-        mistake = {"low": weights if weights in _FLOATS[:2] else None}
-    return None if given == weights else {**found, **mistake}
-
-
-def _dtypes(case: Case) -> tuple[str | None, str | None]:
-    """Return the dtypes of the input and of the weights, as the message or the layer has them."""
-    for pattern in _MIXED:
-        said = pattern.search(case.raised.message)
-        if said:
-            return _dtype(said[1]), _dtype(said[2])
-    module, tensor = case.innermost_module(), case.variable("input")
-    if module is not None and module.parameters and isinstance(tensor, TensorFacts):
-        return tensor.dtype, next(iter(module.parameters.values())).dtype
-    return None, None
-
-
-def _dtype(said: str) -> str:
-    """Return torch's name of a dtype that a message names in one of its other ways."""
-    bare = re.sub(r"^(?:torch\.(?:cuda\.)?|c10::)|Tensor$", "", said.strip())
-    return _DTYPES.get(bare.lower(), bare.lower())
-
-
-def scalar_types(case: Case) -> Facts | None:
-    """Return the dtypes of a product, of a matrix or within a layer, that are not the same."""
-    if native(case) is None:
-        return None
-    given, wanted = _dtype(case.found["given"]), _dtype(case.found["wanted"])
-    if {given, wanted} == {"float64", "float32"}:
-        return {"double": "float64", "other": "float32"}
-    return {"first": wanted, "second": given}
-
-
-def said_dtype(case: Case) -> Facts | None:
-    """Return torch's name of the dtype that a message names."""
-    return None if native(case) is None else {"dtype": _dtype(case.found["said"])}
-
-
-def half_kernel(case: Case) -> Facts | None:
-    """Return the dtype, in torch's name, that an operation does not know."""
-    return None if native(case) is None else {"dtype": _dtype(case.found["said"])} | layer(case)
-
-
-def in_place(case: Case) -> Facts | None:
-    """Return the dtypes of a result and of the tensor that it was to be written to."""
-    if native(case) is None:
-        return None
-    return {"result": _dtype(case.found["said"]), "dtype": _dtype(case.found["wanted"])}
-
-
-def numpy_type(case: Case) -> Facts | None:
-    """Return whether an array holds Python objects, or numbers that torch has no dtype for."""
-    if native(case) is None:
-        return None
-    kind = case.found["kind"].rstrip("_")
-    known = {"object": "objects", "str": "text", "bytes": "text"}
-    return {"kind": None, known.get(kind, "kind"): kind}
-
-
-# Losses.
-
-_CLASS_LOSSES = ("cross_entropy", "nll_loss", "nll_loss_nd", "nll_loss2d")
-_BINARY_LOSSES = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
-
-
-def _in_loss(case: Case, losses: tuple[str, ...] = (*_CLASS_LOSSES, *_BINARY_LOSSES)) -> bool:
-    return any(f.function in losses and f.is_library for f in case.raised.frames)
-
-
-def _targets(case: Case) -> tuple[TensorFacts | None, TensorFacts | None]:
-    """Return what a loss was given, where the program still runs: scores and targets."""
-    scores, targets = case.variable("input"), case.variable("target")
-    return (
-        scores if isinstance(scores, TensorFacts) else None,
-        targets if isinstance(targets, TensorFacts) else None,
-    )
-
-
-def of_loss(case: Case) -> Facts | None:
-    """Return the shapes of scores and targets, for what a loss raised."""
-    frames = case.raised.frames
-    if frames and not _in_loss(case):
-        return None
-    scores, targets = _targets(case)
-    shapes = {
-        "scores": str(list(scores.shape)) if scores else None,
-        "targets": str(list(targets.shape)) if targets else None,
-    }
-    return shapes
-
-
-def label_range(case: Case) -> Facts | None:
-    """Return how many classes there are, the range of the labels, and which mistake that is."""
-    if of_loss(case) is None or native(case) is None:
-        return None
-    label = int(case.found["label"])
-    scores, targets = _targets(case)
-    found: dict[str, object] = {"negative": label if label < 0 else None}
-    found["mask"] = label if label in (255, -1) and targets and len(targets.shape) > 1 else None
-    if scores is None or targets is None or targets.low is None or targets.high is None:
-        return found
-    classes = scores.shape[1] if len(scores.shape) > 1 else scores.shape[0]
-    found |= {"classes": classes, "last": classes - 1, "low": targets.low, "high": targets.high}
-    if label == classes and targets.low >= 1 and classes > 1:
-        found["one_based"] = targets.low
-    elif classes == 1:
-        found["binary"] = classes
-    if label >= 0:
-        found["enough"] = targets.high + 1
-    return found
-
-
-def two_dimensions(case: Case) -> Facts | None:
-    """Return whether targets of two dimensions are a column or one row a class."""
-    found = of_loss(case)
-    if found is None or native(case) is None:
-        return None
-    targets = _targets(case)[1]
-    if targets is None or len(targets.shape) != 2:
-        return found
-    return {**found, "column" if targets.shape[1] == 1 else "one_hot": found["targets"]}
-
-
-def class_dtype(case: Case) -> Facts | None:
-    """Return the dtype of the targets of a loss of classes."""
-    if native(case) is None or (case.raised.frames and not _in_loss(case, _CLASS_LOSSES)):
-        return None
-    return {**(of_loss(case) or {}), "dtype": _dtype(case.found["said"])}
-
-
-def binary_dtype(case: Case) -> Facts | None:
-    """Return the dtypes of targets and scores of a loss of yes and no."""
-    if native(case) is None or not _in_loss(case, _BINARY_LOSSES):
-        return None
-    targets = _targets(case)[1]
-    said = targets.dtype if targets else case.found.get("said") or case.found["other"]
-    return {"dtype": _dtype(said)}
-
-
-def sizes_differ(case: Case) -> Facts | None:
-    """Return whether scores have one dimension of 1 more than targets."""
-    first, second = case.found["scores"].split(", "), case.found["targets"].split(", ")
-    if case.raised.frames and not _within(case, "/torch/"):
-        return None
-    return {"column": "[N, 1]" if first[:-1] == second and first[-1] == "1" else None}
-
-
-def out_of_unit(case: Case) -> Facts | None:
-    """Return no facts, for a binary cross entropy; live, whether the scores are finite."""
-    if native(case) is None or (case.raised.frames and not _in_loss(case, _BINARY_LOSSES)):
-        return None
-    scores = _targets(case)[0]
-    return {"nan": "nan" if scores is not None and scores.is_finite is False else None}
-
-
-def embedding(case: Case) -> Facts | None:
-    """Return the size of an embedding and the range of the indices that it was given."""
-    if not _within(case, "torch/nn/") or native(case) is None:
-        return None
-    module, tensor = case.innermost_module(), case.variable("input")
-    found: dict[str, object] = {**layer(case)}
-    if isinstance(module, ModuleFacts) and "weight" in module.parameters:
-        found["rows"] = module.parameters["weight"].shape[0]
-    if isinstance(tensor, TensorFacts) and tensor.low is not None:
-        found |= {"low": tensor.low, "high": tensor.high}
-        found |= {"negative": tensor.low} if tensor.low < 0 else {"enough": tensor.high + 1}
-    return found
-
-
-# Files of images.
+    return raised_in(case, "torchvision/datasets/folder.py") if case.raised.frames else None
 
 
 def truncated(case: Case) -> Facts | None:
