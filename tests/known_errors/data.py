@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import resource
@@ -9,7 +10,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
-from known_errors import Known, Recorded
+from known_errors import Known, Raises, Recorded
 from luthier import vision
 
 transforms = vision.load("torchvision.transforms")
@@ -303,6 +304,14 @@ def truncated(folder: Path) -> None:
         image.convert("RGB")
 
 
+def truncated_in_a_folder(folder: Path) -> None:
+    (folder / "ants").mkdir()
+    with contextlib.suppress(OSError):
+        truncated(folder / "ants")
+    datasets = vision.load("torchvision.datasets")
+    datasets.ImageFolder(str(folder))[0]
+
+
 def bomb(folder: Path) -> None:
     Image.new("L", (33, 11)).save(folder / "ant.png")
     most, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, 100
@@ -370,7 +379,7 @@ KNOWN: Known = {
     ],
     "crop-larger-than-the-image": [transformed(lambda: transforms.RandomCrop(16), picture)],
     "not-an-image": [no_image, no_bytes],
-    "truncated-image": [truncated],
+    "truncated-image": [truncated, truncated_in_a_folder],
     "image-too-large": [bomb],
     "class-without-images": [empty_class],
     "folder-without-classes": [image_folder],
@@ -381,4 +390,99 @@ RECORDED: Recorded = {
     "class-not-in-the-main-module": ["class_of_a_prompt", "class_of_a_prompt_and_parent"],
     "shared-memory-gone": ["shared_memory_gone"],
     "too-many-open-files": ["ancdata"],
+}
+
+
+def a_resize(folder: Path) -> None:
+    same = transforms.Compose([transforms.Resize(8), transforms.CenterCrop(8)])
+    first([same(torch.zeros(3, 8, 12)), same(torch.zeros(3, 9, 8))])
+
+
+def a_resize_in_a_worker(folder: Path) -> None:
+    same = transforms.Compose([transforms.Resize(8), transforms.CenterCrop(8)])
+    first([same(torch.zeros(3, 8, 12)), same(torch.zeros(3, 9, 8))], num_workers=1)
+
+
+def to_tensors(folder: Path) -> None:
+    to_tensor = transforms.Compose([transforms.CenterCrop(4), transforms.ToTensor()])
+    first([(to_tensor(picture()), 0), (to_tensor(picture()), 1)])
+
+
+def same_keys(_folder: Path) -> None:
+    first([{"image": 1, "mask": 2}, {"image": 1, "mask": 0}])
+
+
+def copies(_folder: Path) -> None:
+    batches = iter(DataLoader(Samples(lambda _: torch.ones(3), 16), batch_size=1, num_workers=1))
+    with few_files(20):
+        [batch.clone() for batch in batches]
+
+
+def inner_without_workers(_folder: Path) -> None:
+    inner = Samples(int)
+    first(Samples(lambda _: first(inner)), num_workers=1)
+
+
+def own_order(_folder: Path) -> None:
+    first(Stream())
+
+
+def a_length(_folder: Path) -> None:
+    tensors = Tensors()
+    first(Subset(tensors, range(len(tensors.images))))
+
+
+def fractions(_folder: Path) -> None:
+    torch.utils.data.random_split(Samples(int, 10), [0.8, 0.2])
+
+
+def rgb(_folder: Path) -> None:
+    for mode in ("L", "RGBA"):
+        normalize()(transforms.ToTensor()(picture(mode).convert("RGB")))
+
+
+def channels_first(_folder: Path) -> None:
+    normalize()(torch.zeros(8, 8, 3).movedim(-1, -3))
+
+
+def floats(_folder: Path) -> None:
+    image = torch.full((3, 8, 8), 255, dtype=torch.uint8)
+    image = transforms.ConvertImageDtype(torch.float32)(image)
+    assert image.max() == 1
+    normalize()(image)
+
+
+def tensor_ahead(_folder: Path) -> None:
+    transforms.Compose([transforms.ToTensor(), normalize()])(picture())
+
+
+def from_array(_folder: Path) -> None:
+    steps = [transforms.ToPILImage(), transforms.Resize(224), transforms.ToTensor()]
+    transforms.Compose(steps)(np.zeros((8, 8, 3), dtype=np.uint8))
+
+
+def empty_allowed(folder: Path) -> None:
+    (folder / "ants").mkdir()
+    (folder / "bees").mkdir()
+    picture().save(folder / "bees" / "bee.jpg")
+    datasets = vision.load("torchvision.datasets")
+    assert len(datasets.ImageFolder(str(folder), allow_empty=True).classes) == 2
+
+
+CURED: Mapping[str, Raises] = {
+    "samples-of-unequal-size": a_resize,
+    "samples-larger-than-the-rest": a_resize_in_a_worker,
+    "samples-that-are-pil-images": to_tensors,
+    "samples-of-different-keys": same_keys,
+    "too-many-open-files": copies,
+    "workers-in-a-worker": inner_without_workers,
+    "sampler-and-shuffle": own_order,
+    "index-past-the-data-set": a_length,
+    "split-lengths": fractions,
+    "normalize-channels": rgb,
+    "normalize-of-channels-last": channels_first,
+    "normalize-of-integers": floats,
+    "normalize-of-an-image": tensor_ahead,
+    "transform-of-an-array": from_array,
+    "class-without-images": empty_allowed,
 }

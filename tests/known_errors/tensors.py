@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from known_errors import Known, Recorded
+from known_errors import Known, Raises, Recorded
 from luthier import vision
 
 # Layers.
@@ -328,4 +328,76 @@ RECORDED: Recorded = {
     "class-targets-dtype": ["labels_of_floats", "labels_of_int"],
     "double-targets": ["double_targets"],
     "class-targets-kernel": ["labels_of_int_cuda", "labels_of_short_cpu"],
+}
+
+
+def converted(_folder: Path) -> None:
+    Net(36)(torch.zeros(2, 8, 8, 3).movedim(-1, -3))
+
+
+def a_batch(_folder: Path) -> None:
+    Net(36)(torch.zeros(3, 8, 8).unsqueeze(0))
+
+
+def right_size(_folder: Path) -> None:
+    model = Net(32)
+    model.fc = nn.LazyLinear(10)
+    model(torch.zeros(2, 3, 8, 8))
+    assert model.fc.in_features == 36
+
+
+def larger(_folder: Path) -> None:
+    Net(36)(nn.functional.interpolate(torch.zeros(2, 3, 3, 3), 8))
+
+
+def last_dropped(_folder: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    for samples in DataLoader(torch.zeros(5, 3), batch_size=4, drop_last=True):  # type: ignore[arg-type]
+        model(samples)
+    model.eval()(torch.zeros(1, 3))
+
+
+def from_zero(_folder: Path) -> None:
+    CLASSES(torch.zeros(3, 3), torch.tensor([1, 2, 3]) - 1)
+
+
+def not_in_place(_folder: Path) -> None:
+    pixels = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    assert (pixels / 255).dtype == torch.float32
+
+
+def as_float(_folder: Path) -> None:
+    torch.ones(3, dtype=torch.long).float().softmax(0)
+
+
+def in_single(_folder: Path) -> None:
+    torch.linalg.cholesky(torch.eye(2).half().float())
+
+
+def one_dtype(_folder: Path) -> None:
+    torch.zeros(1, 2, 3).bmm(torch.from_numpy(np.zeros((1, 3, 2))).float())
+
+
+def copied(_folder: Path) -> None:
+    torch.from_numpy(np.ones((8, 8, 3))[..., ::-1].copy())
+
+
+def padded_rows(_folder: Path) -> None:
+    rows = [[1, 2], [3]]
+    torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+
+
+CURED: Mapping[str, Raises] = {
+    "channels-last": converted,
+    "missing-batch-dimension": a_batch,
+    "linear-input-size": right_size,
+    "image-too-small": larger,
+    "batch-norm-of-one-value": last_dropped,
+    "label-out-of-range": from_zero,
+    "in-place-on-integers": not_in_place,
+    "operation-without-integers": as_float,
+    "operation-without-half": in_single,
+    "scalar-types-that-differ": one_dtype,
+    "array-that-is-reversed": copied,
+    "list-of-unequal-rows": padded_rows,
 }

@@ -47,9 +47,10 @@ def layer(case: Case) -> dict[str, str]:
     module = case.innermost_module()
     if module is not None:
         found["layer"] = f"{module.path} ({module.kind})" if module.path else module.kind
-    elif own and own[-1].function == "forward":
-        name = bind(["LAYER(INPUT)"], own[-1:])["layer"]
-        found |= {"layer": name} if name.startswith("self.") else {}
+    if own and own[-1].function == "forward":
+        inner = bind(["CALL(FEATURES)"], own[-1:])
+        if inner["call"].startswith("self."):
+            found = {"layer": inner["call"]} | found | inner
     return found
 
 
@@ -326,7 +327,7 @@ def embedding(case: Case) -> Facts | None:
     module, tensor = case.innermost_module(), case.variable("input")
     found: dict[str, object] = {**layer(case)}
     if isinstance(module, ModuleFacts) and "weight" in module.parameters:
-        found["rows"] = module.parameters["weight"].shape[0]
+        found["rows"], found["dimensions"] = module.parameters["weight"].shape
     if isinstance(tensor, TensorFacts) and tensor.low is not None:
         found |= {"low": tensor.low, "high": tensor.high}
         found["negative"] = tensor.low if tensor.low < 0 else None
