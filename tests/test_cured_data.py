@@ -51,16 +51,15 @@ CALLS = (
     "one-hot-of-another-dtype",
 )
 CURED = [
-    pytest.param(name, cures, id=f"{name}-{cures.__name__}")
+    pytest.param(cures, id=f"{name}-{cures.__name__}")
     for module in MODULES
     for name, cures in module.CURED.items()
 ]
-EVERY = [
-    pytest.param(name, raises, id=f"{name}-{raises.__name__}")
+EVERY = {
+    name: [pytest.param(raises, id=f"{name}-{raises.__name__}") for raises in several]
     for module in MODULES
     for name, several in module.KNOWN.items()
-    for raises in several
-]
+}
 
 
 def raised(raises: Callable[[Path], object], folder: Path) -> BaseException:
@@ -84,9 +83,9 @@ def run_where_raised(error: BaseException, code: str) -> None:
     exec(code, {**names, **outer.f_globals, **outer.f_locals})  # noqa: S102 - it is the catalogue's
 
 
-@pytest.mark.parametrize(("name", "raises"), [case for case in EVERY if case.values[0] in CALLS])
+@pytest.mark.parametrize("raises", [case for name in CALLS for case in EVERY[name]])
 def test_the_code_is_the_users_own_without_the_error(
-    name: str, raises: Raises, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    raises: Raises, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", PIL.Image.MAX_IMAGE_PIXELS)
     error = raised(raises, tmp_path)
@@ -96,14 +95,14 @@ def test_the_code_is_the_users_own_without_the_error(
     run_where_raised(error, found.code)
 
 
-@pytest.mark.parametrize(("name", "cures"), CURED)
-def test_the_cure_cures(name: str, cures: Raises, tmp_path: Path) -> None:
+@pytest.mark.parametrize("cures", CURED)
+def test_the_cure_cures(cures: Raises, tmp_path: Path) -> None:
     cures(tmp_path)
 
 
-@pytest.mark.parametrize(("name", "raises"), EVERY)
+@pytest.mark.parametrize("raises", [case for several in EVERY.values() for case in several])
 def test_the_same_words_of_others_are_not_explained(
-    name: str, raises: Raises, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    raises: Raises, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     own = Frame("/home/user/train.py", 12, "check", "raise error", "raise error")

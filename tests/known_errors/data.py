@@ -154,11 +154,16 @@ def open_file(folder: Path) -> None:
 def few_files(more: int) -> Iterator[None]:
     """Let this process open only a few files more."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + more, hard))
+    spare = [os.dup(0) for _ in range(100)]  # takes the numbers that are free in between
+    for number in spare[-more:]:
+        os.close(number)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(spare) + 1, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for number in spare[:-more]:
+            os.close(number)
 
 
 def files_of_batches(_folder: Path) -> None:
@@ -325,6 +330,10 @@ def image_folder(folder: Path) -> None:
     vision.load("torchvision.datasets").ImageFolder(str(folder))
 
 
+def missing_image(_folder: Path) -> None:
+    first(Samples(lambda _: Image.open("ant.jpg")))
+
+
 def empty_class(folder: Path) -> None:
     (folder / "ants").mkdir()
     image_folder(folder)
@@ -384,6 +393,7 @@ KNOWN: Known = {
     "class-without-images": [empty_class],
     "folder-without-classes": [image_folder],
     "missing-data-folder": [missing_folder],
+    "missing-image": [missing_image],
 }
 RECORDED: Recorded = {
     "missing-main-guard": ["missing_guard", "missing_guard_and_parent"],
@@ -393,17 +403,17 @@ RECORDED: Recorded = {
 }
 
 
-def a_resize(folder: Path) -> None:
+def a_resize(_folder: Path) -> None:
     same = transforms.Compose([transforms.Resize(8), transforms.CenterCrop(8)])
     first([same(torch.zeros(3, 8, 12)), same(torch.zeros(3, 9, 8))])
 
 
-def a_resize_in_a_worker(folder: Path) -> None:
+def a_resize_in_a_worker(_folder: Path) -> None:
     same = transforms.Compose([transforms.Resize(8), transforms.CenterCrop(8)])
     first([same(torch.zeros(3, 8, 12)), same(torch.zeros(3, 9, 8))], num_workers=1)
 
 
-def to_tensors(folder: Path) -> None:
+def to_tensors(_folder: Path) -> None:
     to_tensor = transforms.Compose([transforms.CenterCrop(4), transforms.ToTensor()])
     first([(to_tensor(picture()), 0), (to_tensor(picture()), 1)])
 

@@ -22,7 +22,7 @@ __all__ = [
     "native",
 ]  # entries name these as their checks
 
-_INDEXED = re.compile(r"\[(?:index|idx|item|ix|i|n)\]")
+_INDEXED = re.compile(r"self\.\w+\[(?:index|idx|item|i)\]")
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
 
@@ -48,19 +48,15 @@ def by_collate(case: Case) -> Facts | None:
     return raised_in(case, "_utils/collate.py") if case.raised.frames else None
 
 
-def by_loader(case: Case) -> Facts | None:
-    """Say no more, but only of what was raised inside a DataLoader's calls."""
-    return {} if within(case, "torch/utils/data/") else None
-
-
-def by_worker(case: Case) -> Facts | None:
-    """Say no more, but only of what a DataLoader says of its workers."""
-    return by_loader(case) if case.raised.frames else {}
+def starting_workers(case: Case) -> Facts | None:
+    """Say no more, but only of what was raised while a DataLoader started its workers."""
+    inside = within(case, "torch/utils/data/dataloader.py")
+    return raised_in(case, "/multiprocessing/") if inside else None
 
 
 def worker_exited(case: Case) -> Facts | None:
     """Return the status of a worker that ended; None where its signal is told, as the cause."""
-    if by_worker(case) is None:
+    if by_torch(case) is None:
         return None
     told = [raised for raised in case.causes if "DataLoader worker" in raised.message]
     return None if told else {}
@@ -68,7 +64,7 @@ def worker_exited(case: Case) -> Facts | None:
 
 def worker_signal(case: Case) -> Facts | None:
     """Return the signal that ended a worker."""
-    return None if by_worker(case) is None else {"signal": case.found["signal"].strip()}
+    return None if by_torch(case) is None else {"signal": case.found["signal"].strip()}
 
 
 def unguarded(case: Case) -> Facts | None:
@@ -77,7 +73,7 @@ def unguarded(case: Case) -> Facts | None:
     told = "An attempt has been made to start a new process before"
     if message.strip().startswith(told):
         return {} if not case.raised.frames or within(case, "multiprocessing/spawn.py") else None
-    return by_loader(case) if told in before else None
+    return by_torch(case) if told in before else None
 
 
 def not_in_main(case: Case) -> Facts | None:
@@ -94,13 +90,13 @@ def open_files(case: Case) -> Facts | None:
     """Return the process's limit; of a plain OSError only where workers talk to each other."""
     if not case.raised.frames and not case.raised.message.startswith("[Errno"):
         return {}
-    parts = ("torch/utils/data/", "torch/multiprocessing/", "multiprocessing/reduction.py")
+    parts = ("torch/utils/data/", "torch/multiprocessing/")
     return {} if any(within(case, part) for part in parts) else None
 
 
 def shared_memory(case: Case) -> Facts | None:
     """Return the size of /dev/shm, in MiB."""
-    if native(case) is None and by_worker(case) is None:
+    if native(case) is None and by_torch(case) is None:
         return None
     known = (case.here.shared_memory, case.here.shared_memory_free)
     names = ("shm_size", "shm_free")
@@ -152,7 +148,26 @@ def normalised_layout(case: Case) -> Facts | None:
 
 def by_image_folder(case: Case) -> Facts | None:
     """Say no more, but only of what an ImageFolder did not find."""
-    return raised_in(case, "torchvision/datasets/folder.py") if case.raised.frames else None
+    frames = case.raised.frames
+    is_look = bool(frames) and frames[-1].function == "find_classes"
+    return by_torchvision(case) if is_look else None
+
+
+def missing_image(case: Case) -> Facts | None:
+    """Say no more, but only of an image that a data set tried to open."""
+    by_folder = raised_in(case, "torchvision/datasets/folder.py")
+    opened = by_pillow(case) is not None or by_folder is not None
+    return {} if opened and within(case, "_utils/fetch.py") else None
+
+
+def array_for_a_transform(case: Case) -> Facts | None:
+    """Say no more, but only of what torchvision raised; its words are anybody's."""
+    return by_torchvision(case) if case.raised.frames else None
+
+
+def tensors_of_a_set(case: Case) -> Facts | None:
+    """Say no more, but only of a TensorDataset; its words are anybody's."""
+    return raised_in(case, "torch/utils/data/dataset.py") if case.raised.frames else None
 
 
 def truncated(case: Case) -> Facts | None:

@@ -147,7 +147,9 @@ def by_vision_transformer(case: Case) -> Facts | None:
     """Say no more, but only of what a vision transformer of a known library asserts."""
     frames = case.raised.frames
     known = ("torchvision/models/", "timm/", "transformers/")
-    return {} if not frames or any(within(case, part) for part in known) else None
+    of_library = not frames or frames[-1].is_library
+    inside = not frames or any(within(case, part) for part in known)
+    return {} if of_library and inside else None
 
 
 # Dtypes.
