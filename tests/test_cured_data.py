@@ -113,6 +113,54 @@ def test_the_same_words_of_others_are_not_explained(
             assert explain([replace(error, frames=frames, before="")], "en", Here()) is None
 
 
+def a_part_of_a_name(_folder: Path) -> None:
+    names = ["ant", "bee"]
+    data.first(data.Samples(lambda index: names[index].split("_")[index + 3]))
+
+
+def a_table(_folder: Path) -> None:
+    data.first(data.Samples(lambda _: open("labels.csv")))  # noqa: SIM115
+
+
+def a_key_of_a_collate_function(_folder: Path) -> None:
+    data.first([{"image": 1}], collate_fn=lambda batch: [sample["mask"] for sample in batch])
+
+
+def a_pickle_in_a_worker(_folder: Path) -> None:
+    data.first(data.Samples(lambda _: pickle.dumps(lambda: 0)), num_workers=1)
+
+
+def a_check_of_ones_own(_folder: Path) -> None:
+    images, labels = [1, 2], [1]
+    assert len(images) == len(labels), "Size mismatch between tensors"
+
+
+def a_product_of_numpy(_folder: Path) -> None:
+    np.zeros((2, 3)) @ np.zeros((2, 3))
+
+
+def an_index_of_numpy(_folder: Path) -> None:
+    data.first(data.Samples(lambda index: np.zeros(3)[index + 7]))
+
+
+@pytest.mark.parametrize(
+    "raises",
+    [
+        a_part_of_a_name,
+        a_table,
+        a_key_of_a_collate_function,
+        a_pickle_in_a_worker,
+        a_check_of_ones_own,
+        a_product_of_numpy,
+        an_index_of_numpy,
+    ],
+)
+def test_what_only_looks_alike_is_not_explained(raises: Raises, tmp_path: Path) -> None:
+    error = raised(raises, tmp_path)
+    assert luthier.explain(error) is None
+    assert luthier.explain("".join(traceback.format_exception(error))) is None
+
+
 def test_a_guard_is_what_a_script_lacks(tmp_path: Path) -> None:
     """A real script with the start method spawn: explained by its text, and cured by the guard."""
     lines = [

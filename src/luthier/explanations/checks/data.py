@@ -90,8 +90,11 @@ def open_files(case: Case) -> Facts | None:
     """Say no more; of words that are Python's own, only where processes send each other tensors."""
     if not case.raised.message.startswith(("[Errno", "received")):
         return {} if native(case) is not None or by_torch(case) is not None else None
+    if not case.raised.frames and case.raised.message.startswith("received"):
+        return {}
     parts = ("torch/utils/data/", "torch/multiprocessing/")
-    return {} if any(within(case, part) for part in parts) else None
+    own = bool(case.raised.frames) and not case.raised.frames[-1].is_library
+    return {} if not own and any(within(case, part) for part in parts) else None
 
 
 def shared_memory(case: Case) -> Facts | None:

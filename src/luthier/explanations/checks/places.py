@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 from luthier.explanations.values import Case, Facts, Frame
+
+_RAISES = re.compile(r"(?:^|[:;])\s*(?:raise|assert)\b")
 
 
 def native(case: Case) -> Facts | None:
     """Say no more, but only of what compiled code says: no line of Python raised it."""
-    return None if source(case).startswith(("raise", "assert")) else {}
+    return None if _RAISES.search(source(case)) else {}
 
 
 def by_torch(case: Case) -> Facts | None:
