@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,10 @@ from typing import Any
 # Tests run in several processes, whose threads would wait for each other at full speed.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-# Nor for each other's devices, where there are any.
-_WORKER = os.environ.get("PYTEST_XDIST_WORKER", "alone")
-_LEASES = f"{tempfile.gettempdir()}/luthier-tests-{os.getuid()}-{_WORKER}"
-os.environ.setdefault("LUTHIER_LEASES", _LEASES)
+# What is tested is a CPU's bits, by processes forked from one that has torch. For a device there is
+# LUTHIER_CUDA=1 pytest -n 0 tests/test_on_cuda.py
+if os.environ.get("LUTHIER_CUDA") != "1":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import numpy as np
 import pytest

@@ -105,6 +105,7 @@ def test_help_names_every_command_once_by_what_one_does(
 
 def test_the_public_names_are_these() -> None:
     assert luthier.__all__ == [
+        "Checkup",
         "Comparison",
         "Evaluated",
         "Evaluation",
@@ -119,6 +120,7 @@ def test_the_public_names_are_these() -> None:
         "demo",
         "describe",
         "diff",
+        "doctor",
         "evaluate",
         "export",
         "finetune",

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import write_errors
 
 import luthier
 from known_errors import Raises
 from luthier.explanations import Explanation, errors_in
 from luthier.explanations.catalogue import AREAS, LABELS, Entry, entries
-from luthier.language import places
+from luthier.language import Language, places
 
 RECORDED = sorted((Path(__file__).parent / "recorded").glob("*.json"))
 MODULES = {area: importlib.import_module(f"known_errors.{area}") for area in AREAS}
@@ -46,6 +47,7 @@ def is_whole(found: Explanation | None, name: str) -> None:
     ast.parse("\n".join(python))
 
 
+@pytest.mark.filterwarnings("ignore")  # of torch's, on the way to the error
 @pytest.mark.parametrize(("name", "raises"), KNOWN)
 def test_a_real_error_is_explained(
     name: str, raises: Raises, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -81,6 +83,14 @@ def test_every_language_says_the_same(entry: Entry) -> None:
     assert all(other == said[0] for other in said)
 
 
+@pytest.mark.parametrize("lang", write_errors.PAGES)
+def test_the_documentation_is_the_catalogues(lang: Language) -> None:
+    page = write_errors.ROOT / "docs" / write_errors.PAGES[lang]
+    assert page.read_text(encoding="utf-8") == write_errors.page(lang)
+    for entry in entries():
+        assert f"\n### {entry.name}\n" in page.read_text(encoding="utf-8")
+
+
 def test_names_are_the_entries_own() -> None:
     names = [entry.name for entry in entries()]
     assert len(names) == len(set(names))
@@ -99,4 +109,4 @@ def test_the_languages_variable_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     (known, *_) = KNOWN
     with pytest.raises(RuntimeError) as caught:
         known.values[1](Path())
-    assert str(luthier.explain(caught.value)).startswith("原因: ")
+    assert str(luthier.explain(caught.value)).startswith("原因  ")

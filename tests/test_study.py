@@ -133,6 +133,9 @@ def test_folds_of_a_seed_are_taken_together() -> None:
     assert found.last == pytest.approx((10 / 15 + 12 / 15) / 2)
     low, high = found.interval
     assert 0.5 < low < found.best < high < 1
+    (of_one,) = standings(rows[:2])
+    assert of_one.spread == pytest.approx(statistics.stdev([9 / 10, 3 / 5]))
+    assert standings(rows[:1])[0].spread is None
 
 
 @given(st.lists(st.tuples(st.integers(50, 99), st.integers(50, 99)), min_size=2, max_size=12))

@@ -357,6 +357,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_moves_a_weight(bad: float) ->
     with pytest.raises(DivergedError, match=r"the loss became .* in batch 3 of the run") as error:
         train(learner, batches, epoch=1)
     assert error.value.exit_status == 1
+    assert "not finite" in str(error.value)
     assert same_state(model, before)
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from luthier.devices.moving import to as to
     from luthier.devices.seeding import seed_everything as seed_everything
     from luthier.errors import LuthierError as LuthierError
+    from luthier.machine.doctor import Checkup as Checkup
+    from luthier.machine.doctor import doctor as doctor
     from luthier.run.compare import Comparison as Comparison
     from luthier.run.compare import compare as compare
     from luthier.run.demo import demo as demo
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from luthier.run.prove import prove as prove
     from luthier.run.tuning import tune as tune
     from luthier.run.verify import verify as verify
+    from luthier.training.nonfinite import first_nonfinite as first_nonfinite
     from luthier.values import Evaluation as Evaluation
     from luthier.values import Prediction as Prediction
     from luthier.weights.convert import convert as convert
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
     from luthier.weights.save import save as save
 
 _HOMES = {
+    "Checkup": "luthier.machine.doctor",
     "Comparison": "luthier.run.compare",
     "Evaluated": "luthier.run.evaluate",
     "Evaluation": "luthier.values",
@@ -64,11 +68,13 @@ _HOMES = {
     "demo": "luthier.run.demo",
     "describe": "luthier.weights.description",
     "diff": "luthier.weights.diff",
+    "doctor": "luthier.machine.doctor",
     "evaluate": "luthier.run.evaluate",
     "explain": "luthier.run.explaining",
     "explaining": "luthier.run.explaining",
     "export": "luthier.run.export",
     "finetune": "luthier.run.finetune",
+    "first_nonfinite": "luthier.training.nonfinite",
     "inspect": "luthier.weights.inspect",
     "lease": "luthier.devices.leasing",
     "load": "luthier.weights.fit",
@@ -90,6 +96,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Checkup",
     "Comparison",
     "Evaluated",
     "Evaluation",
@@ -104,6 +111,7 @@ __all__ = [
     "demo",
     "describe",
     "diff",
+    "doctor",
     "evaluate",
     "export",
     "finetune",

@@ -8,6 +8,7 @@
      apart CARD CARD LEVEL                                            topology
      nvlink CARD CARD
      switch CARD                                                      has an NVLink to a switch
+     driver VERSION CUDA                                              such as 580.65.06 13000
      error FUNCTION CODE [CARD]                                       what a function answers
 
    Spaces in names are written as underscores. What is compiled with -DWITHOUT_x=1 lacks the symbol. */
@@ -36,6 +37,8 @@ static Device *cards[MOST];
 static int count, made;
 static char errors[MOST][96];
 static int codes[MOST], on[MOST], failing;
+static char driver[80];
+static int cuda;
 
 static char *spaces(char *text) {
   for (char *c = text; *c; c++)
@@ -63,7 +66,7 @@ int nvmlInitWithFlags(unsigned flags) {
   Device *now = NULL;
   int a, b, level;
   memset(devices, 0, sizeof devices);
-  count = made = failing = 0;
+  count = made = failing = cuda = 0;
   if (!file) return 9; /* the driver is not loaded */
   while (fgets(line, sizeof line, file)) {
     if (sscanf(line, "%31s", word) != 1) continue;
@@ -93,6 +96,8 @@ int nvmlInitWithFlags(unsigned flags) {
       cards[b]->linked[cards[b]->links++] = a;
     } else if (!strcmp(word, "switch") && sscanf(line, "%*s %d", &a) == 1) {
       cards[a]->has_switch = 1;
+    } else if (!strcmp(word, "driver")) {
+      sscanf(line, "%*s %79s %d", driver, &cuda);
     } else if (!strcmp(word, "error")) {
       on[failing] = -1;
       sscanf(line, "%*s %95s %d %d", name, &codes[failing], &on[failing]);
@@ -107,6 +112,20 @@ int nvmlShutdown(void) { return OK; }
 
 const char *nvmlErrorString(int code) {
   return code == 9 ? "Driver Not Loaded" : code == 15 ? "GPU is lost" : "An Error of the Stand-in";
+}
+
+int nvmlSystemGetDriverVersion(char *text, unsigned size) {
+  ANSWER(NULL);
+  if (!cuda) return UNSUPPORTED;
+  snprintf(text, size, "%s", driver);
+  return OK;
+}
+
+int nvmlSystemGetCudaDriverVersion(int *version) {
+  ANSWER(NULL);
+  if (!cuda) return UNSUPPORTED;
+  *version = cuda;
+  return OK;
 }
 
 int nvmlDeviceGetCount_v2(unsigned *found) {

@@ -189,6 +189,19 @@ class Leases:
         with self._trouble(), self._guard():
             return [holder for uuid in uuids for holder in self._told(uuid)]
 
+    def check(self) -> None:
+        """See that files of the folder can be locked; nobody is waited for.
+
+        Raises:
+            LeaseError: they cannot.
+        """
+        with self._trouble():
+            descriptor = locks.open_common(self.folder / _GUARD)
+            try:
+                locks.take(descriptor)
+            finally:
+                locks.let_go(descriptor)
+
     # --- under the guard ----------------------------------------------------------------------
 
     @contextlib.contextmanager

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pynvml
 
-from luthier.accelerators.values import Accelerator, Process, Survey
+from luthier.accelerators.values import Accelerator, Driver, Process, Survey
 
 _LINKS = 18  # NVLinks that a card can have
 _SWITCH = "switch"
@@ -26,7 +26,10 @@ def survey() -> Survey:
     try:
         pynvml.nvmlInit()
     except (pynvml.NVMLError, OSError) as error:
-        return Survey(notes=(_no_driver(error),))
+        missing = isinstance(error, pynvml.NVMLError_LibraryNotFound)
+        return Survey(
+            notes=(_no_driver(error),), driver=None if missing else Driver(error=str(error))
+        )
     try:
         return _survey()
     finally:
@@ -59,7 +62,16 @@ def _survey() -> Survey:
         found.append(_Found(handle, card, tuple(_instances(handle, card))))
     # NVML counts in the order of the bus; so does CUDA where it is asked to.
     accelerators = itertools.chain.from_iterable((one.card, *one.parts) for one in found)
-    return Survey(tuple(accelerators), tuple(notes), dict(_distances(found)))
+    return Survey(tuple(accelerators), tuple(notes), dict(_distances(found)), _driver())
+
+
+def _driver() -> Driver:
+    version = _ask(pynvml.nvmlSystemGetDriverVersion)
+    cuda = _ask(pynvml.nvmlSystemGetCudaDriverVersion)
+    return Driver(
+        version=None if version is None else _text(version),
+        cuda=None if cuda is None else (cuda // 1000, cuda % 1000 // 10),
+    )
 
 
 def _device(handle: Any, index: int) -> Accelerator:

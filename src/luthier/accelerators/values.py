@@ -73,6 +73,21 @@ class Accelerator:
 
 
 @dataclass(frozen=True)
+class Driver:
+    """A vendor's driver. None is unknown.
+
+    Attributes:
+        version: as the vendor counts, such as ``"580.65.06"``.
+        cuda: the newest CUDA that it knows, (major, minor).
+        error: why it does not answer, where its library is there and it does not.
+    """
+
+    version: str | None = None
+    cuda: tuple[int, int] | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
 class Survey:
     """What was found on a machine.
 
@@ -81,11 +96,13 @@ class Survey:
         notes: what could not be found out, and why.
         distances: between two cards by their UUIDs, in alphabetical order: 0 is NVLink, then ever
             more of the machine lies between. A pair that is not there is as far as can be.
+        driver: NVIDIA's; None where its library is not there.
     """
 
     accelerators: tuple[Accelerator, ...] = ()
     notes: tuple[str, ...] = ()
     distances: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    driver: Driver | None = None
 
     @property
     def usable(self) -> tuple[Accelerator, ...]:

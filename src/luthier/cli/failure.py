@@ -24,6 +24,20 @@ def say(error: LuthierError) -> int:
     return error.exit_status
 
 
+def say_refusal(error: OSError) -> int:
+    """Print what the system refuses, with its explanation where it is known; return the status."""
+    explain_unforeseen(error)
+    print("\n".join([f"luthier: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)
+    return 1
+
+
+def explain_unforeseen(error: BaseException) -> None:
+    """Add what is known of an error that luthier does not raise itself, as a note."""
+    from luthier.run.explaining import add_explanation  # noqa: PLC0415 - only after an error
+
+    add_explanation(error)
+
+
 def tell_torchrun(error: Exception) -> None:
     """Write for the table that ``torchrun`` prints at its end what this process ended with."""
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")

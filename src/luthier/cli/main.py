@@ -6,6 +6,7 @@ import argparse
 import atexit
 import gc
 import importlib
+import io
 import os
 import sys
 import threading
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from luthier.cli.failure import say, tell_torchrun
+from luthier.cli.failure import explain_unforeseen, say, say_refusal, tell_torchrun
 from luthier.cli.parser import Parser
 from luthier.errors import LuthierError, RecipeError, nearest
 from luthier.version import __version__
@@ -52,6 +53,8 @@ COMMANDS = {
         Command("diff", "see what differs between the weights of two files"),
     ),
     "machine": (
+        Command("doctor", "check this machine, and see what is wrong before a run finds out"),
+        Command("explain", "say why a program failed and what ends it, from its traceback"),
         Command("devices", "see every accelerator, who has it, and what this shell sees of it"),
         Command("run", "run a command with accelerators of its own, waiting for them in turn"),
     ),
@@ -70,6 +73,7 @@ def program() -> NoReturn:
         status = main()
     except Exception as error:
         tell_torchrun(error)
+        explain_unforeseen(error)
         raise
     leave(status)
 
@@ -99,6 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     2: the request was wrong. 130: interrupted, after a safe save where a run was under way.
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):  # a letter that a terminal lacks ends no command
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = _dispatch(argv)
         sys.stdout.flush()  # here, where a closed pipe can be dealt with
@@ -112,8 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # as of a program that SIGPIPE ends
     except OSError as error:
-        print(f"luthier: {error}", file=sys.stderr)
-        return 1
+        return say_refusal(error)
 
 
 def _dispatch(words: list[str]) -> int:

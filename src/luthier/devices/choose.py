@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 
-from luthier.devices.allowed import cores_allowed
 from luthier.devices.heap import give_freed_memory_back
 from luthier.errors import RecipeError, is_out_of_memory
+from luthier.machine.allowed import cores_allowed
 from luthier.values import Choice
 
 WORTH = 1.15  # times as fast as fp32: below that, the full precision is kept
@@ -149,3 +150,14 @@ def _workers(found: Probe, asked: int | None) -> Choice:
     if asked is not None:
         return Choice(str(asked), "asked for")
     return Choice(str(min(found.cores, 8)), f"{found.cores} cores")
+
+
+def fit_threads(cores: int) -> bool:
+    """Let torch compute with no more threads than cores; return whether that changed anything.
+
+    torch counts the machine's cores: under a quota its threads would wait for each other.
+    """
+    if "OMP_NUM_THREADS" in os.environ or torch.get_num_threads() <= cores:
+        return False
+    torch.set_num_threads(cores)
+    return True

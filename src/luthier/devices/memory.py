@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from luthier.devices.allowed import memory_allowed
 from luthier.devices.live import LiveBytes, tensors
 from luthier.devices.simulated import Criterion, simulated
 from luthier.devices.unsimulated import explained
 from luthier.errors import RecipeError
+from luthier.machine.allowed import memory_allowed
 from luthier.randomness import kept_randomness
 
 PARTS = ("parameters", "buffers", "gradients", "optimizer", "batch", "activations")

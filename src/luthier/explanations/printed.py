@@ -32,13 +32,15 @@ _CELL = re.compile(
 _ARROW = re.compile(r"^-+> ?(?P<line>\d+) ?(?P<source>.*)$")
 _ERROR = re.compile(r"^(?P<type>[A-Za-z_][\w.]*)(?:: ?(?P<message>.*))?$")
 _ALONE = re.compile(
-    r"^(?P<type>(?:[A-Za-z_]\w*\.)*[A-Za-z_]*(?:Error|Exception|Interrupt)): (?P<message>\S.*)$"
+    r"^(?P<type>(?:[A-Za-z_]\w*\.)*[A-Za-z_]*(?:Error|Exception|Interrupt)):(?: (?P<message>.*))?$"
 )
 _WARNING = re.compile(r"^\S.*?:\d+: (?P<type>(?:[\w.]+\.)?\w*Warning): (?P<message>\S.*)$")
 _LIBRARY = re.compile(
     r"site-packages|dist-packages|[/\\]lib[/\\]python3|[/\\]Lib[/\\]|^<frozen |[/\\]luthier[/\\]"
 )
 _MARKS = re.compile(r"^\s*[~^]*\^[~^]*\s*$")
+_IGNORED = re.compile(r"^Exception ignored (?:in|from)")  # told at an object's end; it ends nothing
+_CHILD = ("multiprocessing/spawn.py", "EOFError")  # of a child whose parent failed to start it
 _LEAST_MARK = 3
 _LINES_ALONE = 40  # a text that is longer is a log, in which a line is no error that ended it
 
@@ -52,6 +54,8 @@ def errors_in(text: str) -> tuple[Raised, ...]:
     starts = [index for index, line in enumerate(lines) if _HEADER.match(line)]
     if not starts:
         return _alone(lines)
+    while len(starts) > 1 and _is_beside(lines[starts[-2] : starts[-1]], lines[starts[-1] :]):
+        lines = lines[: starts.pop()]
     found: list[Raised] = []
     for number, start in reversed(list(enumerate(starts))):
         end = starts[number + 1] if number + 1 < len(starts) else len(lines)
@@ -67,6 +71,15 @@ def errors_in(text: str) -> tuple[Raised, ...]:
 def is_library(path: str) -> bool:
     """Return whether a file is an installed package's or Python's own."""
     return bool(_LIBRARY.search(path))
+
+
+def _is_beside(before: Sequence[str], block: Sequence[str]) -> bool:
+    """Return whether a traceback is of something beside what ended the program before it."""
+    told = [line for line in before if line.strip()]
+    if told and _IGNORED.match(told[-1]):
+        return True
+    path, kind = _CHILD
+    return any(path in line for line in block) and any(line.startswith(kind) for line in block)
 
 
 def _is_cause(before: Sequence[str], header: str) -> bool:
@@ -161,6 +174,6 @@ def _alone(lines: Sequence[str]) -> tuple[Raised, ...]:
         for number, line in enumerate(told):
             found = pattern.match(line.strip())
             if found is not None:
-                message = "\n".join([found["message"], *told[number + 1 :]])
-                return (Raised(found["type"], message),)
+                message = "\n".join([found["message"] or "", *told[number + 1 :]])
+                return (Raised(found["type"], message.strip()),)
     return ()

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+from luthier.explanations.lines import columns, told
 
 
 @dataclass(frozen=True)
@@ -211,15 +214,21 @@ class Explanation:
     page: str
     labels: Mapping[str, str] = field(default_factory=dict, repr=False)
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], labels: Mapping[str, str]) -> Explanation:
+        """Return what ``as_dict`` has told."""
+        return cls(**{**values, "checked": tuple(values["checked"])}, labels=labels)
+
     def __str__(self) -> str:
-        says = {"cause": [self.cause], "checked": self.checked, "cure": [self.cure]}
-        lines = [
-            f"{self.labels.get(part, part)}: {text}"
-            for part, texts in says.items()
-            for text in texts
-        ]
-        lines += [f"    {line}".rstrip() for line in self.code.splitlines()]
-        return "\n".join([*lines, f"{self.labels.get('page', 'page')}: {self.page}"])
+        labels = [self.labels.get(part, part) for part in ("cause", "checked", "cure", "page")]
+        cause, checked, cure, page = labels
+        indent = max(map(columns, labels)) + 2
+        lines = told(cause, self.cause, indent)
+        for text in self.checked:
+            lines += told(checked, text, indent)
+        lines += told(cure, self.cure, indent)
+        lines += [f"{' ' * indent}    {line}".rstrip() for line in self.code.splitlines()]
+        return "\n".join([*lines, *told(page, self.page, indent)])
 
     def as_dict(self) -> dict[str, object]:
         """Return it as plain values for JSON."""

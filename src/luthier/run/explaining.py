@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import linecache
 import multiprocessing
 import os
@@ -77,37 +76,30 @@ def raised_of(error: BaseException) -> Raised:
 def here() -> Here:
     """Return what is known of this machine without asking torch."""
     from luthier import accelerators  # noqa: PLC0415 - the driver is asked
+    from luthier.machine import allowed, facts  # noqa: PLC0415 - likewise
 
-    torch = _version("torch")
+    torch = facts.version_of("torch")
     found: dict[str, Any] = {}
     with contextlib.suppress(Exception):
         survey = accelerators.survey()
         found["gpus"] = len(survey.accelerators)
         found["visible_gpus"] = len(accelerators.visible(survey.accelerators, os.environ).allowed)
-    with contextlib.suppress(OSError, AttributeError):
-        memory = os.statvfs("/dev/shm")  # noqa: S108 - it is only asked for its size
-        found["shared_memory"] = memory.f_frsize * memory.f_blocks
-        found["shared_memory_free"] = memory.f_frsize * memory.f_bavail
-    with contextlib.suppress(ImportError):
-        import resource  # noqa: PLC0415 - not every system has it
-
-        found["open_files"] = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    with contextlib.suppress(OSError):
+        shared = facts.shared_memory()
+        found["shared_memory"] = shared and shared.size
+        found["shared_memory_free"] = shared and shared.free
+    limit = facts.open_files()
     return Here(
         python=platform.python_version(),
         torch=torch,
-        torchvision=_version("torchvision"),
+        torchvision=facts.version_of("torchvision"),
         cuda_build=None if torch is None else "+cpu" not in torch,
         cuda_visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        cores=allowed.cores_allowed(),
+        open_files=None if limit is None else limit.soft,
         start_method=multiprocessing.get_start_method(allow_none=True),
         **found,
     )
-
-
-def _version(name: str) -> str | None:
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version(name)
-    return None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

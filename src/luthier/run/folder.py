@@ -68,6 +68,11 @@ class RunFolder:
         return self.path / "log.txt"
 
     @property
+    def failure(self) -> Path:
+        """What ended it, where an error did; gone once it goes on."""
+        return self.path / "failure.json"
+
+    @property
     def checkpoints(self) -> Path:
         """One directory a checkpoint."""
         return self.path / "checkpoints"

@@ -21,6 +21,7 @@ from luthier.errors import (
 from luthier.files import durable
 from luthier.recipe import Recipe, decided
 from luthier.report import Console
+from luthier.run.failures import recording
 from luthier.run.folder import RunFolder, held, new_run, run_of_job
 
 T = TypeVar("T")
@@ -96,7 +97,7 @@ def at_work(folder: RunFolder, world: World) -> Iterator[None]:
             if world.is_first:
                 _hold(folder, ends)
                 folder.sweep()
-        with _naming_trouble(folder, world):
+        with recording(folder), _naming_trouble(folder, world):
             yield
 
 

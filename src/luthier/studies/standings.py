@@ -28,7 +28,7 @@ class Standing:
         seeds: how many.
         images: that were validated on with one seed.
         best: mean over the seeds of the best epoch's accuracy, folds taken together.
-        spread: standard deviation over the seeds; None of one.
+        spread: standard deviation over the seeds, or of one seed over its folds; None of one run.
         interval: 95 %, of what so few images say of others of their kind (Wilson).
         last: as ``best``, of the last epoch.
         last_spread: as ``spread``.
@@ -147,8 +147,9 @@ def standings(outcomes: Sequence[Outcome]) -> list[Standing]:
 
 
 def _standing(outcomes: Sequence[Outcome]) -> Standing:
-    best = _by_seed(outcomes, [outcome.best.accuracy for outcome in outcomes])
-    last = _by_seed(outcomes, [outcome.last.accuracy for outcome in outcomes])
+    bests = [outcome.best.accuracy for outcome in outcomes]
+    lasts = [outcome.last.accuracy for outcome in outcomes]
+    best, last = _by_seed(outcomes, bests), _by_seed(outcomes, lasts)
     mean = statistics.fmean(best.values())
     seeds = [outcome.seed for outcome in outcomes]
     # Runs may be missing: of a seed with all its folds there are the most images.
@@ -160,10 +161,10 @@ def _standing(outcomes: Sequence[Outcome]) -> Standing:
         seeds=len(best),
         images=max(totals),
         best=mean,
-        spread=statistics.stdev(best.values()) if len(best) > 1 else None,
+        spread=_spread(best, bests),
         interval=wilson(mean, max(totals)),
         last=statistics.fmean(last.values()),
-        last_spread=statistics.stdev(last.values()) if len(last) > 1 else None,
+        last_spread=_spread(last, lasts),
         seconds=statistics.fmean(outcome.seconds for outcome in outcomes),
         images_per_second=statistics.fmean(rates) if rates else None,
         learning=outcomes[0].learning,
@@ -185,6 +186,11 @@ def _by_seed(outcomes: Sequence[Outcome], accuracies: Sequence[Proportion]) -> d
         right, total = sums.get(outcome.seed, (0, 0))
         sums[outcome.seed] = right + found.correct, total + found.total
     return {seed: Proportion(*both).value for seed, both in sums.items()}
+
+
+def _spread(seeds: Mapping[int, float], accuracies: Sequence[Proportion]) -> float | None:
+    values = list(seeds.values()) if len(seeds) > 1 else [found.value for found in accuracies]
+    return statistics.stdev(values) if len(values) > 1 else None
 
 
 def differences(outcomes: Sequence[Outcome], right: Sequence[Answers] = ()) -> list[Difference]:

@@ -7,6 +7,7 @@ from luthier.training.compiling import compile_in_place
 from luthier.training.evaluate import evaluate
 from luthier.training.loop import Learner, check_finite, train_epoch
 from luthier.training.microbatch import MicroBatch
+from luthier.training.nonfinite import first_nonfinite
 from luthier.training.parts import fit_fused, make_criterion, make_mix, make_optimizer
 from luthier.training.precision import Precision, reproducible
 from luthier.training.probe import Probe, Shown, fit_probe, folds_of
@@ -40,6 +41,7 @@ __all__ = [
     "check_finite",
     "compile_in_place",
     "evaluate",
+    "first_nonfinite",
     "fit_fused",
     "fit_probe",
     "folds_of",

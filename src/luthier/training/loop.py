@@ -16,6 +16,7 @@ from luthier.randomness import seed_generators
 from luthier.training.average import WeightAverage
 from luthier.training.clock import Clock
 from luthier.training.microbatch import MicroBatch
+from luthier.training.nonfinite import NonFinite, first_nonfinite
 from luthier.training.precision import Precision
 from luthier.training.schedule import Rates
 from luthier.training.team import Forward, Pair, Team, finite
@@ -205,7 +206,7 @@ def _backward(learner: Learner, batch: _Numbered, size: int, last: bool) -> tupl
     total, correct = 0.0, 0
     for shown, answers in pieces:
         loss, right = work.loss(shown, answers)
-        value = finite(loss.item(), number)
+        value = finite(loss.item(), number, lambda: work.nonfinite(shown))  # noqa: B023 - called at once
         (loss * (len(answers) / size)).backward()  # type: ignore[no-untyped-call]
         total += value * (len(answers) / len(labels))
         correct += right
@@ -234,6 +235,12 @@ class _Work:
         scores = scores.float()
         main = targets.argmax(1) if targets.ndim == 2 else targets
         return learner.criterion(scores, targets), int((scores.detach().argmax(1) == main).sum())
+
+    def nonfinite(self, images: torch.Tensor) -> NonFinite | None:
+        """Return what is not finite of a pass, where that can be found out."""
+        with contextlib.suppress(RuntimeError), self._learner.precision.autocast():
+            return first_nonfinite(self._learner.model, images)
+        return None
 
 
 def _step(learner: Learner, step: int) -> None:

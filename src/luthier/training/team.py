@@ -63,15 +63,22 @@ class Team(Protocol):
         ...
 
 
-def finite(loss: float, number: int) -> float:
+def finite(loss: float, number: int, where: Callable[[], object] = lambda: None) -> float:
     """Return the loss of a batch.
+
+    Args:
+        loss: of it.
+        number: of the batch in the run, from 0.
+        where: tells what is not finite, if that is known.
 
     Raises:
         DivergedError: it is no finite number.
     """
     if not math.isfinite(loss):
+        cause = where()
+        why = "" if cause is None else f": {cause}"
         raise DivergedError(
-            f"the loss became {loss} in batch {number + 1} of the run",
+            f"the loss became {loss} in batch {number + 1} of the run{why}",
             cure="lower --lr, or give --clip-norm 1; the last checkpoint is still good",
         )
     return loss

@@ -15,8 +15,9 @@ from luthier.values import Outcome
 
 _MEANING = (
     "Means over the seeds, folds of a seed taken together; ± is the standard deviation over the"
-    " seeds. The interval says what so few images tell of others of their kind. The best epoch is"
-    " chosen on the images that it is scored on; the last is the soberer figure."
+    " seeds, or of one seed over its folds. The interval says what so few images tell of others of"
+    " their kind. The best epoch is chosen on the images that it is scored on; the last is the"
+    " soberer figure."
 )
 
 

@@ -8,8 +8,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 _ROOT = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
 _MEMINFO = Path("/proc/meminfo")
@@ -27,19 +25,14 @@ def cores_allowed(root: Path = _ROOT, own: Path = _OWN) -> int:
         cores = len(os.sched_getaffinity(0))
     else:
         cores = os.cpu_count() or 1
+    quota = cpu_quota(root, own)
+    return cores if quota is None else max(1, min(cores, math.floor(quota)))
+
+
+def cpu_quota(root: Path = _ROOT, own: Path = _OWN) -> float | None:
+    """Return the cores' worth of time that the groups allow; None where they set no limit."""
     quotas = [_quota(group) for group in _groups(root, own, "cpu")]
-    return max(1, min([cores, *(math.floor(quota) for quota in quotas if quota is not None)]))
-
-
-def fit_threads(cores: int) -> bool:
-    """Let torch compute with no more threads than cores; return whether that changed anything.
-
-    torch counts the machine's cores: under a quota its threads would wait for each other.
-    """
-    if "OMP_NUM_THREADS" in os.environ or torch.get_num_threads() <= cores:
-        return False
-    torch.set_num_threads(cores)
-    return True
+    return min((quota for quota in quotas if quota is not None), default=None)
 
 
 def memory_allowed(root: Path = _ROOT, own: Path = _OWN, meminfo: Path = _MEMINFO) -> int | None:
@@ -48,12 +41,27 @@ def memory_allowed(root: Path = _ROOT, own: Path = _OWN, meminfo: Path = _MEMINF
     That is what is available on the machine, or what is left to one of its control groups.
     What a group keeps of files only to read them faster counts as free.
     """
-    rooms = [_room(group) for group in _groups(root, own, "memory")]
+    rooms: list[int | None] = [most - used + kept for most, used, kept in _memory_limits(root, own)]
     kibibytes = _field(meminfo, "MemAvailable:")
     if kibibytes is not None:
         rooms.append(kibibytes * 1024)
     known = [room for room in rooms if room is not None]
     return max(0, min(known)) if known else None
+
+
+def memory_limit(root: Path = _ROOT, own: Path = _OWN) -> int | None:
+    """Return the bytes that the groups allow in all; None where they set no limit."""
+    return min((most for most, _used, _kept in _memory_limits(root, own)), default=None)
+
+
+def processes_left(root: Path = _ROOT, own: Path = _OWN) -> int | None:
+    """Return the processes and threads that the groups still allow; None for no limit."""
+    rooms = []
+    for group in _groups(root, own, "pids"):
+        most, used = _number(group / "pids.max"), _number(group / "pids.current")
+        if most is not None and used is not None:
+            rooms.append(max(0, most - used))
+    return min(rooms, default=None)
 
 
 def _groups(root: Path, own: Path, controller: str) -> Iterator[Path]:
@@ -90,15 +98,17 @@ def _quota(group: Path) -> float | None:
     return quota_us / period_us
 
 
-def _room(group: Path) -> int | None:
-    for limit, usage, cached in (
-        ("memory.max", "memory.current", "inactive_file"),
-        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    ):
-        most, used = _number(group / limit), _number(group / usage)
-        if most is not None and used is not None and most < _NO_LIMIT:
-            return most - used + (_field(group / "memory.stat", cached) or 0)
-    return None
+def _memory_limits(root: Path, own: Path) -> Iterator[tuple[int, int, int]]:
+    """Yield each group's limit, what of it is used, and what of that is only kept of files."""
+    for group in _groups(root, own, "memory"):
+        for limit, usage, cached in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            most, used = _number(group / limit), _number(group / usage)
+            if most is not None and used is not None and most < _NO_LIMIT:
+                yield most, used, _field(group / "memory.stat", cached) or 0
+                break
 
 
 def _number(path: Path) -> int | None:

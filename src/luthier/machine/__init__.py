@@ -1,0 +1,1 @@
+"""What this machine has, and what of it is wrong. No torch here but in processes of their own."""
