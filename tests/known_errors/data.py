@@ -191,18 +191,6 @@ def slow_worker(_folder: Path) -> None:
     first(Samples(lambda _: time.sleep(60)), num_workers=1, timeout=0.2)
 
 
-def prefetch_factor(_folder: Path) -> None:
-    DataLoader(Samples(int), prefetch_factor=2)
-
-
-def persistent_workers(_folder: Path) -> None:
-    DataLoader(Samples(int), persistent_workers=True)
-
-
-def timeout(_folder: Path) -> None:
-    first(Samples(int), timeout=5)
-
-
 # Data sets.
 
 
@@ -241,14 +229,6 @@ def shuffled_without_length(_folder: Path) -> None:
     DataLoader(WithoutLength(), shuffle=True)
 
 
-def shuffled_stream(_folder: Path) -> None:
-    DataLoader(Stream(), shuffle=True)
-
-
-def shuffled_sampler(_folder: Path) -> None:
-    DataLoader(Samples(int), sampler=[0], shuffle=True)
-
-
 def subset(_folder: Path) -> None:
     first(Subset([1, 2, 3], [0, 7]))  # type: ignore[arg-type]
 
@@ -259,15 +239,6 @@ def subset_in_a_worker(_folder: Path) -> None:
 
 def length(_folder: Path) -> None:
     list(DataLoader(Tensors(), batch_size=2))
-
-
-def split(_folder: Path) -> None:
-    torch.utils.data.random_split(Samples(int), [1, 2])
-
-
-def unequal_tensors(_folder: Path) -> None:
-    images, labels = torch.zeros(3, 2), torch.zeros(2)
-    torch.utils.data.TensorDataset(images, labels)
 
 
 # Images.
@@ -362,13 +333,9 @@ KNOWN: Known = {
     "shared-memory-full": [shared_memory_full],
     "workers-in-a-worker": [workers_in_a_worker],
     "loader-timed-out": [slow_worker],
-    "option-without-workers": [prefetch_factor, persistent_workers, timeout],
     "data-set-without-samples": [empty],
     "data-set-without-length": [without_length, shuffled_without_length],
-    "sampler-and-shuffle": [shuffled_stream, shuffled_sampler],
     "index-past-the-data-set": [subset, subset_in_a_worker, length],
-    "split-lengths": [split],
-    "tensors-of-unequal-length": [unequal_tensors],
     "normalize-channels": [
         transformed(normalize, lambda: torch.zeros(1, 8, 8)),
         transformed(normalize, lambda: torch.zeros(4, 8, 8)),
@@ -433,17 +400,9 @@ def inner_without_workers(_folder: Path) -> None:
     first(Samples(lambda _: first(inner)), num_workers=1)
 
 
-def own_order(_folder: Path) -> None:
-    first(Stream())
-
-
 def a_length(_folder: Path) -> None:
     tensors = Tensors()
     first(Subset(tensors, range(len(tensors.images))))
-
-
-def fractions(_folder: Path) -> None:
-    torch.utils.data.random_split(Samples(int, 10), [0.8, 0.2])
 
 
 def rgb(_folder: Path) -> None:
@@ -486,9 +445,7 @@ CURED: Mapping[str, Raises] = {
     "samples-of-different-keys": same_keys,
     "too-many-open-files": copies,
     "workers-in-a-worker": inner_without_workers,
-    "sampler-and-shuffle": own_order,
     "index-past-the-data-set": a_length,
-    "split-lengths": fractions,
     "normalize-channels": rgb,
     "normalize-of-channels-last": channels_first,
     "normalize-of-integers": floats,

@@ -168,11 +168,6 @@ def array_for_a_transform(case: Case) -> Facts | None:
     return by_torchvision(case) if case.raised.frames else None
 
 
-def tensors_of_a_set(case: Case) -> Facts | None:
-    """Say no more, but only of a TensorDataset; its words are anybody's."""
-    return raised_in(case, "torch/utils/data/dataset.py") if case.raised.frames else None
-
-
 def truncated(case: Case) -> Facts | None:
     """Return the file that is not whole, where the program still runs."""
     texts = [t for v in reversed(case.live) for t in v.values() if isinstance(t, str)]
