@@ -188,7 +188,7 @@ BROKEN = {
 def torch_that(folder: Path, does: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "torch").mkdir()
     (folder / "torch" / "__init__.py").write_text(does + "\n")
-    monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
 
 
 @pytest.mark.parametrize("kind", BROKEN)

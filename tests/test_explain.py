@@ -114,10 +114,11 @@ def test_a_traceback_is_read_as_it_comes(text: str, model: str) -> None:
         handled(PLAIN, AND_THEN),
         f'{PLAIN}\nagain\nTraceback (most recent call last):\n  File "b.py", line 1\nKeyError: 2\n',
         f"{KEYS}{'and so on' + chr(10)}" + "epoch 1\n" * 50,
+        PLAIN.replace("dist-packages", "mine"),
         "Traceback (most recent call last):\n",
         'Traceback (most recent call last):\n  File "a.py", line 1, in f\n',
     ],
-    ids=["handled", "another one since", "a line of a log", "no frame", "cut off"],
+    ids=["handled", "another one since", "a line of a log", "by hand", "no frame", "cut off"],
 )
 def test_what_did_not_end_the_program_is_not_explained(text: str) -> None:
     assert luthier.explain(text) is None

@@ -34,7 +34,7 @@ def recorded() -> Iterator[object]:
         for name, errors in area.RECORDED.items():
             for path in RECORDED:
                 told = json.loads(path.read_text(encoding="utf-8"))["errors"]
-                for error in set(errors) & told.keys():
+                for error in sorted(set(errors) & told.keys()):
                     yield pytest.param(name, told[error]["stderr"], id=f"{path.stem}-{error}")
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from known_errors import Known, Raises, Recorded
 from luthier import vision
@@ -192,11 +192,6 @@ def slow_worker(_folder: Path) -> None:
 
 
 # Data sets.
-
-
-class Stream(IterableDataset[int]):
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(4))
 
 
 class WithoutLength(Dataset[int]):

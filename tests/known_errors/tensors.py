@@ -53,6 +53,10 @@ def given(model: nn.Module, *shape: int) -> Callable[[Path], object]:
     return raises
 
 
+def flat_images(_folder: Path) -> None:
+    nn.functional.conv2d(torch.zeros(2, 64), torch.zeros(4, 1, 3, 3))
+
+
 def matrices(_folder: Path) -> None:
     a, b = torch.zeros(2, 3), torch.zeros(2, 3)
     a @ b
@@ -188,6 +192,7 @@ KNOWN: Known = {
     "missing-batch-dimension": [given(Net(), 3, 8, 8)],
     "input-of-other-dimensions": [
         given(nn.Conv2d(1, 4, 3), 2, 64),
+        flat_images,
         given(nn.Conv2d(3, 4, 3), 1, 2, 3, 8, 8),
         given(nn.BatchNorm1d(4), 2, 4, 8, 8),
     ],

@@ -28,7 +28,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from luthier.explanations.names import bind
-from luthier.explanations.values import Case, Explanation, Fact, Facts, Here, Raised
+from luthier.explanations.values import Case, Explanation, Fact, Facts, Frame, Here, Raised
 from luthier.language import Language, fill
 
 AREAS = ("loading", "devices", "data", "tensors", "training")
@@ -37,6 +37,8 @@ LABELS: Mapping[Language, Mapping[str, str]] = {
     "en": {"cause": "why", "checked": "seen", "cure": "cure", "page": "more"},
     "zh": {"cause": "原因", "checked": "依据", "cure": "办法", "page": "详见"},
 }
+
+_BY_HAND = re.compile(r"(?:raise|assert)\b")
 
 Check = Callable[[Case], Facts | None]
 
@@ -96,6 +98,8 @@ def explain(
         live: for each error the variables of its frames, where the program still runs.
     """
     for number, raised in enumerate(errors):
+        if _is_by_hand(raised):
+            continue
         variables = live[number] if number < len(live) else ()
         for entry in entries():
             case = Case(raised, {}, here or Here(), variables, tuple(errors[number + 1 :]))
@@ -109,6 +113,12 @@ def explain(
 def entries() -> tuple[Entry, ...]:
     """Return all entries, in the order in which they are tried."""
     return tuple(entry for area in AREAS for entry in _table(area))
+
+
+def _is_by_hand(raised: Raised) -> bool:
+    """Return whether a line of the user's raised it, with whatever words."""
+    frame = raised.frames[-1] if raised.frames else Frame("", 0, "", is_library=True)
+    return not frame.is_library and _BY_HAND.match(frame.source) is not None
 
 
 def _explained(entry: Entry, case: Case, language: Language) -> Explanation | None:

@@ -15,12 +15,7 @@ from luthier.explanations.checks.places import (
 )
 from luthier.explanations.values import Case, Facts
 
-__all__ = [
-    "by_pillow",
-    "by_torch",
-    "by_torchvision",
-    "native",
-]  # entries name these as their checks
+__all__ = ["by_pillow", "by_torch", "by_torchvision", "native"]  # checks of entries
 
 _INDEXED = re.compile(r"self\.\w+\[(?:index|idx|item|i)\]")
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
@@ -30,7 +25,7 @@ _CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def unequal(case: Case) -> Facts | None:
-    """Return how a loader is called; only within its collation."""
+    """Say no more, but only of a stack within a function that puts samples together."""
     frames = case.raised.frames
     if not any(frame.function.endswith(("collate", "collate_tensor_fn")) for frame in frames):
         return None
@@ -121,7 +116,7 @@ def past_the_end(case: Case) -> Facts | None:
         return None
     if "torch/utils/data/dataset.py" in path(frames[-1]):
         return {"index": None, "subset": "Subset"}  # the numbers are those of the one inside
-    if frames[-1].function != "__getitem__" or "_utils/fetch.py" not in path(frames[-2]):
+    if len(frames) < 2 or "_utils/fetch.py" not in path(frames[-2]):
         return None
     if case.live and "index" in case.found:
         return {} if int(case.found["index"]) in case.live[-1].values() else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from luthier.explanations.checks.places import by_torch, native, path, within
@@ -88,17 +89,12 @@ def lacks_batch(case: Case) -> Facts | None:
 
 def dimensions(case: Case) -> Facts | None:
     """Return the layer, and whether images were flattened or have a dimension more than a batch."""
-    found = of_torch_layer(case)
-    sizes = case.found.get("sizes", "").split(", ")
-    if found is None or len(sizes) == 1:
+    sizes = case.found.get("sizes")
+    found = of_torch_layer(case) if sizes is None else of_layer(case)
+    if found is None or sizes is None or case.found["function"] != "conv2d":
         return found
-    flat = len(sizes) == 2 and case.found["function"] == "conv2d"
-    more = len(sizes) == 5 and case.found["function"] == "conv2d"
-    return {
-        **found,
-        **({"flat": case.found["sizes"]} if flat else {}),
-        **({"more": case.found["sizes"]} if more else {}),
-    }
+    count = len(sizes.split(", "))
+    return {**found, "flat": sizes if count == 2 else None, "more": sizes if count == 5 else None}
 
 
 def small_image(case: Case) -> Facts | None:
@@ -121,25 +117,12 @@ def linear(case: Case) -> Facts | None:
     if isinstance(tensor, TensorFacts):
         shape = tensor.shape
         found["shape"] = str(list(shape))
-        if len(shape) > 2 and _product(shape[1:]) == wanted:
-            found["unflattened"] = _product(shape[1:])
+        if len(shape) > 2 and math.prod(shape[1:]) == wanted:
+            found["unflattened"] = math.prod(shape[1:])
         elif len(shape) == 1 and given > wanted and given % wanted == 0:
             found["samples"] = given // wanted
-    return found
-
-
-def _product(sizes: tuple[int, ...]) -> int:
-    product = 1
-    for size in sizes:
-        product *= size
-    return product
-
-
-def batch_norm(case: Case) -> Facts | None:
-    """Return the size of the batch, and the layer, of a BatchNorm that has one value a channel."""
-    found = of_torch_layer(case)
-    if found is None or not case.found["sizes"].startswith("1"):
-        return None
+        elif len(shape) == 2:
+            found["flat"] = found["shape"]
     return found
 
 

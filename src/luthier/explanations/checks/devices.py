@@ -1,1 +1,0 @@
-"""Errors of devices, of their memory, and of versions that do not fit together."""
