@@ -39,6 +39,7 @@ _LIBRARY = re.compile(
     r"site-packages|dist-packages|[/\\]lib[/\\]python3|[/\\]Lib[/\\]|^<frozen |[/\\]luthier[/\\]"
 )
 _MARKS = re.compile(r"^\s*[~^]*\^[~^]*\s*$")
+_REPORTS = ("ChildFailedError",)  # torchrun's: the error is a rank's, which printed it before
 _IGNORED = re.compile(r"^Exception ignored (?:in|from)")  # told at an object's end; it ends nothing
 _CHILD = ("multiprocessing/spawn.py", "EOFError")  # of a child whose parent failed to start it
 _LEAST_MARK = 3
@@ -48,7 +49,8 @@ _LINES_ALONE = 40  # a text that is longer is a log, in which a line is no error
 def errors_in(text: str) -> tuple[Raised, ...]:
     """Return the error that ended a text, then those that it names as causes, the nearest first.
 
-    Nothing is returned for a text without an error.
+    Where ``torchrun`` reports that a rank failed, the rank's own error is first. Nothing is
+    returned for a text without an error.
     """
     lines = _PREFIX.sub("", _COLOUR.sub("", text.replace("\r", ""))).split("\n")
     starts = [index for index, line in enumerate(lines) if _HEADER.match(line)]
@@ -63,9 +65,10 @@ def errors_in(text: str) -> tuple[Raised, ...]:
         raised = _block(lines[start:end], lines[:start])
         if raised is not None:
             found.append(raised)
-        if not number or not _is_cause(lines[before:start], lines[start]):
+        is_report = raised is not None and raised.name in _REPORTS
+        if not number or not (is_report or _is_cause(lines[before:start], lines[start])):
             break
-    return tuple(found)
+    return tuple(sorted(found, key=lambda raised: raised.name in _REPORTS))
 
 
 def is_library(path: str) -> bool:

@@ -10,12 +10,14 @@ import contextlib
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from types import FrameType
 from typing import Any
 
 from luthier.explanations import Fact, ModuleFacts, ObjectFacts, TensorFacts
 
 _MOST_NAMES = 200  # variables of a call that are looked at
+_MOST_PARTS = 4  # of a tuple or list
 _MOST_VALUES = 10_000_000  # of a tensor that are looked at
 _MOST_LABELS = 1_000_000
 _LONGEST = 200  # characters of a text
@@ -26,7 +28,8 @@ def variables_of(error: BaseException) -> tuple[Mapping[str, Fact], ...]:
     """Return for each call of an error's traceback its variables, as far as they are known.
 
     Tensors, modules, optimizers, schedules, loaders, data sets and plain values are; a module says
-    where it is in the outermost module that any of the calls has.
+    where it is in the outermost module that any of the calls has. A short tuple or list of tensors
+    is known by its parts: "state[0]".
     """
     if "torch" not in sys.modules:
         return ()
@@ -39,10 +42,22 @@ def _variables(frame: FrameType, paths: Mapping[int, str]) -> dict[str, Fact]:
     found: dict[str, Fact] = {}
     for name, value in list(frame.f_locals.items())[:_MOST_NAMES]:
         with contextlib.suppress(Exception):  # an object whose attributes raise is not described
-            fact = _fact(value, paths)
-            if fact is not None:
-                found[name] = fact
+            for part, inside in _parts(name, value):
+                fact = _fact(inside, paths)
+                if fact is not None:
+                    found[part] = fact
     return found
+
+
+def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the tensors of a short tuple or list, as an LSTM's state is; else the value itself."""
+    import torch  # noqa: PLC0415 - only where the program has torch
+
+    is_short = isinstance(value, tuple | list) and len(value) <= _MOST_PARTS
+    if is_short and all(isinstance(part, torch.Tensor) for part in value):
+        yield from ((f"{name}[{number}]", part) for number, part in enumerate(value))
+    else:
+        yield name, value
 
 
 def _paths(frames: list[FrameType]) -> dict[int, str]:
@@ -57,8 +72,9 @@ def _paths(frames: list[FrameType]) -> dict[int, str]:
     ]
     found: dict[int, str] = {}
     for root in roots:
-        for path, module in root.named_modules():
-            found.setdefault(id(module), path)
+        with contextlib.suppress(AttributeError):  # one whose __init__ has not run
+            for path, module in root.named_modules():
+                found.setdefault(id(module), path)
     return found
 
 
@@ -69,8 +85,8 @@ def _fact(value: Any, paths: Mapping[int, str]) -> Fact | None:
         return tensor_facts(value)
     if isinstance(value, torch.nn.Module):
         return _module(value, paths)
-    if isinstance(value, str):
-        return value[:_LONGEST]
+    if isinstance(value, str | PurePath):
+        return str(value)[:_LONGEST]
     if isinstance(value, bool | int | float):
         return value
     fields = dict(_fields(value))
