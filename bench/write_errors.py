@@ -38,13 +38,15 @@ AREAS: dict[Language, dict[str, str]] = {
     "en": {
         "loading": "Saving and loading",
         "devices": "Devices, memory and versions",
-        "data": "Data, shapes, dtypes and losses",
+        "data": "Data sets, loaders and images",
+        "tensors": "Shapes, dtypes and losses",
         "training": "Autograd, optimizers, schedules and several processes",
     },
     "zh": {
         "loading": "保存与加载",
         "devices": "设备、显存与版本",
-        "data": "数据、形状、dtype 与损失函数",
+        "data": "数据集、DataLoader 与图片",
+        "tensors": "形状、dtype 与损失函数",
         "training": "自动求导、优化器、学习率调度与多进程",
     },
 }

@@ -25,13 +25,13 @@ import importlib.resources
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from luthier.explanations.names import bind
 from luthier.explanations.values import Case, Explanation, Fact, Facts, Frame, Here, Raised
 from luthier.language import Language, fill
 
-AREAS = ("loading", "devices", "data", "training")
+AREAS = ("loading", "devices", "data", "tensors", "training")
 PAGE = "docs/errors.md"
 LABELS: Mapping[Language, Mapping[str, str]] = {
     "en": {"cause": "why", "checked": "seen", "cure": "cure", "page": "more"},
@@ -102,7 +102,8 @@ def explain(
             continue
         variables = live[number] if number < len(live) else ()
         for entry in entries():
-            found = _explained(entry, raised, language, here or Here(), variables)
+            case = Case(raised, {}, here or Here(), variables, tuple(errors[number + 1 :]))
+            found = _explained(entry, case, language)
             if found is not None:
                 return found
     return None
@@ -120,21 +121,15 @@ def _is_by_hand(raised: Raised) -> bool:
     return not frame.is_library and _BY_HAND.match(frame.source) is not None
 
 
-def _explained(
-    entry: Entry,
-    raised: Raised,
-    language: Language,
-    here: Here,
-    live: tuple[Mapping[str, Fact], ...],
-) -> Explanation | None:
+def _explained(entry: Entry, case: Case, language: Language) -> Explanation | None:
+    raised, here = case.raised, case.here
     if raised.name not in entry.raises:
         return None
     said = entry.message.search(raised.message)
     if said is None:
         return None
     found = {name: value for name, value in said.groupdict().items() if value is not None}
-    case = Case(raised, found, here, live)
-    more = {} if entry.check is None else entry.check(case)
+    more = {} if entry.check is None else entry.check(replace(case, found=found))
     if more is None:
         return None
     known = {name: value for name, value in vars(here).items() if value is not None}

@@ -66,7 +66,7 @@ def errors_in(text: str) -> tuple[Raised, ...]:
     for number, start in reversed(list(enumerate(starts))):
         end = starts[number + 1] if number + 1 < len(starts) else len(lines)
         before = starts[number - 1] if number else 0
-        raised = _block(lines[start:end], lines[before:start] if number == 0 else [])
+        raised = _block(lines[start:end], lines[:start])
         if raised is not None:
             found.append(raised)
         is_report = raised is not None and raised.name in _REPORTS

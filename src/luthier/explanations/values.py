@@ -41,7 +41,7 @@ class Raised:
         type: its class, as it is printed, such as "torch.OutOfMemoryError".
         message: what it says; several lines where it has them.
         frames: the calls, the innermost last.
-        before: what was printed ahead of it, such as a kernel's assertion.
+        before: what was printed ahead of it, such as a kernel's assertion or a process's own error.
     """
 
     type: str
@@ -164,12 +164,14 @@ class Case:
         found: the named groups that its message gave.
         here: the machine.
         live: the variables of each frame of ``raised``, where the program still runs; else ().
+        causes: the errors that it names as its causes, the nearest first.
     """
 
     raised: Raised
     found: Mapping[str, str] = field(default_factory=dict)
     here: Here = field(default_factory=Here)
     live: tuple[Mapping[str, Fact], ...] = ()
+    causes: tuple[Raised, ...] = ()
 
     def innermost_module(self) -> ModuleFacts | None:
         """Return the module that was at work, where the program still runs."""
