@@ -17,6 +17,8 @@ RIGHTLY = {
     "near_module_call": "forward-missing",
     "module_attribute": "layer-not-there",
     "parameter_list_key": "layer-not-there",
+    "near_one_hot_classes": "one-hot-classes",
+    "from_numpy_type": "array-of-another-type",
 }
 NOT_READ = {"SystemExit", "ExceptionGroup"}
 

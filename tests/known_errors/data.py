@@ -65,6 +65,14 @@ def of_arrays(_folder: Path) -> None:
     first([(np.zeros((2, 3)), 0), (np.zeros((2, 4)), 1)])
 
 
+def of_a_collate_function_of_ones_own(_folder: Path) -> None:
+    def collateFunction(samples: list[torch.Tensor]) -> torch.Tensor:  # noqa: N802 - as people do
+        return torch.stack(samples)
+
+    images = [torch.zeros(3, 8, 8), torch.zeros(3, 8, 9)]
+    next(iter(DataLoader(images, batch_size=2, collate_fn=collateFunction)))  # type: ignore[arg-type]
+
+
 def larger_first(_folder: Path) -> None:
     first([torch.zeros(3, 8, 9), torch.zeros(3, 8, 8)], num_workers=1)
 
@@ -310,7 +318,12 @@ def missing_folder(folder: Path) -> None:
 
 
 KNOWN: Known = {
-    "samples-of-unequal-size": [of_a_batch, of_a_batch_in_a_worker, of_arrays],
+    "samples-of-unequal-size": [
+        of_a_batch,
+        of_a_batch_in_a_worker,
+        of_arrays,
+        of_a_collate_function_of_ones_own,
+    ],
     "samples-larger-than-the-rest": [larger_first],
     "samples-that-are-pil-images": [pil_images, pil_images_in_a_worker],
     "samples-that-are-none": [none_of_all, none_for_an_image, none_among_pairs],
