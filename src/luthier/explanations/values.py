@@ -32,6 +32,11 @@ class Frame:
     marked: str = ""
     is_library: bool = False
 
+    @property
+    def file(self) -> str:
+        """The path with slashes between its folders, on Windows as well."""
+        return self.path.replace("\\", "/")
+
 
 @dataclass(frozen=True)
 class Raised:

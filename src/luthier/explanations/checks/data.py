@@ -9,7 +9,6 @@ from luthier.explanations.checks.places import (
     by_torch,
     by_torchvision,
     native,
-    path,
     raised_in,
     within,
 )
@@ -112,9 +111,9 @@ def past_the_end(case: Case) -> Facts | None:
     frames = case.raised.frames
     if not within(case, "_utils/fetch.py"):
         return None
-    if "torch/utils/data/dataset.py" in path(frames[-1]):
+    if "torch/utils/data/dataset.py" in frames[-1].file:
         return {"index": None, "subset": "Subset"}  # the numbers are those of the one inside
-    if len(frames) < 2 or "_utils/fetch.py" not in path(frames[-2]):
+    if len(frames) < 2 or "_utils/fetch.py" not in frames[-2].file:
         return None
     if case.live and "index" in case.found:
         return {} if int(case.found["index"]) in case.live[-1].values() else None

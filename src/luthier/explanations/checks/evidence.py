@@ -83,13 +83,13 @@ def within(case: Case, package: str, file: str = "") -> Frame | None:
     if not case.raised.frames:
         return None
     frame = case.raised.frames[-1]
-    path = frame.path.replace("\\", "/")
+    path = frame.file
     return frame if re.search(rf"/torch/{package}/(?:.*/)?{file}", path) else None
 
 
 def file_of(frame: Frame) -> str | None:
     """Return the path of a file as an import has it: torch/optim/adam.py."""
-    path = frame.path.replace("\\", "/")
+    path = frame.file
     return path[path.rindex("/torch/") + 1 :] if "/torch/" in path else None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from luthier.explanations.values import Case, Facts, Frame
+from luthier.explanations.values import Case, Facts
 
 _RAISES = re.compile(r"(?:^|[:;])\s*(?:raise|assert)\b")
 
@@ -32,17 +32,12 @@ def by_pillow(case: Case) -> Facts | None:
 def raised_in(case: Case, part: str) -> Facts | None:
     """Return no facts, or None where the innermost file is another's."""
     frames = case.raised.frames
-    return {} if not frames or part in path(frames[-1]) else None
+    return {} if not frames or part in frames[-1].file else None
 
 
 def within(case: Case, part: str) -> bool:
     """Return whether any call was in a file whose path has a part."""
-    return any(part in path(frame) for frame in case.raised.frames)
-
-
-def path(frame: Frame) -> str:
-    """Return a frame's file with slashes, on Windows as well."""
-    return frame.path.replace("\\", "/")
+    return any(part in frame.file for frame in case.raised.frames)
 
 
 def source(case: Case) -> str:

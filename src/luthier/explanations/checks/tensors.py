@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from luthier.explanations.checks.places import by_torch, native, path, within
+from luthier.explanations.checks.places import by_torch, native, within
 from luthier.explanations.names import bind
 from luthier.explanations.values import Case, Facts, ModuleFacts, TensorFacts
 
@@ -141,7 +141,7 @@ def by_vision_transformer(case: Case) -> Facts | None:
 def dtypes(case: Case) -> Facts | None:
     """Return the dtypes of a layer's input and weights, and which mistake that is."""
     frames = case.raised.frames
-    if native(case) is None and (not frames or "torch/nn/modules/" not in path(frames[-1])):
+    if native(case) is None and (not frames or "torch/nn/modules/" not in frames[-1].file):
         return None
     given, weights = _dtypes(case)
     found = layer(case) | {"given": given, "weights": weights}

@@ -8,7 +8,6 @@ from luthier.explanations.checks.devices.common import (
     TORCHS,
     by_torch,
     own_frames,
-    path_of,
     said,
 )
 from luthier.explanations.values import Case, Facts
@@ -34,7 +33,7 @@ def loaded(case: Case) -> Facts:
 @by_torch
 def in_a_worker(case: Case) -> Facts | None:
     """Return where a data set used CUDA in a worker of a DataLoader."""
-    if not any("_utils/worker" in path_of(frame) for frame in case.raised.frames):
+    if not any("_utils/worker" in frame.file for frame in case.raised.frames):
         return None
     own = own_frames(case)
     return {"function": own[-1].function, "line": own[-1].line} if own else {}
@@ -50,7 +49,7 @@ def ordinal(case: Case) -> Facts:
 @by_torch
 def data_parallel(case: Case) -> Facts | None:
     """Return facts where DataParallel or its like asks for a device's properties."""
-    is_it = any(re.search(r"torch/(?:nn/parallel|cuda)/", path_of(f)) for f in case.raised.frames)
+    is_it = any(re.search(r"torch/(?:nn/parallel|cuda)/", f.file) for f in case.raised.frames)
     return {} if is_it else None
 
 
@@ -100,7 +99,7 @@ def hidden(case: Case) -> Facts:
 @by_torch
 def generator(case: Case) -> Facts:
     """Return the function that drew for a DataLoader, where one did."""
-    draws = (frame for frame in case.raised.frames if "data/sampler" in path_of(frame))
+    draws = (frame for frame in case.raised.frames if "data/sampler" in frame.file)
     sampler = next(draws, None)
     return {"sampler": sampler and "DataLoader", "drawing": sampler and sampler.function}
 

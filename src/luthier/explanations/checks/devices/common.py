@@ -56,11 +56,6 @@ def called_last(case: Case) -> Sequence[Frame]:
     return frames[own[-1] + 1 if own else 0 :]
 
 
-def path_of(frame: Frame) -> str:
-    """Return a frame's file, with slashes."""
-    return frame.path.replace("\\", "/")
-
-
 def live_values(case: Case) -> Iterator[Fact]:
     """Yield all that is live, the innermost call's first."""
     for variables in reversed(case.live):

@@ -10,7 +10,6 @@ from luthier.explanations.checks.devices.common import (
     called_last,
     live_values,
     own_frames,
-    path_of,
 )
 from luthier.explanations.values import Case, Facts, TensorFacts
 
@@ -80,7 +79,7 @@ def of_a_move(case: Case) -> Facts | None:
 @by_torch
 def of_an_optimizer(case: Case) -> Facts | None:
     """Return the sizes where an optimizer's step needed them."""
-    is_step = any("torch/optim/" in path_of(frame) for frame in called_last(case))
+    is_step = any("torch/optim/" in frame.file for frame in called_last(case))
     return _told(_sizes(case)) if is_step else None
 
 

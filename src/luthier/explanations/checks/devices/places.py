@@ -9,7 +9,6 @@ from luthier.explanations.checks.devices.common import (
     by_torch,
     called_last,
     live_values,
-    path_of,
     plain_names,
 )
 from luthier.explanations.values import Case, Facts, ModuleFacts, ObjectFacts, TensorFacts
@@ -53,7 +52,7 @@ def apart_in_loss(case: Case) -> Facts | None:
     """Return which argument of a loss is on another device."""
     found = _apart(case)
     frames = called_last(case)
-    inside = any(_LOSSES.search(f.function) or "nn/modules/loss" in path_of(f) for f in frames)
+    inside = any(_LOSSES.search(f.function) or "nn/modules/loss" in f.file for f in frames)
     if found is None or not inside:
         return None
     tensors = {name: case.variable(name) for name in ("input", "target", "weight")}
@@ -71,7 +70,7 @@ def apart_in_loss(case: Case) -> Facts | None:
 @by_torch
 def apart_in_optimizer(case: Case) -> Facts | None:
     """Return the devices where an optimizer's state is away from its parameters."""
-    if not any("torch/optim/" in path_of(frame) for frame in called_last(case)):
+    if not any("torch/optim/" in frame.file for frame in called_last(case)):
         return None
     found = _apart(case)
     for fact in live_values(case):
@@ -104,7 +103,7 @@ def apart_in_layer(case: Case) -> Facts | None:
     name = "" if found is None else found.get("name", "")
     if found is None or name not in _INPUTS | _WEIGHTS:
         return None
-    if name in _OPERANDS and not any("torch/nn/" in path_of(f) for f in called_last(case)):
+    if name in _OPERANDS and not any("torch/nn/" in f.file for f in called_last(case)):
         return None
     ends = (found["its"], found["others"])
     input_at, weights_at = ends[::-1] if name in _WEIGHTS else ends

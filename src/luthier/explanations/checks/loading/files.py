@@ -6,7 +6,7 @@ import ast
 import pickletools
 import re
 
-from luthier.explanations.checks.loading.places import file_of, is_absolute, path_of, raised_in
+from luthier.explanations.checks.loading.places import is_absolute, path_of, raised_in
 from luthier.explanations.values import Case, Facts
 
 _MODULE = "torch/nn/modules/module.py"
@@ -138,7 +138,7 @@ def lost_in_module(case: Case) -> Facts | None:
 def unpickled(case: Case) -> Facts | None:
     """Accept a name that is not there while a file of torch is read."""
     frames = case.raised.frames
-    if frames and file_of(frames[-1]).endswith(_TORCH_FILES):
+    if frames and frames[-1].file.endswith(_TORCH_FILES):
         return in_torch_load(case)
     return by_pickle(case)
 
@@ -150,7 +150,7 @@ def _was_main(case: Case) -> bool:
 
 def other_path(case: Case) -> Facts | None:
     """Return what a path is here, where a file holds one of another system."""
-    loads = any(file_of(frame).endswith(_TORCH_FILES) for frame in case.raised.frames)
+    loads = any(frame.file.endswith(_TORCH_FILES) for frame in case.raised.frames)
     here = {"PosixPath": "WindowsPath", "WindowsPath": "PosixPath"}[case.found["kind"]]
     own = case.raised.frames and not case.raised.frames[-1].is_library
     return {"here": here} if loads and not own else None
@@ -159,7 +159,7 @@ def other_path(case: Case) -> Facts | None:
 def older_layer(case: Case) -> Facts | None:
     """Return the layer that lacks what its class sets when it is built."""
     frames = case.raised.frames
-    files = [file_of(frame) for frame in frames[-2:]]
+    files = [frame.file for frame in frames[-2:]]
     if len(files) < len(("forward", "__getattr__")) or not files[1].endswith(_MODULE):
         return None
     if "torch/nn/modules/" not in files[0] or files[0].endswith((_MODULE, "container.py")):
@@ -192,7 +192,7 @@ def cut_off(case: Case) -> Facts | None:
     found = in_torch_files(case) if "said" in case.found else in_torch_load(case)
     if found is None:
         return None
-    jit = any("torch/jit/" in file_of(frame) for frame in case.raised.frames)
+    jit = any("torch/jit/" in frame.file for frame in case.raised.frames)
     return {**found, "jit": "torch.jit.load" if jit else None}
 
 

@@ -6,16 +6,11 @@ import re
 import shlex
 from collections.abc import Iterator
 
-from luthier.explanations.values import Case, Frame
+from luthier.explanations.values import Case
 
 _FILE_NAME = re.compile(
     r"""["']([^"'{}]+\.(?:pth?|ckpt|bin|safetensors|pkl|pickle|tar|zip|gz|tgz|npz|h5|onnx|model))["']"""
 )
-
-
-def file_of(frame: Frame) -> str:
-    """Return a frame's file, with slashes between its folders."""
-    return frame.path.replace("\\", "/")
 
 
 def raised_in(case: Case, files: tuple[str, ...], *, alone: bool = True) -> bool:
@@ -29,7 +24,7 @@ def raised_in(case: Case, files: tuple[str, ...], *, alone: bool = True) -> bool
     frames = case.raised.frames
     if not frames:
         return alone
-    return frames[-1].is_library and any(file_of(frame).endswith(files) for frame in frames)
+    return frames[-1].is_library and any(frame.file.endswith(files) for frame in frames)
 
 
 def path_of(case: Case) -> dict[str, object]:

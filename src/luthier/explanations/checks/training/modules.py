@@ -188,7 +188,7 @@ def compile_failed(case: Case) -> Facts | None:
     name = case.raised.name
     if name != "RuntimeError" or not frames:
         return {}
-    paths = [frame.path.replace("\\", "/") for frame in frames]
+    paths = [frame.file for frame in frames]
     return {} if any("/triton/" in p or "/torch/_inductor/" in p for p in paths) else None
 
 
