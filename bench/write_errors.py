@@ -76,12 +76,19 @@ def section(entry: Entry, language: Language) -> Iterator[str]:
     yield f"### {entry.name}\n"
     kinds = ", ".join(sorted(entry.raises))
     yield f"`{kinds}: {readable(entry.message.pattern)}`\n"
-    yield f"**{labels['cause']}** {slanted(words.cause[-1])}\n"
-    yield f"**{labels['cure']}** {slanted(words.cure[-1])}\n"
+    yield told(labels["cause"], words.cause)
+    yield told(labels["cure"], words.cure)
     if entry.code:
         code = entry.code[-1].strip("\n")
         kind = "sh" if all(line.startswith("$ ") for line in code.splitlines()) else "python"
         yield f"```{kind}\n{code.format_map({place: place for place in places(code)})}\n```\n"
+
+
+def told(label: str, sentences: tuple[str, ...]) -> str:
+    """Return a sentence, or a list of those of which the facts choose one."""
+    if len(sentences) == 1:
+        return f"**{label}** {slanted(sentences[0])}\n"
+    return "\n".join([f"**{label}**\n", *(f"- {slanted(s)}" for s in sentences), ""])
 
 
 def slanted(sentence: str) -> str:
