@@ -52,6 +52,9 @@ AREAS: dict[Language, dict[str, str]] = {
 }
 
 
+_MOST = 3  # messages of an entry that are shown
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, default=ROOT / "docs")
@@ -75,7 +78,8 @@ def section(entry: Entry, language: Language) -> Iterator[str]:
     words, labels = entry.words[language], LABELS[language]
     yield f"### {entry.name}\n"
     kinds = ", ".join(sorted(entry.raises))
-    yield f"`{kinds}: {readable(entry.message.pattern)}`\n"
+    says = [f"`{said}`" for said in readable(entry.message.pattern)[:_MOST] if said]
+    yield " · ".join([f"`{kinds}`", *says]) + "\n"
     yield told(labels["cause"], words.cause)
     yield told(labels["cure"], words.cure)
     if entry.code:
@@ -96,18 +100,22 @@ def slanted(sentence: str) -> str:
     return sentence.format_map({place: f"*{place}*" for place in places(sentence)})
 
 
-def readable(pattern: str) -> str:
-    """Return a regular expression as one reads it: without groups and escapes."""
-    text = pattern.removeprefix("^").removeprefix("(?s)")
+def readable(pattern: str) -> list[str]:
+    """Return what a regular expression finds, as one reads it: without groups and escapes."""
+    text = re.sub(r"\\[AZb]|\(\?s\)|\(\?[=!](?:[^()\\]|\\.)*\)", "", pattern)
     before = ""
     while before != text:
         before = text
         text = re.sub(r"\((?:\?P<\w+>|\?:)?(?:[^()\\|]|\\.)*\)[?*+]?", "…", text)
         text = re.sub(r"\((?:\?P<\w+>|\?:|\?[=!])((?:[^()\\]|\\.)*)\)[?*+]?", _first, text)
-    text = re.sub(r"\[(?:[^\]\\]|\\.)*\][*+?]?", "…", text)
+    text = re.sub(r"\[(?:[^\]\\]|\\.)*\][*+?]*(?:\{[\d,]+\})?", "…", text)
     text = re.sub(r"(?:\\[wdsSDW]|(?<!\\)\.)[*+?]+", "…", text)
-    text = re.sub(r"\\([^\w])", r"\1", text).replace("`", "'")
-    return re.sub(r"…[\s…]*…", "…", text).replace("\\n", " ").strip("$ ")
+    return [_plain(part) for part in re.split(r"(?<!\\)\|", text)]
+
+
+def _plain(text: str) -> str:
+    text = re.sub(r"\\([^\w])", r"\1", text).replace("`", "'").replace("\\n", " ")
+    return re.sub(r"…[\s…]*…", "…", text).strip("^$ ")
 
 
 def _first(group: re.Match[str]) -> str:
