@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,10 @@ from typing import Any
 # Tests run in several processes, whose threads would wait for each other at full speed.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# A shell's background jobs ignore Ctrl-C, and so would all that the tests start.
+for _ignored in (signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(_ignored) is signal.SIG_IGN:
+        signal.signal(_ignored, signal.SIG_DFL)
 # What is tested is a CPU's bits, by processes forked from one that has torch. For a device there is
 # LUTHIER_CUDA=1 pytest -n 0 tests/test_on_cuda.py
 if os.environ.get("LUTHIER_CUDA") != "1":

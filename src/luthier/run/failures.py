@@ -49,6 +49,8 @@ def recording(folder: RunFolder) -> Iterator[None]:
     except (InterruptedRunError, PeerError):
         raise
     except Exception as error:
+        if not folder.recipe.exists():  # nothing has begun: the folder stays as it was
+            raise
         with contextlib.suppress(OSError, LuthierError):  # the disk may be what it is about
             durable.write_text(folder.failure, _told(error))
         raise
