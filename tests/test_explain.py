@@ -20,9 +20,8 @@ import luthier
 from conftest import LENET
 from luthier.errors import DamagedError, RecipeError
 from luthier.explanations import Frame, errors_in
-from luthier.explanations.lines import WIDTH, columns, told
 from luthier.explanations.names import bind
-from luthier.language import fill, language
+from luthier.language import columns, fill, folded, language
 from luthier.report import Console
 from luthier.run import failures
 
@@ -198,14 +197,13 @@ def test_nothing_inside_is_nothing() -> None:
     st.integers(20, 60),
 )
 def test_lines_are_as_wide_as_they_may_be(text: str, width: int) -> None:
-    lines = told("why", text, 5, width)
-    assert "".join("".join(lines).split()) == "why" + "".join(text.split())
+    lines = folded(text, width)
+    assert "".join("".join(lines).split()) == "".join(text.split())
     for line in lines:
         longest = max((columns(word) for word in line.split()), default=0)
-        assert columns(line) <= max(width, 5 + longest)
+        assert columns(line) <= max(width, longest)
     for line in lines[1:]:
-        assert line[5:6] not in ("\uff0c", "。", "\uff09")
-    assert WIDTH > 5
+        assert line[:1] not in ("\uff0c", "。", "\uff09")
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
-"""In which language a person is spoken to, and sentences with places for facts. Pure."""
+"""In which language a person is spoken to; sentences with places for facts, in lines. Pure."""
 
 from __future__ import annotations
 
+import re
 import string
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -14,6 +16,9 @@ VARIABLE = "LUTHIER_LANG"
 
 _LOCALE = ("LC_ALL", "LC_MESSAGES", "LANG")  # as setlocale(3) reads them: the first that is set
 _FACTS = string.Formatter()
+_PARTS = re.compile(r"\s+|[^\s\u2e80-\uffff]+|[\u2e80-\uffff]")  # spaces, a word, a wide character
+_STAY = ("Po", "Pe", "Pf")  # categories of what no line begins with: commas, closing brackets
+_OPEN = ("Ps", "Pi")  # of what no line ends with
 
 
 def language(environment: Mapping[str, str]) -> Language:
@@ -54,6 +59,40 @@ def fill(sentences: str | Sequence[str], facts: Mapping[str, object]) -> str | N
 def places(sentence: str) -> set[str]:
     """Return the names of the facts that a sentence has places for."""
     return {name for _, name, _, _ in _FACTS.parse(sentence) if name}
+
+
+def folded(text: str, width: int) -> list[str]:
+    """Return a text in lines of so many columns, broken at spaces and between Chinese characters.
+
+    A word that is longer stays whole.
+    """
+    lines = [""]
+    for part in _parts(text):
+        if lines[-1] and not part.isspace() and columns(lines[-1] + part) > width:
+            lines.append("")
+        if lines[-1] or not part.isspace():
+            lines[-1] += part
+    return [line.rstrip() for line in lines]
+
+
+def columns(text: str) -> int:
+    """Return how many columns of a terminal a text takes: a Chinese character takes two."""
+    return sum(1 + (unicodedata.east_asian_width(character) in "WF") for character in text)
+
+
+def _parts(text: str) -> list[str]:
+    """Return the parts between which a line may end."""
+    parts: list[str] = []
+    for part in _PARTS.findall(text):
+        if parts and (_is_wide(part[0], _STAY) or _is_wide(parts[-1][-1], _OPEN)):
+            parts[-1] += part
+        else:
+            parts.append(part)
+    return parts
+
+
+def _is_wide(character: str, categories: tuple[str, ...]) -> bool:
+    return columns(character) > 1 and unicodedata.category(character) in categories
 
 
 def _known(name: str) -> Language | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import shutil
@@ -48,9 +47,6 @@ def run(arguments: argparse.Namespace) -> int:
             cure="install luthier again, with what it depends on: pip install luthier",
         ) from error
     found = doctor(arguments.out, timeout=arguments.timeout)
-    # A stream that has no Chinese shows it escaped.
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
     if arguments.json:
         print(json.dumps(found.as_dict()))
     elif arguments.fix:

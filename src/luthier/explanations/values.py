@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from luthier.explanations.lines import columns, told
+from luthier.language import columns, folded
+
+_WIDTH = 96  # columns
 
 
 @dataclass(frozen=True)
@@ -225,15 +227,23 @@ class Explanation:
         return cls(**{**values, "checked": tuple(values["checked"])}, labels=labels)
 
     def __str__(self) -> str:
-        labels = [self.labels.get(part, part) for part in ("cause", "checked", "cure", "page")]
-        cause, checked, cure, page = labels
-        indent = max(map(columns, labels)) + 2
-        lines = told(cause, self.cause, indent)
-        for text in self.checked:
-            lines += told(checked, text, indent)
-        lines += told(cure, self.cure, indent)
-        lines += [f"{' ' * indent}    {line}".rstrip() for line in self.code.splitlines()]
-        return "\n".join([*lines, *told(page, self.page, indent)])
+        sentences = {
+            "cause": [self.cause],
+            "checked": [*self.checked],
+            "cure": [self.cure],
+            "page": [self.page],
+        }
+        labels = {part: self.labels.get(part, part) for part in sentences}
+        indent = " " * (max(map(columns, labels.values())) + 2)
+        lines: list[str] = []
+        for part, texts in sentences.items():
+            label = labels[part] + indent[columns(labels[part]) :]
+            if part == "page":
+                lines += [f"{indent}    {line}".rstrip() for line in self.code.splitlines()]
+            for text in texts:
+                first, *rest = folded(text, _WIDTH - len(indent))
+                lines += [f"{label}{first}", *(indent + line for line in rest)]
+        return "\n".join(lines)
 
     def as_dict(self) -> dict[str, object]:
         """Return it as plain values for JSON."""

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from luthier.accelerators import parse_time, visible
 from luthier.errors import RecipeError
-from luthier.language import Language, language
+from luthier.language import Language, columns, folded, language
 from luthier.machine import facts, probes, wording
 from luthier.machine.facts import Gpus, Variables
 from luthier.machine.findings import LEVELS, Finding
@@ -78,14 +78,14 @@ class Checkup:
             yield wording.topic(topic, self.language)
             for finding in (one for one in self.findings if one.name in names):
                 word = wording.level(finding.level, self.language).ljust(longest)
-                indent = " " * (wording.columns(word) + 4)
+                indent = " " * (columns(word) + 4)
                 left = width - len(indent)
-                first, *rest = wording.folded(self._said(finding), left)
+                first, *rest = folded(self._said(finding), left)
                 yield f"  {paint(finding.level, word)}  {first}"
                 yield from (indent + line for line in rest)
                 cure = wording.cure(finding, self.language)
                 if cure is not None:
-                    first, *rest = wording.folded(cure, left - 2)
+                    first, *rest = folded(cure, left - 2)
                     yield f"{indent}→ {first}"
                     yield from (f"{indent}  {line}" for line in rest)
             yield ""

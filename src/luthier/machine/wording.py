@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
-import re
 import shlex
 import tomllib
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,8 +13,6 @@ from luthier.language import Language, fill
 from luthier.machine.findings import Finding, Level
 
 _MIB, _GIB = 2**20, 2**30
-# A word, or one Chinese sign, with the punctuation that cannot begin a line.
-_PIECE = re.compile(r"(?:[\u2e80-\uffef]|[^\s\u2e80-\uffef]+)[\u3001-\u3002\uff01-\uff1f]*\s*")
 
 
 @functools.cache
@@ -93,18 +89,3 @@ def _quoted(facts: Mapping[str, object]) -> dict[str, object]:
         return None if value is None else shlex.quote(str(value))
 
     return {name: quote(value) for name, value in facts.items()}
-
-
-def folded(said: str, width: int) -> list[str]:
-    """Return a sentence in lines of so many columns, broken at spaces and between Chinese signs."""
-    lines = [""]
-    for piece in _PIECE.findall(said):
-        if lines[-1] and columns(lines[-1]) + columns(piece.rstrip()) > width:
-            lines.append("")
-        lines[-1] += piece
-    return [line.rstrip() for line in lines]
-
-
-def columns(word: str) -> int:
-    """Return the width of a word on a terminal, where a Chinese character takes two columns."""
-    return sum(2 if unicodedata.east_asian_width(sign) in "WF" else 1 for sign in word)
