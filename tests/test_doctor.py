@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from luthier.accelerators import Accelerator, Survey
 from luthier.accelerators.values import Driver
-from luthier.language import LANGUAGES, places
+from luthier.language import LANGUAGES, columns, places
 from luthier.machine import wording
 from luthier.machine.doctor import Checkup
 from luthier.machine.facts import (
@@ -405,19 +405,13 @@ def test_each_word_of_the_table_is_used() -> None:
     assert set(wording.table()["unchecked"]) == {"timeout", "signal", "exit", "error"}
 
 
-@given(st.text(), st.integers(1, 80))
-def test_a_sentence_is_folded_without_a_loss(said: str, width: int) -> None:
-    lines = wording.folded(said, width)
-    assert "".join("".join(lines).split()) == "".join(said.split())
-
-
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_a_list_on_a_terminal_is_no_wider_than_it(language: Any, width: int) -> None:
     found = tuple(finding for facts, *_ in CASES for finding in judge(facts))
     for line in Checkup(found, language).lines(width=width):
         # Only a word that is longer than all the room sticks out.
-        assert wording.columns(line) <= width or len(line.split(maxsplit=2)[-1].split()) == 1
+        assert columns(line) <= width or len(line.split(maxsplit=2)[-1].split()) == 1
         assert line.strip()[:1] not in tuple("，。：；、）")  # noqa: RUF001 - Chinese signs
 
 

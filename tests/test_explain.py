@@ -260,6 +260,10 @@ def test_the_command_reads_a_file_a_pipe_and_says_what_it_does_not_know(tmp_path
     assert of_file.stdout.startswith("RuntimeError: Error(s) in loading state_dict for Net:\nwhy")
     assert command(text=PLAIN).stdout == of_file.stdout
     assert command("-", text=PLAIN).stdout == of_file.stdout
+    long = "epoch 1 loss 0.3\n" * 600_000 + PLAIN
+    assert command(text=long).stdout == of_file.stdout
+    (tmp_path / "rubbish").write_bytes(bytes(range(256)) * 100)
+    assert command("rubbish", cwd=tmp_path).returncode == 1
     unknown = command("-", text="KeyError: 3\n")
     assert unknown.returncode == 1
     assert unknown.stdout == "KeyError: 3\nthis error is not in luthier's catalogue\n"

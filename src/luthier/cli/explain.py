@@ -7,12 +7,14 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 from luthier.errors import RecipeError, RunFolderError
 from luthier.explanations import LABELS, Explanation, Raised, errors_in
 from luthier.language import Language, language
 
 _RUNS = Path("runs")
+_MOST = 2**22  # bytes of a log that are looked at
 _UNKNOWN = {
     "en": "this error is not in luthier's catalogue",
     "zh": "luthier 的目录里没有这个错误",
@@ -62,7 +64,7 @@ def _asked(what: str | None, spoken: Language) -> tuple[str, str, Explanation | 
         RecipeError: there is no such file. RunFolderError: no run failed.
     """
     if what == "-" or (what is None and not sys.stdin.isatty()):
-        piped = sys.stdin.buffer.read().decode("utf-8", errors="replace")
+        piped = _end_of(sys.stdin.buffer)
         if what == "-" or piped.strip():
             return "standard input", piped, None
     if what is None:
@@ -71,12 +73,21 @@ def _asked(what: str | None, spoken: Language) -> tuple[str, str, Explanation | 
     if path.is_dir():
         return _of_run(path, spoken, last=False)
     try:
-        return what, path.read_bytes().decode("utf-8", errors="replace"), None
+        with path.open("rb") as file:
+            return what, _end_of(file), None
     except FileNotFoundError:
         raise RecipeError(
             f"there is no file or run {what}",
             cure="give a file with the traceback, a run's folder, or - for standard input",
         ) from None
+
+
+def _end_of(stream: BinaryIO) -> str:
+    """Return the end of a text, in which the error that ended a program stands."""
+    end = b""
+    while more := stream.read(_MOST):
+        end = (end + more)[-_MOST:]
+    return end.decode("utf-8", errors="replace")
 
 
 def _of_run(folder: Path, spoken: Language, *, last: bool) -> tuple[str, str, Explanation | None]:

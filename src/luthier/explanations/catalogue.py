@@ -19,6 +19,7 @@ Entries are tried in the order of ``AREAS`` and within a table; the first that f
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.resources
@@ -103,7 +104,9 @@ def explain(
         variables = live[number] if number < len(live) else ()
         for entry in entries():
             case = Case(raised, {}, here or Here(), variables, tuple(errors[number + 1 :]))
-            found = _explained(entry, case, language)
+            found = None
+            with contextlib.suppress(Exception):  # one that cannot be read is not this one
+                found = explained(entry, case, language)
             if found is not None:
                 return found
     return None
@@ -121,7 +124,8 @@ def _is_by_hand(raised: Raised) -> bool:
     return not frame.is_library and _BY_HAND.match(frame.source) is not None
 
 
-def _explained(entry: Entry, case: Case, language: Language) -> Explanation | None:
+def explained(entry: Entry, case: Case, language: Language) -> Explanation | None:
+    """Return the explanation of an error by an entry, or None where it is another's."""
     raised, here = case.raised, case.here
     if raised.name not in entry.raises:
         return None
