@@ -147,6 +147,25 @@ print(state["limits"], hold_used([torch.device("cpu")]).close())
     assert found == ["True", "BusyError", f"[(2, {8 * GIB})] None"]
 
 
+def test_the_last_of_several_in_a_program_gives_back(cards: Driver, tmp_path: Path) -> None:
+    script = """
+from luthier.accelerators import Leases
+holders = lambda: [holder.pid == os.getpid() for holder in Leases().holders(CARDS)]
+first, second = contextlib.ExitStack(), contextlib.ExitStack()
+a = first.enter_context(hold("auto", say=say)).choice()
+b = second.enter_context(hold("auto", say=say)).choice()
+print(a.value, b.value, holders())
+first.close()
+print(os.environ.get("LUTHIER_LEASED") == CARDS[1], holders())
+with hold("auto", say=say) as third:
+    second.close()
+    print(third.choice().value, holders())
+print(os.environ.get("LUTHIER_LEASED"), os.environ.get("CUDA_VISIBLE_DEVICES"), holders())
+"""
+    found = told(cards, tmp_path, "import contextlib\n" + script)
+    assert found == ["cuda:0 cuda:0 [True]", "True [True]", "cuda:0 [True]", "None None []"]
+
+
 def test_a_share_holds_torch_to_it(cards: Driver, tmp_path: Path) -> None:
     script = """
 with hold("auto", Terms(share="4GiB")) as held: print(held.choice().value, state["limits"])

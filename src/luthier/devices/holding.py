@@ -143,6 +143,33 @@ def hold_used(
     return ends
 
 
+class _Root:
+    """A lease of this process, which all that hold a part of it keep: the last gives it back."""
+
+    def __init__(self, lease: Lease) -> None:
+        self.lease, self._holders = lease, 0
+        self._ends = contextlib.ExitStack()
+        self._ends.callback(lease.release)
+        self._ends.enter_context(surroundings(lease))
+
+    def holds(self, lease: Lease) -> bool:
+        """Return whether a lease is a part of this one, which the kernel knows nothing of."""
+        own = {accelerator.uuid for accelerator in self.lease.accelerators}
+        return not lease.descriptors and {a.uuid for a in lease.accelerators} <= own
+
+    def enter(self) -> None:
+        self._holders += 1
+
+    def leave(self) -> None:
+        self._holders -= 1
+        if not self._holders:
+            _roots.remove(self)
+            self._ends.close()
+
+
+_roots: list[_Root] = []
+
+
 def _lease(
     ends: contextlib.ExitStack, request: Request, among: Among, wait: float, say: Say
 ) -> Lease | None:
@@ -152,8 +179,12 @@ def _lease(
     except LeasesUnavailableError as error:
         say(f"no lease is held: {error.what}")
         return None
-    ends.callback(lease.release)
-    ends.enter_context(surroundings(lease))
+    root = next((one for one in _roots if one.holds(lease)), None)
+    if root is None:
+        root = _Root(lease)
+        _roots.append(root)
+    root.enter()
+    ends.callback(root.leave)
     return lease
 
 
