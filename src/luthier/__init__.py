@@ -17,16 +17,17 @@ if TYPE_CHECKING:
     from luthier.devices.moving import to as to
     from luthier.devices.seeding import seed_everything as seed_everything
     from luthier.errors import LuthierError as LuthierError
+    from luthier.handover.evaluate import Evaluated as Evaluated
+    from luthier.handover.evaluate import evaluate as evaluate
+    from luthier.handover.export import export as export
+    from luthier.handover.predict import Predictor as Predictor
     from luthier.machine.doctor import Checkup as Checkup
     from luthier.machine.doctor import doctor as doctor
     from luthier.run.compare import Comparison as Comparison
     from luthier.run.compare import compare as compare
     from luthier.run.demo import demo as demo
-    from luthier.run.evaluate import Evaluated as Evaluated
-    from luthier.run.evaluate import evaluate as evaluate
     from luthier.run.explaining import explain as explain
     from luthier.run.explaining import explaining as explaining
-    from luthier.run.export import export as export
     from luthier.run.finetune import Result as Result
     from luthier.run.finetune import finetune as finetune
     from luthier.run.finetune import resume as resume
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from luthier.run.own_loop import load_optimizer as load_optimizer
     from luthier.run.own_loop import param_groups as param_groups
     from luthier.run.page import write_report as write_report
-    from luthier.run.predict import Predictor as Predictor
     from luthier.run.prove import prove as prove
     from luthier.run.tuning import tune as tune
     from luthier.run.verify import verify as verify
@@ -55,12 +55,12 @@ if TYPE_CHECKING:
 _HOMES = {
     "Checkup": "luthier.machine.doctor",
     "Comparison": "luthier.run.compare",
-    "Evaluated": "luthier.run.evaluate",
+    "Evaluated": "luthier.handover.evaluate",
     "Evaluation": "luthier.values",
     "Inspection": "luthier.weights.inspect",
     "LuthierError": "luthier.errors",
     "Prediction": "luthier.values",
-    "Predictor": "luthier.run.predict",
+    "Predictor": "luthier.handover.predict",
     "Result": "luthier.run.finetune",
     "Run": "luthier.run.loop",
     "compare": "luthier.run.compare",
@@ -69,10 +69,10 @@ _HOMES = {
     "describe": "luthier.weights.description",
     "diff": "luthier.weights.diff",
     "doctor": "luthier.machine.doctor",
-    "evaluate": "luthier.run.evaluate",
+    "evaluate": "luthier.handover.evaluate",
     "explain": "luthier.run.explaining",
     "explaining": "luthier.run.explaining",
-    "export": "luthier.run.export",
+    "export": "luthier.handover.export",
     "finetune": "luthier.run.finetune",
     "first_nonfinite": "luthier.training.nonfinite",
     "inspect": "luthier.weights.inspect",

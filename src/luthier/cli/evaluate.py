@@ -29,7 +29,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print how good the model is; 1 if an image cannot be read."""
-    from luthier.run.evaluate import evaluate  # noqa: PLC0415 - torch comes with it
+    from luthier.handover.evaluate import evaluate  # noqa: PLC0415 - torch comes with it
 
     found = evaluate(
         arguments.file,

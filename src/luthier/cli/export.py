@@ -43,7 +43,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Export, and print what was written and how far it is from the model."""
-    from luthier.run.export import export  # noqa: PLC0415 - torch comes with it
+    from luthier.handover.export import export  # noqa: PLC0415 - torch comes with it
 
     exported = export(
         arguments.file,

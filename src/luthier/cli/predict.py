@@ -16,7 +16,7 @@ from luthier.errors import RecipeError
 from luthier.values import Prediction, Unreadable
 
 if TYPE_CHECKING:
-    from luthier.run.predict import Predictor
+    from luthier.handover.predict import Predictor
 
 MODEL = "a model file of luthier, or the folder of a run"
 
@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")
     from luthier.data.finding import find_photos  # noqa: PLC0415 - torch comes with it
-    from luthier.run.predict import Predictor  # noqa: PLC0415
+    from luthier.handover.predict import Predictor  # noqa: PLC0415
 
     words = [[w] if w == "-" else find_photos(w) for w in arguments.images]
     with Predictor(arguments.file, **predictor_settings(arguments)) as predictor:

@@ -10,6 +10,9 @@ from typing import Any
 import torch
 
 from luthier.errors import DataError, RecipeError
+from luthier.handover.calibrate import check_can_hold_temperature, write_temperature
+from luthier.handover.labelled import Labelled, list_labelled
+from luthier.handover.predict import Predictor, model_file
 from luthier.metrics import (
     calibration_error,
     evaluation,
@@ -18,9 +21,6 @@ from luthier.metrics import (
     mcnemar,
 )
 from luthier.report import Console, calibration_line, evaluation_lines, mcnemar_lines
-from luthier.run.calibrate import check_can_hold_temperature, write_temperature
-from luthier.run.labelled import Labelled, list_labelled
-from luthier.run.predict import Predictor, model_file
 from luthier.values import Calibration, Evaluation, McNemar, Unreadable
 
 

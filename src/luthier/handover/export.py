@@ -15,13 +15,13 @@ from luthier.errors import DataError, DisagreesError, ModelError, RecipeError
 from luthier.exporting import Agreement, Format, Subject, check, format_of
 from luthier.files import durable
 from luthier.files.opening import open_archive
+from luthier.handover import examples
+from luthier.handover.counterparts import Counterpart, counterpart
+from luthier.handover.examples import Examples
+from luthier.handover.model_card import card_of
 from luthier.models import find_head
 from luthier.report import render_card
-from luthier.run import examples
-from luthier.run.counterparts import Counterpart, counterpart
-from luthier.run.examples import Examples
 from luthier.run.folder import RunFolder
-from luthier.run.model_card import card_of
 from luthier.values import Preprocessing
 from luthier.weights.description import Description
 from luthier.weights.inspected import size
