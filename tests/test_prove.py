@@ -212,7 +212,7 @@ def test_what_breaks_the_promise_is_found(tmp_path: Path, case: str) -> None:
     command = script(tmp_path, **changes)
     # Where the first steps are slow, one may come before the first save, and one inside it: after
     # these nothing is continued.
-    proof = prove(command=command, kills=4, out=tmp_path / "proof", say=quiet)
+    proof = prove(command=command, kills=3, out=tmp_path / "proof", say=quiet)
     assert not proof.identical
     assert re.search(where, str(proof.differences[0])), str(proof)
     assert cause in proof.cause, str(proof)
