@@ -78,7 +78,7 @@ def listed(names: list[str]) -> str:
     return ", ".join(names[:_MOST_NAMES]) + (", …" if len(names) > _MOST_NAMES else "")
 
 
-def within(case: Case, package: str, file: str = "") -> Frame | None:
+def innermost_in(case: Case, package: str, file: str = "") -> Frame | None:
     """Return the innermost frame, if it is in a package of torch, and in a file of it."""
     if not case.raised.frames:
         return None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-from luthier.explanations.checks.devices.common import by_torch, live_values
+from luthier.explanations.checks.devices.common import live_values, unless_by_others
 from luthier.explanations.values import Case, Facts, ObjectFacts, TensorFacts
 
 
-@by_torch
+@unless_by_others
 def asserted_label(case: Case) -> Facts | None:
     """Return which label of a batch a kernel found to be none of the classes."""
     found = re.search(
@@ -21,7 +21,7 @@ def asserted_label(case: Case) -> Facts | None:
     return {"thread": found["thread"], **_labels(case)}
 
 
-@by_torch
+@unless_by_others
 def asserted_pixel(case: Case) -> Facts | None:
     """Return facts where the label of a pixel is none of the classes."""
     before = case.raised.before
@@ -29,14 +29,14 @@ def asserted_pixel(case: Case) -> Facts | None:
     return _labels(case) if is_it else None
 
 
-@by_torch
+@unless_by_others
 def asserted_row(case: Case) -> Facts | None:
     """Return facts where a row of a table, such as an embedding's, does not exist."""
     kernels = r"(?:indexSelect\w*|vectorized_gather_kernel|embedding\w*): block"
     return {"assertion": _assertion(case)} if re.search(kernels, case.raised.before) else None
 
 
-@by_torch
+@unless_by_others
 def asserted_index(case: Case) -> Facts | None:
     """Return facts where an index is outside a tensor."""
     assertion = _assertion(case)
@@ -45,7 +45,7 @@ def asserted_index(case: Case) -> Facts | None:
     return {"assertion": assertion}
 
 
-@by_torch
+@unless_by_others
 def asserted_probability(case: Case) -> Facts | None:
     """Return facts where a loss of probabilities got none."""
     assertion = _assertion(case) or ""
@@ -53,7 +53,7 @@ def asserted_probability(case: Case) -> Facts | None:
     return {"which": "target" if "target" in assertion else "input"} if is_it else None
 
 
-@by_torch
+@unless_by_others
 def asserted(case: Case) -> Facts:
     """Return the assertion that was printed, and labels that are outside of the classes."""
     return {"assertion": _assertion(case), **_labels(case)}

@@ -6,9 +6,9 @@ import re
 
 from luthier.explanations.checks.devices.common import (
     TORCHS,
-    by_torch,
     own_frames,
     said,
+    unless_by_others,
 )
 from luthier.explanations.values import Case, Facts
 
@@ -17,7 +17,7 @@ _BUILDS = {11: "cu118", 12: "cu126"}  # that run on every driver of their major 
 _PACKAGES = {"flash_attn_2_cuda": "flash-attn", "selective_scan_cuda": "mamba-ssm"}
 
 
-@by_torch
+@unless_by_others
 def loaded(case: Case) -> Facts:
     """Return where the user's call of ``torch.load`` wants the file to be."""
     found = (_ASKED.search(frame.source) for frame in reversed(own_frames(case)))
@@ -30,7 +30,7 @@ def loaded(case: Case) -> Facts:
     }
 
 
-@by_torch
+@unless_by_others
 def in_a_worker(case: Case) -> Facts | None:
     """Return where a data set used CUDA in a worker of a DataLoader."""
     if not any("_utils/worker" in frame.file for frame in case.raised.frames):
@@ -39,27 +39,27 @@ def in_a_worker(case: Case) -> Facts | None:
     return {"function": own[-1].function, "line": own[-1].line} if own else {}
 
 
-@by_torch
+@unless_by_others
 def ordinal(case: Case) -> Facts:
     """Return the device that the user's line names."""
     found = (re.search(r"cuda:\d+", frame.source) for frame in reversed(own_frames(case)))
     return {"asked": next((match[0] for match in found if match), None)}
 
 
-@by_torch
+@unless_by_others
 def data_parallel(case: Case) -> Facts | None:
     """Return facts where DataParallel or its like asks for a device's properties."""
     is_it = any(re.search(r"torch/(?:nn/parallel|cuda)/", f.file) for f in case.raised.frames)
     return {} if is_it else None
 
 
-@by_torch
+@unless_by_others
 def backend(case: Case) -> Facts:
     """Return the device that torch is built without."""
     return {"name": next(iter(case.found.values())).lower()}
 
 
-@by_torch
+@unless_by_others
 def device_name(case: Case) -> Facts:
     """Return what was given as a device, and what was probably meant."""
     given = case.found.get("text", case.found.get("word", ""))
@@ -71,7 +71,7 @@ def device_name(case: Case) -> Facts:
     return {"given": given, "meant": f"{kind}:{number}" if number else kind}
 
 
-@by_torch
+@unless_by_others
 def driver(case: Case) -> Facts:
     """Return the CUDA that a driver goes up to, and torch's builds of that major version."""
     number = case.found.get("number")
@@ -81,14 +81,14 @@ def driver(case: Case) -> Facts:
     return {"cuda": f"{major}.{minor}", "major": major, "tag": _BUILDS.get(major)}
 
 
-@by_torch
+@unless_by_others
 def not_started(case: Case) -> Facts:
     """Return what CUDA's own number of the error says."""
     kind = {"802": "fabric", "2": "full"}.get(case.found.get("number", ""))
     return {kind: case.found["told"]} if kind else {}
 
 
-@by_torch
+@unless_by_others
 def hidden(case: Case) -> Facts:
     """Return the variable that hides all devices of this machine, where it does."""
     here = case.here
@@ -96,7 +96,7 @@ def hidden(case: Case) -> Facts:
     return {"hiding": here.cuda_visible_devices if is_it else None}
 
 
-@by_torch
+@unless_by_others
 def generator(case: Case) -> Facts:
     """Return the function that drew for a DataLoader, where one did."""
     draws = (frame for frame in case.raised.frames if "data/sampler" in frame.file)
@@ -104,13 +104,13 @@ def generator(case: Case) -> Facts:
     return {"sampler": sampler and "DataLoader", "drawing": sampler and sampler.function}
 
 
-@by_torch
+@unless_by_others
 def of_gpu(case: Case) -> Facts:
     """Return whether what was to be pinned is on a GPU."""
     return {"gpu_type": case.found["type"] if "cuda" in case.found["type"] else None}
 
 
-@by_torch
+@unless_by_others
 def pinned(case: Case) -> Facts | None:
     """Return facts where memory was to be pinned."""
     frames = case.raised.frames
@@ -118,7 +118,7 @@ def pinned(case: Case) -> Facts | None:
     return said(case) if is_it else None
 
 
-@by_torch
+@unless_by_others
 def extension(case: Case) -> Facts:
     """Return the package that a compiled file belongs to."""
     found = re.search(r"site-packages/(?P<folder>\w+)", case.raised.message)
@@ -127,20 +127,20 @@ def extension(case: Case) -> Facts:
     return {"package": None if is_torchs else _PACKAGES.get(folder, folder)}
 
 
-@by_torch
+@unless_by_others
 def of_opencv(case: Case) -> Facts | None:
     """Return facts where OpenCV was imported."""
     return {} if any(re.search(r"[/\\]cv2[/\\]", f.path) for f in case.raised.frames) else None
 
 
-@by_torch
+@unless_by_others
 def near_torch(case: Case) -> Facts | None:
     """Return facts where torch, or a library that it loads, is what did not load."""
     inside = any(TORCHS.search(frame.path) for frame in case.raised.frames)
     return {} if inside or re.search(r"torch|nvidia|triton", case.raised.message) else None
 
 
-@by_torch
+@unless_by_others
 def dll(case: Case) -> Facts | None:
     """Return facts where a DLL of torch did not load."""
     inside = any(TORCHS.search(frame.path) for frame in case.raised.frames)

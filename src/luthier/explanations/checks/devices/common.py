@@ -16,7 +16,7 @@ _BY_HAND = re.compile(r"(?:raise|assert)\b")
 Check = Callable[[Case], Facts | None]
 
 
-def by_torch(check: Check) -> Check:
+def unless_by_others(check: Check) -> Check:
     """Return a check that first asks whether PyTorch said it: no line by hand, no other library."""
 
     @functools.wraps(check)
@@ -29,7 +29,7 @@ def by_torch(check: Check) -> Check:
     return checked
 
 
-@by_torch
+@unless_by_others
 def said(case: Case) -> Facts:
     """Return what the machine adds; the message decides."""
     return {"cpu_torch": case.here.torch if case.here.cuda_build is False else None}

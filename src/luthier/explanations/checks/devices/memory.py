@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 
 from luthier.explanations.checks.devices.common import (
-    by_torch,
     called_last,
     live_values,
     own_frames,
+    unless_by_others,
 )
 from luthier.explanations.values import Case, Facts, TensorFacts
 
@@ -30,7 +30,7 @@ _SIZES = {
 }
 
 
-@by_torch
+@unless_by_others
 def larger_than_device(case: Case) -> Facts | None:
     """Return facts where a single tensor has no room on the whole device."""
     sizes = _sizes(case)
@@ -38,7 +38,7 @@ def larger_than_device(case: Case) -> Facts | None:
     return _told(sizes) if is_it else None
 
 
-@by_torch
+@unless_by_others
 def of_others(case: Case) -> Facts | None:
     """Return what other processes hold, where it is more than this one holds."""
     sizes = _sizes(case)
@@ -52,14 +52,14 @@ def of_others(case: Case) -> Facts | None:
     return {**_told({**sizes, "others": others}), "processes": processes or None}
 
 
-@by_torch
+@unless_by_others
 def capped(case: Case) -> Facts | None:
     """Return how much the process allows itself."""
     sizes = _sizes(case)
     return _told(sizes) if "allowed" in sizes else None
 
 
-@by_torch
+@unless_by_others
 def fragmented(case: Case) -> Facts | None:
     """Return what is held in pieces, where they together would be enough."""
     sizes = _sizes(case)
@@ -69,28 +69,28 @@ def fragmented(case: Case) -> Facts | None:
     return _told(sizes) if total and cached >= max(sizes["tried"], total / 20) else None
 
 
-@by_torch
+@unless_by_others
 def of_a_move(case: Case) -> Facts | None:
     """Return the sizes where a model was moved to the device."""
     is_move = any(frame.function == "_apply" for frame in called_last(case))
     return _told(_sizes(case)) if is_move else None
 
 
-@by_torch
+@unless_by_others
 def of_an_optimizer(case: Case) -> Facts | None:
     """Return the sizes where an optimizer's step needed them."""
     is_step = any("torch/optim/" in frame.file for frame in called_last(case))
     return _told(_sizes(case)) if is_step else None
 
 
-@by_torch
+@unless_by_others
 def of_a_batch(case: Case) -> Facts:
     """Return the sizes, a batch that may have room, and what keeps the graphs of all batches."""
     sizes = _sizes(case)
     return {**_told(sizes), **_kept(case), **_evaluated(case), **_smaller(case, sizes)}
 
 
-@by_torch
+@unless_by_others
 def of_host(case: Case) -> Facts:
     """Return how much memory of the host was asked for, and what keeps all graphs."""
     asked = case.found.get("asked")

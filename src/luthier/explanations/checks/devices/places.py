@@ -6,10 +6,10 @@ import re
 from itertools import pairwise
 
 from luthier.explanations.checks.devices.common import (
-    by_torch,
     called_last,
     live_values,
     plain_names,
+    unless_by_others,
 )
 from luthier.explanations.values import Case, Facts, ModuleFacts, ObjectFacts, TensorFacts
 
@@ -40,14 +40,14 @@ _OPERANDS = {"mat1", "index", "indices"}  # of a layer's input, where a layer ca
 _INPUTS = {"input", "Input", "Placeholder", *_OPERANDS}
 
 
-@by_torch
+@unless_by_others
 def apart(case: Case) -> Facts | None:
     """Return the devices of tensors that are on several."""
     found = _apart(case)
     return found if found is not None and found["its"] != found["others"] else None
 
 
-@by_torch
+@unless_by_others
 def apart_in_loss(case: Case) -> Facts | None:
     """Return which argument of a loss is on another device."""
     found = _apart(case)
@@ -67,7 +67,7 @@ def apart_in_loss(case: Case) -> Facts | None:
     return {**found, **names, **own, "rest_at": output}
 
 
-@by_torch
+@unless_by_others
 def apart_in_optimizer(case: Case) -> Facts | None:
     """Return the devices where an optimizer's state is away from its parameters."""
     if not any("torch/optim/" in frame.file for frame in called_last(case)):
@@ -80,7 +80,7 @@ def apart_in_optimizer(case: Case) -> Facts | None:
     return found
 
 
-@by_torch
+@unless_by_others
 def apart_on_meta(case: Case) -> Facts | None:
     """Return which layer's weights have no values."""
     found = _apart(case)
@@ -89,14 +89,14 @@ def apart_on_meta(case: Case) -> Facts | None:
     return {**found, **_called(case), **_layer(case), **_on_meta(case)}
 
 
-@by_torch
+@unless_by_others
 def without_values(case: Case) -> Facts:
     """Return which of a model's tensors are on the meta device."""
     calls = ("MODEL.to(DEVICE)", "MODEL.cpu()", "MODEL.cuda()")
     return {**plain_names(calls, case.raised.frames), **_on_meta(case)}
 
 
-@by_torch
+@unless_by_others
 def apart_in_layer(case: Case) -> Facts | None:
     """Return on which device a layer's input is, and on which its weights."""
     found = _apart(case)

@@ -6,7 +6,7 @@ import ast
 import pickletools
 import re
 
-from luthier.explanations.checks.loading.places import is_absolute, path_of, raised_in
+from luthier.explanations.checks.loading.places import is_absolute, path_of, raised_under
 from luthier.explanations.values import Case, Facts
 
 _MODULE = "torch/nn/modules/module.py"
@@ -29,7 +29,7 @@ def of_users_line(case: Case) -> Facts | None:
 
 def refused(case: Case) -> Facts | None:
     """Return the class or function that weights_only refuses, and where it comes from."""
-    if not raised_in(case, _TORCH_FILES):
+    if not raised_under(case, _TORCH_FILES):
         return None
     module, _, name = case.found["refused"].rpartition(".")
     return {
@@ -40,7 +40,7 @@ def refused(case: Case) -> Facts | None:
 
 def refused_opcode(case: Case) -> Facts | None:
     """Return the name of a pickle instruction that weights_only does not know."""
-    if not raised_in(case, _TORCH_FILES):
+    if not raised_under(case, _TORCH_FILES):
         return None
     opcode = _OPCODES.get(int(case.found["operand"]))
     return None if opcode is None else {"opcode": opcode} | path_of(case)
@@ -84,20 +84,20 @@ def in_torch_files(case: Case) -> Facts | None:
     """Accept what torch and safetensors raise of files; return the file where it is known."""
     places = (*_TORCH_FILES, _JIT, *_SAFETENSORS)
     alone = bool(_TORCHS_WORDS.search(case.raised.message))
-    return path_of(case) if raised_in(case, places, alone=alone) else None
+    return path_of(case) if raised_under(case, places, alone=alone) else None
 
 
 def in_torch_load(case: Case) -> Facts | None:
     """Accept what is raised under torch.load; its words alone say too little."""
     loads = any(frame.function in ("load", "_load", "_legacy_load") for frame in case.raised.frames)
-    return path_of(case) if loads and raised_in(case, _TORCH_FILES, alone=False) else None
+    return path_of(case) if loads and raised_under(case, _TORCH_FILES, alone=False) else None
 
 
 def in_torch_save(case: Case) -> Facts | None:
     """Accept what is raised under torch.save; its words alone say too little."""
     frames = case.raised.frames
     saves = any(frame.function in ("save", "_save", "_legacy_save") for frame in frames)
-    if not saves or not raised_in(case, _TORCH_FILES, alone=False):
+    if not saves or not raised_under(case, _TORCH_FILES, alone=False):
         return None
     lines = " ".join(frame.source for frame in frames if not frame.is_library)
     named = re.search(r"torch\.save\((\w+),", lines)
@@ -106,12 +106,12 @@ def in_torch_save(case: Case) -> Facts | None:
 
 def in_safetensors(case: Case) -> Facts | None:
     """Accept what safetensors raises; return the file where it is known."""
-    return path_of(case) if raised_in(case, _SAFETENSORS) else None
+    return path_of(case) if raised_under(case, _SAFETENSORS) else None
 
 
 def in_hub(case: Case) -> Facts | None:
     """Accept what is raised while torch.hub downloads."""
-    found = raised_in(case, ("torch/hub.py",), alone="invalid hash" in case.raised.message)
+    found = raised_under(case, ("torch/hub.py",), alone="invalid hash" in case.raised.message)
     url = case.variable("url")
     return {"url": url if isinstance(url, str) else None} if found else None
 
@@ -170,7 +170,7 @@ def older_layer(case: Case) -> Facts | None:
 
 def absent_file(case: Case) -> Facts | None:
     """Return the file that is not there, and whether its path is relative."""
-    if raised_in(case, (_JIT, *_SAFETENSORS), alone=False):
+    if raised_under(case, (_JIT, *_SAFETENSORS), alone=False):
         found: Facts | None = {}
     else:
         found = in_torch_load(case)
@@ -239,7 +239,7 @@ def opened_as_text(case: Case) -> Facts | None:
 
 def _first_byte(case: Case) -> int | None:
     """Return the byte at which torch.load gave up, if it begins no instruction of a pickle."""
-    if not raised_in(case, _TORCH_FILES, alone=False):
+    if not raised_under(case, _TORCH_FILES, alone=False):
         return None
     key, operand = case.found.get("key"), case.found.get("operand")
     if operand is None:

@@ -13,7 +13,7 @@ _FILE_NAME = re.compile(
 )
 
 
-def raised_in(case: Case, files: tuple[str, ...], *, alone: bool = True) -> bool:
+def raised_under(case: Case, files: tuple[str, ...], *, alone: bool = True) -> bool:
     """Return whether a library raised an error under a call of one of some files.
 
     Args:

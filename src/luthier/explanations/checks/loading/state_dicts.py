@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import isqrt
 
-from luthier.explanations.checks.loading.places import raised_in
+from luthier.explanations.checks.loading.places import raised_under
 from luthier.explanations.values import Case, Facts, ModuleFacts
 
 _MODULE = "torch/nn/modules/module.py"
@@ -90,7 +90,7 @@ def whole_checkpoint(case: Case) -> Facts | None:
 
 def in_from_pretrained(case: Case) -> Facts | None:
     """Accept what transformers raises when it puts weights in."""
-    return {} if raised_in(case, _FROM_PRETRAINED) else None
+    return {} if raised_under(case, _FROM_PRETRAINED) else None
 
 
 def other_head(case: Case) -> Facts | None:
@@ -220,7 +220,7 @@ def only_unexpected(case: Case) -> Facts | None:
 
 def in_load_state_dict(case: Case) -> Facts | None:
     """Accept what ``Module.load_state_dict`` itself raises."""
-    return {} if raised_in(case, (_MODULE,)) else None
+    return {} if raised_under(case, (_MODULE,)) else None
 
 
 def path_for_state(case: Case) -> Facts | None:

@@ -6,11 +6,11 @@ import difflib
 import re
 
 from luthier.explanations.checks.evidence import (
+    innermost_in,
     line_of,
     models,
     named,
     of_torch,
-    within,
 )
 from luthier.explanations.names import bind
 from luthier.explanations.values import Case, Facts, ModuleFacts, TensorFacts
@@ -38,7 +38,7 @@ _ONLY_MODELS = ("eval", "parameters", "named_parameters", "state_dict", "load_st
 
 def before_init(case: Case) -> Facts | None:
     """Return the user's line, where torch's Module misses what its __init__ makes."""
-    if case.raised.frames and within(case, "nn", _MODULE) is None:
+    if case.raised.frames and innermost_in(case, "nn", _MODULE) is None:
         return None
     if not case.raised.frames and "what" not in case.found:
         return None
@@ -57,7 +57,7 @@ def forward_missing(case: Case) -> Facts | None:
 def forward_arguments(case: Case) -> Facts | None:
     """Return what a forward was given beside self, and where in the model it is."""
     frames = case.raised.frames
-    if frames and within(case, "nn", _MODULE) is None:
+    if frames and innermost_in(case, "nn", _MODULE) is None:
         return None
     if not frames and "class" not in case.found:
         return None
@@ -74,14 +74,14 @@ def forward_arguments(case: Case) -> Facts | None:
 
 def of_module_attribute(case: Case) -> Facts | None:
     """Return the user's line, where a module of torch was asked for an attribute."""
-    if case.raised.frames and within(case, "nn", _MODULE) is None:
+    if case.raised.frames and innermost_in(case, "nn", _MODULE) is None:
         return None
     return of_torch(case)
 
 
 def layer_not_there(case: Case) -> Facts | None:
     """Return the head of the model that was asked for another, or the nearest name."""
-    frame = within(case, "nn", _MODULE)
+    frame = innermost_in(case, "nn", _MODULE)
     if frame is None or frame.function != "__getattr__":
         return None
     kind, attribute = case.found["class"], case.found["attribute"]
@@ -157,7 +157,7 @@ def output_is_none(case: Case) -> Facts | None:
             r"(?:loss|cost|objective|criterion)\w*(?:\(.*\))?\.backward\(", _told(case)
         )
         return known if named_so else None
-    if within(case, "nn") is None:
+    if innermost_in(case, "nn") is None:
         return None
     module = case.innermost_module()
     if module is None or not module.path:
@@ -167,7 +167,7 @@ def output_is_none(case: Case) -> Facts | None:
 
 def output_is_several(case: Case) -> Facts | None:
     """Return what several things an output holds, and the user's name of it."""
-    if within(case, "nn") is None:
+    if innermost_in(case, "nn") is None:
         return None
     given, name = case.found["given"], "outputs"
     if case.found["function"].endswith(("loss", "_nd", "logits")):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from luthier.explanations.checks.evidence import line_of, listed, of_torch, within
+from luthier.explanations.checks.evidence import innermost_in, line_of, listed, of_torch
 from luthier.explanations.values import Case, Facts, ModuleFacts
 
 _WRAPPER = "DistributedDataParallel"
@@ -76,7 +76,7 @@ def variable_missing(case: Case) -> Facts | None:
 
 def port_in_use(case: Case) -> Facts | None:
     """Return the port that was to be listened at."""
-    if of_torch(case) is None or ("bare" in case.found and not within(case, "distributed")):
+    if of_torch(case) is None or ("bare" in case.found and not innermost_in(case, "distributed")):
         return None
     return {"number": case.found.get("port") or case.found.get("bound")}
 
@@ -116,7 +116,7 @@ def nccl_failed(case: Case) -> Facts | None:
 
 def in_distributed(case: Case) -> Facts | None:
     """Return the function of torch.distributed that was given the tensor."""
-    frame = within(case, "(?:distributed|nn/parallel)")
+    frame = innermost_in(case, "(?:distributed|nn/parallel)")
     if frame is None:
         return None
     name = "DistributedDataParallel" if "parallel" in frame.path else frame.function

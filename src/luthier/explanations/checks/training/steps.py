@@ -7,6 +7,7 @@ import re
 from luthier.explanations.checks.evidence import (
     at_work,
     file_of,
+    innermost_in,
     is_result,
     largest_model,
     line_of,
@@ -17,7 +18,6 @@ from luthier.explanations.checks.evidence import (
     optimizer_of,
     own,
     shape_of,
-    within,
 )
 from luthier.explanations.names import bind
 from luthier.explanations.values import Case, Facts, TensorFacts
@@ -196,7 +196,7 @@ def of_optimizer(case: Case) -> Facts | None:
 
 def of_modules(case: Case) -> Facts | None:
     """Return the user's line, where the optimizer could not read what it was given."""
-    frame = within(case, "optim", "optimizer.py")
+    frame = innermost_in(case, "optim", "optimizer.py")
     if frame is None or frame.function not in ("__init__", "add_param_group"):
         return None
     return {"line": line_of(case)}
@@ -204,7 +204,7 @@ def of_modules(case: Case) -> Facts | None:
 
 def state_of_another_shape(case: Case) -> Facts | None:
     """Return the function in which a step put state and parameter together."""
-    frame = within(case, "optim")
+    frame = innermost_in(case, "optim")
     if frame is None or not any(f.function == "step" for f in case.raised.frames):
         return None
     return {"function": frame.function}
@@ -212,7 +212,7 @@ def state_of_another_shape(case: Case) -> Facts | None:
 
 def in_optimizer(case: Case) -> Facts | None:
     """Return where an optimizer raised it, and its kind."""
-    frame = within(case, "optim")
+    frame = innermost_in(case, "optim")
     if frame is None or frame.path.endswith(("lr_scheduler.py", "swa_utils.py")):
         return None
     return {"file": file_of(frame), "line": line_of(case), **optimizer_of(case)}
@@ -220,7 +220,7 @@ def in_optimizer(case: Case) -> Facts | None:
 
 def as_text(case: Case) -> Facts | None:
     """Return where an optimizer or a schedule compared a text with a number."""
-    frame = within(case, "optim")
+    frame = innermost_in(case, "optim")
     if frame is None or frame.function != "__init__":
         return None
     if "str" not in (case.found["left"], case.found["right"]):
@@ -240,7 +240,7 @@ def at_its_end(case: Case) -> Facts | None:
 
 def in_schedule(case: Case) -> Facts | None:
     """Return where a schedule raised it, and its kind."""
-    frame = within(case, "optim", "lr_scheduler.py")
+    frame = innermost_in(case, "optim", "lr_scheduler.py")
     if frame is None:
         return None
     schedule = at_work(case, "last_epoch")
@@ -256,7 +256,7 @@ def verbose(case: Case) -> Facts | None:
 
 def without_closure(case: Case) -> Facts | None:
     """Return the user's line, where the optimizer is one of torch's."""
-    if "kind" not in case.found and within(case, "(?:optim|utils)") is None:
+    if "kind" not in case.found and innermost_in(case, "(?:optim|utils)") is None:
         return None
     return of_torch(case)
 
