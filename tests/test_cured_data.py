@@ -157,14 +157,17 @@ def test_what_only_looks_alike_is_not_explained(raises: Raises, tmp_path: Path) 
     assert luthier.explain("".join(traceback.format_exception(error))) is None
 
 
-def test_a_guard_is_what_a_script_lacks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("start", ["pass", "torch.multiprocessing.set_start_method('spawn')"])
+def test_a_guard_is_what_a_script_lacks(start: str, tmp_path: Path) -> None:
     """A real script with the start method spawn: explained by its text, and cured by the guard."""
+    how = "" if start != "pass" else ", multiprocessing_context='spawn'"
     lines = [
         "import torch",
         "from torch.utils.data import DataLoader",
         "def main():",
+        f"    {start}",
         "    images = [torch.zeros(3, 8, 8)] * 2",
-        "    next(iter(DataLoader(images, num_workers=1, multiprocessing_context='spawn')))",
+        f"    next(iter(DataLoader(images, num_workers=1{how})))",
     ]
     script = tmp_path / "train.py"
     said = []

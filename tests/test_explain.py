@@ -135,6 +135,14 @@ def test_any_text_is_read(text: str) -> None:
         assert raised.name in raised.type
 
 
+@pytest.mark.parametrize("ahead", ["", "/home/me/train.py:12: ", "C:\\me\\train.py:12: "])
+def test_a_warning_is_read_with_and_without_its_place(ahead: str) -> None:
+    said = "Detected call of `lr_scheduler.step()` before `optimizer.step()`. In PyTorch 1.1.0 and"
+    found = luthier.explain(f"{ahead}UserWarning: {said} later\n  warnings.warn(\n")
+    assert found is not None
+    assert found.name == "schedule-before-optimizer"
+
+
 def test_an_exception_and_its_printed_form_are_the_same() -> None:
     net = nn.Linear(2, 2)
     try:

@@ -34,7 +34,7 @@ _ERROR = re.compile(r"^(?P<type>[A-Za-z_][\w.]*)(?:: ?(?P<message>.*))?$")
 _ALONE = re.compile(
     r"^(?P<type>(?:[A-Za-z_]\w*\.)*[A-Za-z_]*(?:Error|Exception|Interrupt)):(?: (?P<message>.*))?$"
 )
-_WARNING = re.compile(r"^\S.*?:\d+: (?P<type>(?:[\w.]+\.)?\w*Warning):(?: (?P<message>.*))?$")
+_WARNING = re.compile(r"^(?:\S.*?:\d+: )?(?P<type>(?:[\w.]+\.)?\w*Warning):(?: (?P<message>.*))?$")
 _LIBRARY = re.compile(
     r"site-packages|dist-packages|[/\\]lib[/\\]python3|[/\\]Lib[/\\]|^<frozen |[/\\]luthier[/\\]"
 )

@@ -65,7 +65,9 @@ def unguarded(case: Case) -> Facts | None:
     told = "An attempt has been made to start a new process before"
     if message.strip().startswith(told):
         return {} if not case.raised.frames or within(case, "multiprocessing/spawn.py") else None
-    return by_torch(case) if told in before else None
+    # Or what the script did once more in the new process failed there.
+    again = "_fixup_main_from_path" in before
+    return by_torch(case) if told in before or again else None
 
 
 def not_in_main(case: Case) -> Facts | None:
