@@ -97,6 +97,10 @@ def none_among_pairs(_folder: Path) -> None:
     first([(torch.zeros(2), 0), None])
 
 
+def none_among_tensors(_folder: Path) -> None:
+    first([torch.zeros(2), None])
+
+
 def objects(_folder: Path) -> None:
     first([object(), object()])
 
@@ -326,7 +330,7 @@ KNOWN: Known = {
     ],
     "samples-larger-than-the-rest": [larger_first],
     "samples-that-are-pil-images": [pil_images, pil_images_in_a_worker],
-    "samples-that-are-none": [none_of_all, none_for_an_image, none_among_pairs],
+    "samples-that-are-none": [none_of_all, none_for_an_image, none_among_pairs, none_among_tensors],
     "samples-that-are-objects": [objects, arrays_of_texts],
     "samples-of-unequal-length": [lists],
     "samples-of-different-keys": [keys],
