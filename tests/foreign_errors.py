@@ -19,16 +19,19 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import CodeType
-from typing import Any
+from typing import Any, TypeVar
 
 FOLDER = Path(__file__).parent / "foreign_errors"
 SCRIPT = "train.py"  # what a traceback calls the snippet
 CELL = re.compile(r"^# %% (\w+)(?:: (\w+))?\n", re.MULTILINE)
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,18 @@ class Foreign:
         assert raised == self.raises, f"{self.name} raised {raised}, not {self.raises}:\n{said}"
         return said
 
+    def while_it_lives(self, use: Callable[[BaseException], T]) -> T | None:
+        """Return what is made of the error itself; None of a text, or a program of its own."""
+        if not self.raises or self.area == "scripts":
+            return None
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+            return self._run(use)[1]
+
     def _in_process(self) -> tuple[str, str]:
+        said, told = self._run(lambda error: (_printed(error), type(error).__qualname__))
+        return said + told[0] if told else said, told[1] if told else "nothing"
+
+    def _run(self, use: Callable[[BaseException], T]) -> tuple[str, T | None]:
         shown = io.StringIO()
         everything = dict(_preamble(self.area), __name__="__main__")
         with (
@@ -71,8 +85,8 @@ class Foreign:
             try:
                 exec(_compiled(self.source), everything)  # noqa: S102 - the snippets are ours
             except BaseException as error:
-                return shown.getvalue() + _printed(error), type(error).__qualname__
-        return shown.getvalue(), "nothing"
+                return shown.getvalue(), use(error)
+        return shown.getvalue(), None
 
     def _as_program(self) -> tuple[str, str]:
         Path(SCRIPT).write_text(self.source, encoding="utf-8")

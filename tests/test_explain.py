@@ -193,6 +193,16 @@ def test_an_error_inside_is_the_same_error_with_a_note() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "said",
+    ["CUDA out of memory. Tried to allocate 2.00 GiB", KEYS.partition(": ")[2]],
+)
+def test_what_is_raised_by_hand_is_not_explained(said: str) -> None:
+    with pytest.raises(RuntimeError) as caught, luthier.explaining():
+        raise RuntimeError(said)
+    assert not hasattr(caught.value, "__notes__")
+
+
 def test_nothing_inside_is_nothing() -> None:
     with luthier.explaining():
         pass

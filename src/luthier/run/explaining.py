@@ -16,6 +16,8 @@ from luthier.explanations import explain as explained
 from luthier.language import Language, language
 from luthier.run.live import variables_of
 
+_HEADER = "Traceback (most recent call last):"
+
 
 def explain(error: BaseException | str, *, lang: Language | None = None) -> Explanation | None:
     """Say why an error was raised and what ends it, or nothing where that is not known.
@@ -36,7 +38,9 @@ def explain(error: BaseException | str, *, lang: Language | None = None) -> Expl
         return explained(errors_in(error), spoken, here())
     chain = [(raised_of(e), variables_of(e)) for e in _chain(error)]
     found = explained([r for r, _ in chain], spoken, here(), [v for _, v in chain])
-    return found or explained(errors_in(_printed(error)), spoken, here())
+    # A worker's or another process's error is inside its message, with a traceback of its own.
+    inside = _HEADER in str(error) and found is None
+    return explained(errors_in(_printed(error)), spoken, here()) if inside else found
 
 
 @contextlib.contextmanager
