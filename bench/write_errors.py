@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from luthier.explanations.catalogue import LABELS, Entry, entries
+from luthier.explanations.catalogue import Entry, entries, labels
 from luthier.language import Language, places
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,13 +75,13 @@ def page(language: Language) -> str:
 
 def section(entry: Entry, language: Language) -> Iterator[str]:
     """Yield the lines of an entry."""
-    words, labels = entry.words[language], LABELS[language]
+    words, around = entry.words[language], labels(language)
     yield f"### {entry.name}\n"
     kinds = ", ".join(sorted(entry.raises))
     says = [f"`{said}`" for said in readable(entry.message.pattern)[:_MOST] if said]
     yield " · ".join([f"`{kinds}`", *says]) + "\n"
-    yield told(labels["cause"], words.cause)
-    yield told(labels["cure"], words.cure)
+    yield told(around["cause"], words.cause)
+    yield told(around["cure"], words.cure)
     if entry.code:
         code = entry.code[-1].strip("\n")
         kind = "sh" if all(line.startswith("$ ") for line in code.splitlines()) else "python"

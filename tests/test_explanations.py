@@ -16,8 +16,8 @@ import write_errors
 import luthier
 from known_errors import Raises
 from luthier.explanations import Explanation, errors_in
-from luthier.explanations.catalogue import AREAS, LABELS, Entry, entries
-from luthier.language import Language, places
+from luthier.explanations.catalogue import AREAS, Entry, entries, labels
+from luthier.language import LANGUAGES, Language, places
 
 RECORDED = sorted((Path(__file__).parent / "recorded").glob("*.json"))
 MODULES = {area: importlib.import_module(f"known_errors.{area}") for area in AREAS}
@@ -42,6 +42,7 @@ def is_whole(found: Explanation | None, name: str) -> None:
     assert found is not None
     assert found.name == name
     assert found.cause
+    assert found.checked
     assert found.cure
     python = [line for line in found.code.splitlines() if not line.startswith("$ ")]
     ast.parse("\n".join(python))
@@ -56,14 +57,14 @@ def test_a_real_error_is_explained(
     with pytest.raises(BaseException) as caught:  # noqa: PT011 - the catalogue says which
         raises(tmp_path)
     text = "".join(traceback.format_exception(caught.value))
-    for lang in LABELS:
+    for lang in LANGUAGES:
         is_whole(luthier.explain(text, lang=lang), name)
         is_whole(luthier.explain(caught.value, lang=lang), name)
 
 
 @pytest.mark.parametrize(("name", "text"), list(recorded()))
 def test_a_recorded_error_is_explained(name: str, text: str) -> None:
-    for lang in LABELS:
+    for lang in LANGUAGES:
         is_whole(luthier.explain(text, lang=lang), name)
 
 
@@ -89,6 +90,20 @@ def test_the_documentation_is_the_catalogues(lang: Language) -> None:
     assert page.read_text(encoding="utf-8") == write_errors.page(lang)
     for entry in entries():
         assert f"\n### {entry.name}\n" in page.read_text(encoding="utf-8")
+
+
+def test_the_words_around_are_whole_in_every_language() -> None:
+    said = [labels(lang) for lang in LANGUAGES]
+    assert len({tuple(words) for words in said}) == 1
+    for name in said[0]:
+        assert len({frozenset(places(words[name])) for words in said}) == 1
+
+
+def test_an_error_is_known_by_its_calls_or_by_its_words_alone() -> None:
+    raised = "RuntimeError: element 0 of tensors does not require grad and does not have a grad_fn"
+    alone = luthier.explain(raised, lang="en")
+    assert alone is not None
+    assert alone.checked == ("known by its words alone: no line of code came with it",)
 
 
 def test_names_are_the_entries_own() -> None:

@@ -10,20 +10,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from luthier.errors import RecipeError, RunFolderError
-from luthier.explanations import LABELS, Explanation, Raised, errors_in
+from luthier.explanations import Explanation, Raised, errors_in, labels
 from luthier.language import Language, language
 
 _RUNS = Path("runs")
 _MOST = 2**22  # bytes of a log that are looked at
-_UNKNOWN = {
-    "en": "this error is not in luthier's catalogue",
-    "zh": "luthier 的目录里没有这个错误",
-}
-_NONE = {"en": "no error in {place}", "zh": "{place} 里没有错误"}
-_ITSELF = {
-    "en": "luthier's own error says what to do",
-    "zh": "luthier 自己的错误信息已说明该怎么办",
-}
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(_line_of(errors[0]))
         print(found or _unknown(errors[0], spoken))
     else:
-        print(_NONE[spoken].format(place=place))
+        print(labels(spoken)["none"].format(source=place))
     return 0 if found is not None else 1
 
 
@@ -100,7 +91,7 @@ def _of_run(folder: Path, spoken: Language, *, last: bool) -> tuple[str, str, Ex
             cure="give a file with a traceback, or: python train.py 2>&1 | luthier explain",
         )
     kept = failure.explanations.get(spoken)
-    found = None if kept is None else Explanation.from_dict(kept, LABELS[spoken])
+    found = None if kept is None else Explanation.from_dict(kept, labels(spoken))
     return str(failure.run), failure.traceback, found
 
 
@@ -112,8 +103,8 @@ def _line_of(raised: Raised) -> str:
 def _unknown(raised: Raised, spoken: Language) -> str:
     if raised.type.startswith("luthier.errors."):
         rest = raised.message.partition("\n")[2].rstrip()
-        return "\n".join([*([rest] if rest else []), _ITSELF[spoken]])
-    return _UNKNOWN[spoken]
+        return "\n".join([*([rest] if rest else []), labels(spoken)["itself"]])
+    return labels(spoken)["unknown"]
 
 
 def _as_dict(errors: tuple[Raised, ...], found: Explanation | None) -> dict[str, object]:

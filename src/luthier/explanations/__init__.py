@@ -1,7 +1,7 @@
 """An error → its cause and its cure, from what is known: its text, the machine, a live program."""
 
-from luthier.explanations.catalogue import LABELS as LABELS
 from luthier.explanations.catalogue import explain as explain
+from luthier.explanations.catalogue import labels as labels
 from luthier.explanations.printed import errors_in as errors_in
 from luthier.explanations.printed import is_library as is_library
 from luthier.explanations.values import Case as Case

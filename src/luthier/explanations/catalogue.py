@@ -27,18 +27,15 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from luthier.explanations.names import bind
 from luthier.explanations.values import Case, Explanation, Fact, Facts, Frame, Here, Raised
-from luthier.language import Language, fill
+from luthier.language import LANGUAGES, Language, fill
 
 AREAS = ("loading", "devices", "data", "tensors", "training")
 PAGE = "docs/errors.md"
-LABELS: Mapping[Language, Mapping[str, str]] = {
-    "en": {"cause": "why", "checked": "seen", "cure": "cure", "page": "more"},
-    "zh": {"cause": "原因", "checked": "依据", "cure": "办法", "page": "详见"},
-}
-
+_LONGEST = 120  # characters of a line of code that is shown
 _BY_HAND = re.compile(r"(?:raise|assert)\b")
 
 Check = Callable[[Case], Facts | None]
@@ -113,6 +110,13 @@ def explain(
 
 
 @functools.cache
+def labels(language: Language) -> Mapping[str, str]:
+    """Return the words around an explanation: for its parts, and where there is none."""
+    found: Mapping[str, str] = _read("words.toml")[language]
+    return found
+
+
+@functools.cache
 def entries() -> tuple[Entry, ...]:
     """Return all entries, in the order in which they are tried."""
     return tuple(entry for area in AREAS for entry in _table(area))
@@ -143,15 +147,29 @@ def explained(entry: Entry, case: Case, language: Language) -> Explanation | Non
     if cause is None or cure is None:
         return None
     checked = tuple(t for s in words.checked if (t := fill(s, facts)) is not None)
+    checked = checked or (_evidence(raised, language),)
     code = fill(entry.code, facts) or ""
     return Explanation(
-        entry.name, cause, checked, cure, code.strip("\n"), f"{PAGE}#{entry.name}", LABELS[language]
+        entry.name, cause, checked, cure, code.strip("\n"), f"{PAGE}#{entry.name}", labels(language)
     )
 
 
+def _evidence(raised: Raised, language: Language) -> str:
+    """Return by what an error is known where nothing more was looked at: its calls or its words."""
+    own = [frame for frame in raised.frames if not frame.is_library and frame.source]
+    facts = {"line": own[-1].source[:_LONGEST] if own else None}
+    if raised.frames and raised.frames[-1].is_library:
+        last = raised.frames[-1]
+        place = re.split(r"(?:site|dist)-packages/|/lib/python3[^/]*/", last.file)[-1]
+        facts |= {"place": place, "function": last.function}
+        kinds = ("called", "raised")
+    else:
+        kinds = ("compiled", "alone")
+    return fill([labels(language)[kind] for kind in kinds], facts) or ""
+
+
 def _table(area: str) -> list[Entry]:
-    folder = importlib.resources.files("luthier.explanations").joinpath("entries")
-    table = tomllib.loads(folder.joinpath(f"{area}.toml").read_text(encoding="utf-8"))
+    table = _read(f"entries/{area}.toml")
     checks = importlib.import_module(f"luthier.explanations.checks.{area}")
     return [
         Entry(
@@ -168,11 +186,16 @@ def _table(area: str) -> list[Entry]:
                     _several(told[language].get("checked", ())),
                     _several(told[language]["cure"]),
                 )
-                for language in LABELS
+                for language in LANGUAGES
             },
         )
         for name, told in table.items()
     ]
+
+
+def _read(name: str) -> Mapping[str, Any]:
+    folder = importlib.resources.files("luthier.explanations")
+    return tomllib.loads(folder.joinpath(name).read_text(encoding="utf-8"))
 
 
 def _several(sentences: str | Sequence[str]) -> tuple[str, ...]:
