@@ -19,7 +19,7 @@ from torch import nn
 import luthier
 from conftest import LENET
 from luthier.errors import DamagedError, RecipeError
-from luthier.explanations import Frame, errors_in
+from luthier.explanations import Frame, errors_in, is_library
 from luthier.explanations.names import bind
 from luthier.language import columns, fill, folded, language
 from luthier.report import Console
@@ -176,6 +176,23 @@ def test_names_are_the_users_own(source: str, marked: str, names: tuple[str, str
     ]
     found = bind(["MODEL.load_state_dict(STATE)"], frames)
     assert found == dict(zip(("model", "state"), names, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        (torch.__file__, True),
+        (luthier.__file__, True),
+        (json.__file__, True),
+        ("<frozen importlib._bootstrap>", True),
+        ("C:\\Python311\\Lib\\json\\decoder.py", True),
+        ("/home/me/luthier/train.py", False),
+        ("train.py", False),
+        ("Cell In[3]", False),
+    ],
+)
+def test_what_is_a_librarys_is_told_by_its_path(path: str, expected: bool) -> None:
+    assert is_library(path) == expected
 
 
 def test_an_error_inside_is_the_same_error_with_a_note() -> None:

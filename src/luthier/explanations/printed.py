@@ -36,7 +36,8 @@ _ALONE = re.compile(
 )
 _WARNING = re.compile(r"^(?:\S.*?:\d+: )?(?P<type>(?:[\w.]+\.)?\w*Warning):(?: (?P<message>.*))?$")
 _LIBRARY = re.compile(
-    r"site-packages|dist-packages|[/\\]lib[/\\]python3|[/\\]Lib[/\\]|^<frozen |[/\\]luthier[/\\]"
+    r"site-packages|dist-packages|[/\\]lib[/\\]python3|[/\\]Lib[/\\]|^<frozen "
+    r"|[/\\]src[/\\]luthier[/\\]"
 )
 _MARKS = re.compile(r"^\s*[~^]*\^[~^]*\s*$")
 _REPORTS = ("ChildFailedError",)  # torchrun's: the error is a rank's, which printed it before
