@@ -30,14 +30,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from luthier.explanations.names import bind
-from luthier.explanations.values import Case, Explanation, Fact, Facts, Frame, Here, Raised
+from luthier.explanations.values import Case, Explanation, Fact, Facts, Here, Raised
 from luthier.language import LANGUAGES, Language, fill
 
 AREAS = ("loading", "devices", "data", "tensors", "training")
 PAGE = "docs/errors.md"
 _LONGEST = 120  # characters of a line of code that is shown
-_BY_HAND = re.compile(r"(?:raise|assert)\b")
-
 Check = Callable[[Case], Facts | None]
 
 
@@ -124,8 +122,8 @@ def entries() -> tuple[Entry, ...]:
 
 def _is_by_hand(raised: Raised) -> bool:
     """Return whether a line of the user's raised it, with whatever words."""
-    frame = raised.frames[-1] if raised.frames else Frame("", 0, "", is_library=True)
-    return not frame.is_library and _BY_HAND.match(frame.source) is not None
+    last = raised.innermost
+    return last is not None and not last.is_library and last.raises
 
 
 def explained(entry: Entry, case: Case, language: Language) -> Explanation | None:
@@ -156,10 +154,9 @@ def explained(entry: Entry, case: Case, language: Language) -> Explanation | Non
 
 def _evidence(raised: Raised, language: Language) -> str:
     """Return by what an error is known where nothing more was looked at: its calls or its words."""
-    own = [frame for frame in raised.frames if not frame.is_library and frame.source]
-    facts = {"line": own[-1].source[:_LONGEST] if own else None}
-    if raised.frames and raised.frames[-1].is_library:
-        last = raised.frames[-1]
+    line, last = raised.line, raised.innermost
+    facts = {"line": line and line[:_LONGEST]}
+    if last is not None and last.is_library:
         place = re.split(r"(?:site|dist)-packages/|/lib/python3[^/]*/", last.file)[-1]
         facts |= {"place": place, "function": last.function}
         kinds = ("called", "raised")

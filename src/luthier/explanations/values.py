@@ -5,6 +5,7 @@ What is live in a program is described, not kept: a tensor by its shape, a modul
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from luthier.language import columns, folded
 
 _WIDTH = 96  # columns
+_BY_HAND = re.compile(r"(?:raise|assert)\b")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ class Frame:
         """The path with slashes between its folders, on Windows as well."""
         return self.path.replace("\\", "/")
 
+    @property
+    def raises(self) -> bool:
+        """Whether its line raises an error by hand."""
+        return _BY_HAND.match(self.source) is not None
+
 
 @dataclass(frozen=True)
 class Raised:
@@ -60,6 +67,21 @@ class Raised:
     def name(self) -> str:
         """The class without its module."""
         return self.type.rpartition(".")[2]
+
+    @property
+    def innermost(self) -> Frame | None:
+        """The call that raised it, where any is known."""
+        return self.frames[-1] if self.frames else None
+
+    @property
+    def own(self) -> list[Frame]:
+        """The user's own calls, the innermost last."""
+        return [frame for frame in self.frames if not frame.is_library]
+
+    @property
+    def line(self) -> str | None:
+        """The user's innermost line that is known."""
+        return next((frame.source for frame in reversed(self.own) if frame.source), None)
 
 
 @dataclass(frozen=True)

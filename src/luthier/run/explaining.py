@@ -33,14 +33,14 @@ def explain(error: BaseException | str, *, lang: Language | None = None) -> Expl
     Raises:
         RecipeError: ``LUTHIER_LANG`` names a language that is not spoken.
     """
-    spoken = language(os.environ) if lang is None else lang
+    spoken, machine = language(os.environ) if lang is None else lang, here()
     if isinstance(error, str):
-        return explained(errors_in(error), spoken, here())
+        return explained(errors_in(error), spoken, machine)
     chain = [(raised_of(e), variables_of(e)) for e in _chain(error)]
-    found = explained([r for r, _ in chain], spoken, here(), [v for _, v in chain])
+    found = explained([r for r, _ in chain], spoken, machine, [v for _, v in chain])
     # A worker's or another process's error is inside its message, with a traceback of its own.
     inside = _HEADER in str(error) and found is None
-    return explained(errors_in(_printed(error)), spoken, here()) if inside else found
+    return explained(errors_in(_printed(error)), spoken, machine) if inside else found
 
 
 @contextlib.contextmanager

@@ -20,24 +20,12 @@ _MOST_NAMES = 3  # that a sentence lists
 
 def of_torch(case: Case) -> Facts | None:
     """Return the user's line, or None where somebody else raised the error in torch's words."""
-    frames = case.raised.frames
-    if frames and not _is_torchs(frames[-1]) and _is_raise(frames[-1]):
-        return None
-    return {"line": line_of(case)}
-
-
-def line_of(case: Case) -> str | None:
-    """Return the user's innermost line."""
-    own = [frame for frame in case.raised.frames if not frame.is_library and frame.source]
-    return own[-1].source if own else None
+    last = case.raised.innermost
+    return None if last and last.raises and not _is_torchs(last) else {"line": case.raised.line}
 
 
 def _is_torchs(frame: Frame) -> bool:
-    return frame.is_library and bool(re.search(r"[/\\]torch[/\\]", frame.path))
-
-
-def _is_raise(frame: Frame) -> bool:
-    return frame.source.startswith(("raise ", "assert "))
+    return frame.is_library and "/torch/" in frame.file
 
 
 def own(case: Case) -> Iterator[tuple[str, Fact]]:
@@ -80,17 +68,15 @@ def listed(names: list[str]) -> str:
 
 def innermost_in(case: Case, package: str, file: str = "") -> Frame | None:
     """Return the innermost frame, if it is in a package of torch, and in a file of it."""
-    if not case.raised.frames:
-        return None
-    frame = case.raised.frames[-1]
-    path = frame.file
-    return frame if re.search(rf"/torch/{package}/(?:.*/)?{file}", path) else None
+    last = case.raised.innermost
+    is_in = last is not None and re.search(rf"/torch/{package}/(?:.*/)?{file}", last.file)
+    return last if is_in else None
 
 
 def file_of(frame: Frame) -> str | None:
     """Return the path of a file as an import has it: torch/optim/adam.py."""
-    path = frame.file
-    return path[path.rindex("/torch/") + 1 :] if "/torch/" in path else None
+    _, at, after = frame.file.rpartition("/torch/")
+    return f"torch/{after}" if at else None
 
 
 def at_work(case: Case, field: str) -> ObjectFacts | None:

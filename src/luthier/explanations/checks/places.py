@@ -31,8 +31,8 @@ def by_pillow(case: Case) -> Facts | None:
 
 def raised_in(case: Case, part: str) -> Facts | None:
     """Return no facts, or None where the innermost file is another's."""
-    frames = case.raised.frames
-    return {} if not frames or part in frames[-1].file else None
+    last = case.raised.innermost
+    return {} if last is None or part in last.file else None
 
 
 def within(case: Case, part: str) -> bool:
@@ -42,4 +42,5 @@ def within(case: Case, part: str) -> bool:
 
 def source(case: Case) -> str:
     """Return the line at which an error was raised, as far as it is known."""
-    return case.raised.frames[-1].source if case.raised.frames else ""
+    last = case.raised.innermost
+    return last.source if last else ""

@@ -43,7 +43,7 @@ def layer(case: Case) -> dict[str, str]:
 
     The layer is known live by its place in the model, else as the user's own forward has it.
     """
-    own = [frame for frame in case.raised.frames if not frame.is_library]
+    own = case.raised.own
     found = bind(["MODEL(INPUT)"], [frame for frame in own if frame.function != "forward"])
     module = case.innermost_module()
     if module is not None:

@@ -6,7 +6,6 @@ import re
 
 from luthier.explanations.checks.devices.common import (
     TORCHS,
-    own_frames,
     said,
     unless_by_others,
 )
@@ -20,7 +19,7 @@ _PACKAGES = {"flash_attn_2_cuda": "flash-attn", "selective_scan_cuda": "mamba-ss
 @unless_by_others
 def loaded(case: Case) -> Facts:
     """Return where the user's call of ``torch.load`` wants the file to be."""
-    found = (_ASKED.search(frame.source) for frame in reversed(own_frames(case)))
+    found = (_ASKED.search(frame.source) for frame in reversed(case.raised.own))
     asked = next((match["asked"].strip() for match in found if match), None)
     backend = case.found.get("backend", "").lower()
     return {
@@ -35,14 +34,14 @@ def in_a_worker(case: Case) -> Facts | None:
     """Return where a data set used CUDA in a worker of a DataLoader."""
     if not any("_utils/worker" in frame.file for frame in case.raised.frames):
         return None
-    own = own_frames(case)
+    own = case.raised.own
     return {"function": own[-1].function, "line": own[-1].line} if own else {}
 
 
 @unless_by_others
 def ordinal(case: Case) -> Facts:
     """Return the device that the user's line names."""
-    found = (re.search(r"cuda:\d+", frame.source) for frame in reversed(own_frames(case)))
+    found = (re.search(r"cuda:\d+", frame.source) for frame in reversed(case.raised.own))
     return {"asked": next((match[0] for match in found if match), None)}
 
 

@@ -11,7 +11,6 @@ from luthier.explanations.values import Case, Fact, Facts, Frame
 
 TORCHS = re.compile(r"[/\\](?:torch|torchvision|torchaudio|triton|numpy)[/\\]|^<frozen ")
 _OTHERS = re.compile(r"[/\\](?:tensorflow|jax|jaxlib|cupy|numba|onnxruntime|paddle|mxnet)[/\\]")
-_BY_HAND = re.compile(r"(?:raise|assert)\b")
 
 Check = Callable[[Case], Facts | None]
 
@@ -21,8 +20,8 @@ def unless_by_others(check: Check) -> Check:
 
     @functools.wraps(check)
     def checked(case: Case) -> Facts | None:
-        frame = case.raised.frames[-1] if case.raised.frames else None
-        by_hand = frame and _BY_HAND.match(frame.source) and not TORCHS.search(frame.path)
+        frame = case.raised.innermost
+        by_hand = frame and frame.raises and not TORCHS.search(frame.path)
         by_others = frame and _OTHERS.search(frame.path)
         return None if by_hand or by_others else check(case)
 
@@ -39,11 +38,6 @@ def plain_names(calls: Sequence[str], frames: Sequence[Frame]) -> dict[str, str]
     """Return the user's names of a call; for an expression that calls something, a plain name."""
     found = bind(calls, frames)
     return {name: name if "(" in text else text for name, text in found.items()}
-
-
-def own_frames(case: Case) -> Sequence[Frame]:
-    """Return the user's own calls, the innermost last."""
-    return [frame for frame in case.raised.frames if not frame.is_library]
 
 
 def called_last(case: Case) -> Sequence[Frame]:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from luthier.explanations.checks.devices.common import (
     called_last,
     live_values,
-    own_frames,
     unless_by_others,
 )
 from luthier.explanations.values import Case, Facts, TensorFacts
@@ -131,7 +130,7 @@ def _kept(case: Case) -> Facts:
 def _evaluated(case: Case) -> Facts:
     """Return the function of the user that evaluates, though what it computes is recorded."""
     recorded = any(isinstance(f, TensorFacts) and not f.is_leaf for f in live_values(case))
-    names = [frame.function for frame in own_frames(case) if _EVALUATIONS.search(frame.function)]
+    names = [frame.function for frame in case.raised.own if _EVALUATIONS.search(frame.function)]
     return {"evaluation": names[-1]} if names and recorded else {}
 
 

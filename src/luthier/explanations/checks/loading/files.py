@@ -99,7 +99,7 @@ def in_torch_save(case: Case) -> Facts | None:
     saves = any(frame.function in ("save", "_save", "_legacy_save") for frame in frames)
     if not saves or not raised_under(case, _TORCH_FILES, alone=False):
         return None
-    lines = " ".join(frame.source for frame in frames if not frame.is_library)
+    lines = " ".join(frame.source for frame in case.raised.own)
     named = re.search(r"torch\.save\((\w+),", lines)
     return path_of(case) | {"whole": named[1] if named else "model"}
 

@@ -41,8 +41,7 @@ def _paths(case: Case) -> Iterator[str]:
         given = variables.get("f", variables.get("filename"))
         if frame.is_library and isinstance(given, str):
             yield given
-    own = [frame for frame in case.raised.frames if not frame.is_library]
-    for frame in own[-1:]:
+    for frame in case.raised.own[-1:]:
         yield from _FILE_NAME.findall(frame.source)
 
 

@@ -7,7 +7,6 @@ import re
 
 from luthier.explanations.checks.evidence import (
     innermost_in,
-    line_of,
     models,
     named,
     of_torch,
@@ -62,7 +61,7 @@ def forward_arguments(case: Case) -> Facts | None:
     if not frames and "class" not in case.found:
         return None
     module = case.innermost_module()
-    known: dict[str, object] = {"line": line_of(case)}
+    known: dict[str, object] = {"line": case.raised.line}
     if any(frame.path.endswith("container.py") for frame in frames):
         known["sequential"] = "yes"
     if module is not None and module.kind == case.found.get("class", module.kind):
@@ -85,7 +84,7 @@ def layer_not_there(case: Case) -> Facts | None:
     if frame is None or frame.function != "__getattr__":
         return None
     kind, attribute = case.found["class"], case.found["attribute"]
-    known: dict[str, object] = {"line": line_of(case)}
+    known: dict[str, object] = {"line": case.raised.line}
     name, model = next((pair for pair in models(case) if pair[1].kind == kind), ("", None))
     if attribute in _HEAD_NAMES:
         asked = re.search(rf"([\w.]+)\.{attribute}\b", _told(case))
@@ -128,7 +127,7 @@ def weights_instead(case: Case) -> Facts | None:
         return None
     if attribute not in _ONLY_MODELS and not _MODEL_NAMES.search(called[1]):
         return None
-    return {"line": line_of(case)}
+    return {"line": case.raised.line}
 
 
 def gradient_is_none(case: Case) -> Facts | None:
@@ -173,7 +172,7 @@ def output_is_several(case: Case) -> Facts | None:
     if case.found["function"].endswith(("loss", "_nd", "logits")):
         calls = ["cross_entropy(OUTPUTS)", "CRITERION(OUTPUTS, TARGETS)"]
         name = bind(calls, case.raised.frames)["outputs"]
-    known: dict[str, object] = {"line": line_of(case), "outputs": name}
+    known: dict[str, object] = {"line": case.raised.line, "outputs": name}
     if given in ("InceptionOutputs", "GoogLeNetOutputs"):
         names = "aux_logits" if given[0] == "I" else "aux_logits1, aux_logits2"
         return known | {"auxiliary": names}
@@ -193,4 +192,4 @@ def compile_failed(case: Case) -> Facts | None:
 
 
 def _told(case: Case) -> str:
-    return line_of(case) or ""
+    return case.raised.line or ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from luthier.explanations.checks.evidence import innermost_in, line_of, listed, of_torch
+from luthier.explanations.checks.evidence import innermost_in, listed, of_torch
 from luthier.explanations.values import Case, Facts, ModuleFacts
 
 _WRAPPER = "DistributedDataParallel"
@@ -67,8 +67,7 @@ def variable_missing(case: Case) -> Facts | None:
         return None
     if "wanted" in case.found:
         return {**known, "variable": case.found["wanted"]}
-    frames = case.raised.frames
-    at = frames[-1] if frames else None
+    at = case.raised.innermost
     if at is None or at.function != "__getitem__" or not re.search(r"\bos(?:\.py|>)$", at.path):
         return None
     return {**known, "variable": case.found["asked"]}
@@ -120,7 +119,7 @@ def in_distributed(case: Case) -> Facts | None:
     if frame is None:
         return None
     name = "DistributedDataParallel" if "parallel" in frame.path else frame.function
-    return {"function": name, "line": line_of(case)}
+    return {"function": name, "line": case.raised.line}
 
 
 def rank_failed(case: Case) -> Facts | None:

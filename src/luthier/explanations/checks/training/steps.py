@@ -10,7 +10,6 @@ from luthier.explanations.checks.evidence import (
     innermost_in,
     is_result,
     largest_model,
-    line_of,
     listed,
     models,
     named,
@@ -168,7 +167,7 @@ def loss_diverged(case: Case) -> Facts | None:
 
 def flag_of_result(case: Case) -> Facts | None:
     """Return the tensor whose flag was to be changed."""
-    line = line_of(case) or ""
+    line = case.raised.line or ""
     changed = re.search(r"([\w.\[\]]+)\.(?:requires_grad\s*=|requires_grad_\()", line)
     known = of_torch(case)
     return known and {**known, "tensor": changed[1] if changed else "tensor"}
@@ -199,7 +198,7 @@ def of_modules(case: Case) -> Facts | None:
     frame = innermost_in(case, "optim", "optimizer.py")
     if frame is None or frame.function not in ("__init__", "add_param_group"):
         return None
-    return {"line": line_of(case)}
+    return {"line": case.raised.line}
 
 
 def state_of_another_shape(case: Case) -> Facts | None:
@@ -215,7 +214,7 @@ def in_optimizer(case: Case) -> Facts | None:
     frame = innermost_in(case, "optim")
     if frame is None or frame.path.endswith(("lr_scheduler.py", "swa_utils.py")):
         return None
-    return {"file": file_of(frame), "line": line_of(case), **optimizer_of(case)}
+    return {"file": file_of(frame), "line": case.raised.line, **optimizer_of(case)}
 
 
 def as_text(case: Case) -> Facts | None:
@@ -245,12 +244,12 @@ def in_schedule(case: Case) -> Facts | None:
         return None
     schedule = at_work(case, "last_epoch")
     kind = {} if schedule is None else {"kind": schedule.kind}
-    return {"file": file_of(frame), "function": frame.function, "line": line_of(case), **kind}
+    return {"file": file_of(frame), "function": frame.function, "line": case.raised.line, **kind}
 
 
 def verbose(case: Case) -> Facts | None:
     """Return the schedule that was given the argument; of the old message, from the line."""
-    found = _SCHEDULES.search(case.found.get("schedule") or line_of(case) or "")
+    found = _SCHEDULES.search(case.found.get("schedule") or case.raised.line or "")
     return None if found is None or of_torch(case) is None else {"schedule": found[1]}
 
 
@@ -263,7 +262,7 @@ def without_closure(case: Case) -> Facts | None:
 
 def without_metric(case: Case) -> Facts | None:
     """Return the user's line, where the schedule is torch's, or is named as one."""
-    line = line_of(case) or ""
+    line = case.raised.line or ""
     if "kind" not in case.found and not re.search("sched|plateau", line, re.IGNORECASE):
         return None
     return of_torch(case)
