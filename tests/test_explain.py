@@ -24,6 +24,7 @@ from luthier.explanations.names import bind
 from luthier.language import columns, fill, folded, language
 from luthier.report import Console
 from luthier.run import failures
+from luthier.run.folder import RunFolder
 
 KEYS = """\
 RuntimeError: Error(s) in loading state_dict for Net:
@@ -368,6 +369,21 @@ def test_a_run_that_fails_says_why_until_it_goes_on(
     monkeypatch.setattr(nn.DataParallel, "state_dict", lambda wrapped: wrapped.module.state_dict())
     luthier.resume(runs / "bad", console=quiet)
     assert failures.failure_of(runs / "bad") is None
+
+
+class NoWords(Exception):  # noqa: N818 - it is one of a user's
+    def __str__(self) -> str:
+        raise ValueError("it cannot be printed")
+
+
+def test_what_cannot_be_described_is_raised_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text("")
+    error = NoWords()
+    with pytest.raises(NoWords) as caught, failures.recording(RunFolder(tmp_path)):
+        raise error
+    assert caught.value is error
+    with pytest.raises(NoWords), luthier.explaining():
+        raise error
 
 
 def test_a_command_explains_what_a_users_model_raises(photos: Path, tmp_path: Path) -> None:

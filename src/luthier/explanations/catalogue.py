@@ -97,8 +97,8 @@ def explain(
         if _is_by_hand(raised):
             continue
         variables = live[number] if number < len(live) else ()
+        case = Case(raised, {}, here or Here(), variables, tuple(errors[number + 1 :]))
         for entry in entries():
-            case = Case(raised, {}, here or Here(), variables, tuple(errors[number + 1 :]))
             found = None
             with contextlib.suppress(Exception):  # one that cannot be read is not this one
                 found = explained(entry, case, language)

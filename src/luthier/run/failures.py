@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from luthier.errors import DamagedError, InterruptedRunError, LuthierError, PeerError
+from luthier.errors import DamagedError, InterruptedRunError, PeerError
 from luthier.files import durable
 from luthier.language import LANGUAGES
 from luthier.run.explaining import explain
@@ -51,7 +51,7 @@ def recording(folder: RunFolder) -> Iterator[None]:
     except Exception as error:
         if not folder.recipe.exists():  # nothing has begun: the folder stays as it was
             raise
-        with contextlib.suppress(OSError, LuthierError):  # the disk may be what it is about
+        with contextlib.suppress(Exception):  # the one that ended the run is the one to be seen
             durable.write_text(folder.failure, _told(error))
         raise
 
